@@ -1,0 +1,185 @@
+"""Reads the weights folder and refuses whatever is damaged, foreign or implausible.
+
+The folder holds ``manifest.json`` and ``.npz`` files without pickled objects. Every file's sha256 is compared before
+its content is looked at; a raw bit flip in an array would otherwise load silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sage.errors import WeightsError
+from sage.graph import INPUTS, Normalisation
+from sage.nuisances import PROCESSES, VARIANTS
+from sage.regions import OPERATORS, Region, RegionSet
+from sage.tables import AXES, GRID, YieldTables
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+REMEDY = "build the weights again or take them from a release"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What training produced.
+
+    Arguments:
+        network: Parameter name -> array, float32.
+        normalisation: Feature constants.
+        regions: Regions with their bin edges.
+        tables: Yield tables on the concatenated bins of ``regions``.
+        settings: Settings of the measurement: ``nuisances`` (variant) and ``mu_range`` (None or [low, high]).
+        origin: What the files were made from, for reports.
+    """
+
+    network: dict[str, np.ndarray]
+    normalisation: Normalisation
+    regions: RegionSet
+    tables: YieldTables
+    settings: dict[str, Any]
+    origin: dict[str, Any]
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check a weights folder.
+
+    Raises:
+        WeightsError: If anything about it is wrong; the message names the file, the rule and the way out.
+    """
+    manifest = _read_manifest(folder)
+    try:
+        return _assemble(folder, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        msg = f"{folder / MANIFEST}: entry {error} is missing or of a wrong type; {REMEDY}"
+        raise WeightsError(msg) from error
+
+
+def describe_regions(region_set: RegionSet) -> dict[str, Any]:
+    """Return the manifest entry for a region set; the inverse of what ``read_bundle`` does with it."""
+    regions = [
+        {
+            "name": region.name,
+            "cuts": [list(cut) for cut in region.cuts],
+            "observable": region.observable,
+            "signal": region.signal,
+            "edges": list(region.edges),
+        }
+        for region in region_set.regions
+    ]
+    return {"name": region_set.name, "exclusive": region_set.exclusive, "regions": regions}
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path}: cannot be read as JSON ({error}); {REMEDY}"
+        raise WeightsError(msg) from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        msg = f"{path}: format version {found!r}, this code reads version {FORMAT}; use weights and code of one release"
+        raise WeightsError(msg)
+    return dict(manifest)
+
+
+def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    path = folder / MANIFEST
+    for key, expected in (("inputs", INPUTS), ("classes", PROCESSES)):
+        if tuple(manifest[key]) != expected:
+            msg = f"{path}: {key} {manifest[key]} differ from those of this code {list(expected)}; {REMEDY}"
+            raise WeightsError(msg)
+    if manifest["settings"]["nuisances"] not in VARIANTS:
+        msg = f"{path}: unknown nuisance variant {manifest['settings']['nuisances']!r}; choose one of {list(VARIANTS)}"
+        raise WeightsError(msg)
+
+    regions = _regions(path, manifest["region_set"])
+    arrays = {name: _read_arrays(folder / name, entry) for name, entry in manifest["files"].items()}
+    mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
+    if mean.shape != (len(INPUTS),) or std.shape != mean.shape or not (np.isfinite(mean).all() and (std > 0).all()):
+        msg = f"{path}: normalisation must be {len(INPUTS)} finite means and positive deviations; {REMEDY}"
+        raise WeightsError(msg)
+    return Bundle(
+        network=arrays["network.npz"],
+        normalisation=Normalisation(mean, std),
+        regions=regions,
+        tables=_tables(folder / "tables.npz", arrays["tables.npz"], regions),
+        settings=manifest["settings"],
+        origin=manifest["origin"],
+    )
+
+
+def _regions(path: Path, entry: dict[str, Any]) -> RegionSet:
+    regions = []
+    for item in entry["regions"]:
+        cuts = tuple((str(name), str(symbol), float(value)) for name, symbol, value in item["cuts"])
+        edges = np.asarray(item["edges"], dtype=np.float64)
+        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+            msg = f"{path}: edges of region {item['name']!r} must increase, got {item['edges']}; {REMEDY}"
+            raise WeightsError(msg)
+        unknown = [symbol for _, symbol, _ in cuts if symbol not in OPERATORS]
+        if unknown:
+            msg = f"{path}: region {item['name']!r} has the operator {unknown[0]!r}; use one of {list(OPERATORS)}"
+            raise WeightsError(msg)
+        regions.append(
+            Region(str(item["name"]), cuts, str(item["observable"]), bool(item["signal"]), tuple(edges.tolist()))
+        )
+    return RegionSet(str(entry["name"]), tuple(regions), bool(entry["exclusive"]))
+
+
+def _read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Read one ``.npz`` whose hash and array shapes the manifest states."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error}); {REMEDY}"
+        raise WeightsError(msg) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry["sha256"]:
+        msg = f"{path}: sha256 is {digest}, the manifest says {entry['sha256']}; {REMEDY}"
+        raise WeightsError(msg)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        msg = f"{path}: is not an archive of plain arrays ({error}); {REMEDY}"
+        raise WeightsError(msg) from error
+    stated = {name: tuple(shape) for name, shape in entry["shapes"].items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if stated != found:
+        msg = f"{path}: arrays {found} differ from the manifest's {stated}; {REMEDY}"
+        raise WeightsError(msg)
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            msg = f"{path}: array {name!r} must hold finite floating point numbers; {REMEDY}"
+            raise WeightsError(msg)
+    return arrays
+
+
+def _tables(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> YieldTables:
+    axes = []
+    for name, length in zip(AXES, GRID, strict=True):
+        axis = arrays[name].astype(np.float64)
+        if axis.shape != (length,) or not (np.diff(axis) > 0).all():
+            msg = f"{path}: axis {name!r} must be {length} increasing values, got shape {axis.shape}; {REMEDY}"
+            raise WeightsError(msg)
+        axes.append(axis)
+    for region in regions.regions:
+        expected = (*GRID, len(PROCESSES), region.n_bins)
+        found = arrays[f"yields_{region.name}"]
+        if found.shape != expected:
+            msg = f"{path}: table of region {region.name!r} has shape {found.shape}, expected {expected}; {REMEDY}"
+            raise WeightsError(msg)
+        if (found < 0).any():
+            msg = f"{path}: table of region {region.name!r} has negative yields ({found.min():.3g}); {REMEDY}"
+            raise WeightsError(msg)
+    yields = np.concatenate([arrays[f"yields_{region.name}"] for region in regions.regions], axis=-1)
+    return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=yields)

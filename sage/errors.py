@@ -1,0 +1,13 @@
+"""The errors this package raises on purpose."""
+
+
+class SageError(Exception):
+    """Base of all errors raised on purpose; the message names the value, the rule and the way out."""
+
+
+class InputError(SageError):
+    """Events cannot be used: a column is missing, of a wrong type or not finite."""
+
+
+class WeightsError(SageError):
+    """A file in the weights folder is missing, damaged, of another version or not plausible."""

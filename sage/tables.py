@@ -1,0 +1,72 @@
+"""Step 6: expected yields as a function of the three shape nuisances.
+
+A table holds the expected events of every process and bin at 17 x 17 x 41 nodes in (tes, jes, soft_met). Between the
+nodes it is interpolated trilinearly (arXiv:2509.00672): exact at a node, constant beyond the outermost ones,
+continuous everywhere; the gradient jumps where a cell ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+AXES = ("tes", "jes", "soft_met")
+GRID = (17, 17, 41)
+SCALE_RANGE = (0.96, 1.04)
+SOFT_MET_RANGE = (0.0, 5.0)
+
+N_TERMS = 7
+"""Value, three first derivatives, three mixed second derivatives; pure second derivatives of a trilinear cell are 0."""
+MIXED = ((0, 1), (0, 2), (1, 2))
+"""Axis pairs of the mixed second derivatives, in the order of the terms."""
+
+
+def default_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the grid's axes: tes and jes over four standard deviations either side, soft_met in GeV."""
+    return (
+        np.linspace(*SCALE_RANGE, GRID[0]),
+        np.linspace(*SCALE_RANGE, GRID[1]),
+        np.linspace(*SOFT_MET_RANGE, GRID[2]),
+    )
+
+
+@dataclass(frozen=True)
+class YieldTables:
+    """Expected events at 10 fb^-1 on a grid of nuisance points.
+
+    Arguments:
+        axes: Node positions of tes, jes and soft_met (GeV), increasing.
+        yields: Expected events, shape (n_tes, n_jes, n_met, 4, n_bins); processes in the order of ``PROCESSES``.
+    """
+
+    axes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    yields: np.ndarray
+
+    def interpolate(self, point: tuple[float, float, float]) -> np.ndarray:
+        """Interpolate at one nuisance point, which is clamped to the grid.
+
+        Arguments:
+            point: (tes, jes, soft_met).
+
+        Returns:
+            Shape (7, 4, n_bins), float64: the yields, their derivatives in tes, jes and soft_met, and the mixed second
+            derivatives of ``MIXED``. Derivatives along an axis are 0 beyond its ends.
+        """
+        cells, weights, slopes = [], [], []
+        for axis, value in zip(self.axes, point, strict=True):
+            clamped = min(max(value, axis[0]), axis[-1])
+            # A point on a node belongs to the cell above it, except at the upper end.
+            cell = min(int(np.searchsorted(axis, clamped, side="right")) - 1, len(axis) - 2)
+            width = axis[cell + 1] - axis[cell]
+            fraction = (clamped - axis[cell]) / width
+            inside = 1.0 if clamped == value else 0.0
+            cells.append(slice(cell, cell + 2))
+            weights.append(np.array([1.0 - fraction, fraction]))
+            slopes.append(np.array([-inside, inside]) / width)
+        corners = self.yields[cells[0], cells[1], cells[2]].reshape(8, -1).astype(np.float64)
+        terms = [weights]
+        terms += [[slopes[i] if i == axis else weights[i] for i in range(3)] for axis in range(3)]
+        terms += [[slopes[i] if i in pair else weights[i] for i in range(3)] for pair in MIXED]
+        matrix = np.stack([np.einsum("i,j,k->ijk", *term).ravel() for term in terms])
+        return (matrix @ corners).reshape(N_TERMS, *self.yields.shape[3:])
