@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear
 
+from sage.errors import WeightsError
 from sage.graph import DETERMINISTIC, INPUTS, N_NODES, N_SLOTS, NODES, UNCERTAINTY_AWARE, Branch
 
 HIDDEN = 32
@@ -216,7 +217,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> DualBranchNetwork:
     """Build a network in evaluation mode from parameter arrays named as in ``state_dict``.
 
     Raises:
-        ValueError: If a parameter is missing, unknown or of the wrong shape.
+        WeightsError: If a parameter is missing, unknown or of the wrong shape.
     """
     network = DualBranchNetwork()
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
@@ -224,7 +225,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> DualBranchNetwork:
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         msg = f"network parameter {wrong[0]!r} does not fit this architecture: rebuild the weights with this version"
-        raise ValueError(msg)
+        raise WeightsError(msg)
     network.load_state_dict(
         {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in arrays.items()}
     )

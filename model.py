@@ -1,0 +1,71 @@
+"""The submission: Codabench imports ``Model``, calls ``fit`` once and ``predict`` for every pseudo-experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sage.bundle import read_bundle
+from sage.measurement import Measurement, measure
+from sage.network import DualBranchNetwork, from_arrays
+from sage.nuisances import variant
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+
+class Model:
+    """Measures the Higgs boson's signal strength in one pseudo-experiment at a time.
+
+    Arguments:
+        get_train_set: The challenge's loader of training events. Not used: tables and network come with the zip.
+        systematics: The challenge's function that shifts events. Not used either.
+        weights: Folder with the manifest, the network and the tables.
+        nuisances: Variant of the nuisance table; None for the manifest's.
+        mu_range: Bounds on mu; None (the default, unless the manifest says otherwise) for none.
+        other: Further arguments of a harness are accepted and ignored.
+
+    Attributes:
+        last_result: How the last answer came about; it does not influence the next one.
+
+    Raises:
+        sage.errors.WeightsError: If a file of the weights folder is missing, damaged or of another version.
+    """
+
+    def __init__(
+        self,
+        get_train_set: Callable[..., Any] | None = None,
+        systematics: Callable[..., Any] | None = None,
+        *,
+        weights: str | Path = WEIGHTS,
+        nuisances: str | None = None,
+        mu_range: tuple[float, float] | None = None,
+        **other: Any,
+    ) -> None:
+        self.get_train_set = get_train_set
+        self.systematics = systematics
+        bundle = read_bundle(Path(weights))
+        settings = dict(bundle.settings)
+        if nuisances is not None:
+            variant(nuisances)
+            settings["nuisances"] = nuisances
+        if mu_range is not None:
+            settings["mu_range"] = list(mu_range)
+        self.bundle = replace(bundle, settings=settings)
+        self.last_result: Measurement | None = None
+        self._network: DualBranchNetwork | None = from_arrays(bundle.network)
+
+    def fit(self) -> None:
+        """Do nothing: the network is trained and the tables are built before submission."""
+
+    def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
+        """Measure mu in ``{"data": DataFrame, "weights": array}``; return mu_hat, delta_mu_hat, p16 and p84."""
+        if self._network is None:
+            self._network = from_arrays(self.bundle.network)
+        self.last_result = measure(test_set, self.bundle, self._network)
+        return self.last_result.answer()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what cannot travel to a worker (the harness's functions) and what it builds itself."""
+        return self.__dict__ | {"get_train_set": None, "systematics": None, "_network": None}

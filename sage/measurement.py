@@ -1,0 +1,219 @@
+"""Step 10: from one pseudo-experiment's data frame to its answer.
+
+``measure`` never raises for bad input: what cannot be measured gets a fixed, finite answer with the reason in its
+flags, because one exception ends the whole run of a submission.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sage.bundle import Bundle
+from sage.errors import InputError
+from sage.graph import jets_present, normalise, raw_inputs
+from sage.interval import Interval, measure_interval
+from sage.likelihood import Likelihood
+from sage.network import DualBranchNetwork, class_probabilities
+from sage.nuisances import variant
+from sage.regions import counts, quantities
+from sage.shifts import PRIMARIES, Columns
+
+logger = logging.getLogger(__name__)
+
+FALLBACK_MU, FALLBACK_HALF_WIDTH = 1.55, 0.99
+"""Answer where nothing can be measured: the middle of the published range [0.1, 3] and 68.27 % of it."""
+
+BLOCK = 131072
+"""Events per pass of features and network: bounds the memory, does not change the counts."""
+
+
+@dataclass(frozen=True)
+class NuisanceResult:
+    """A fitted nuisance parameter: nu, its parabolic standard deviation, and the physical value alpha."""
+
+    nu: float
+    sigma: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The answer to one pseudo-experiment and how it came about.
+
+    Arguments:
+        mu_hat: Signal strength.
+        p16: Lower 68 % limit.
+        p84: Upper 68 % limit.
+        status: ``ok``, ``flagged`` (measured, but see the flags) or ``fallback`` (not measured).
+        flags: What did not go the normal way.
+        nll: Negative log-likelihood at the minimum, relative to the saturated model; None if not measured.
+        n_events: Rows of the input.
+        nuisances: Fitted nuisance parameters by name; empty if not measured.
+    """
+
+    mu_hat: float
+    p16: float
+    p84: float
+    status: str
+    flags: tuple[str, ...] = ()
+    nll: float | None = None
+    n_events: int = 0
+    nuisances: dict[str, NuisanceResult] = field(default_factory=dict)
+
+    @property
+    def delta_mu_hat(self) -> float:
+        """Half of the interval's width."""
+        return (self.p84 - self.p16) / 2
+
+    def answer(self) -> dict[str, float]:
+        """Return the dict the challenge asks for: a new one each time, plain floats."""
+        return {"mu_hat": self.mu_hat, "delta_mu_hat": self.delta_mu_hat, "p16": self.p16, "p84": self.p84}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return asdict(self) | {"delta_mu_hat": self.delta_mu_hat, "flags": list(self.flags)}
+
+
+def measure(test_set: Mapping[str, Any], bundle: Bundle, network: DualBranchNetwork) -> Measurement:
+    """Measure the signal strength in one pseudo-experiment.
+
+    Arguments:
+        test_set: ``{"data": DataFrame, "weights": array}``; the frame is not changed.
+        bundle: Tables, regions and settings.
+        network: The network built from the bundle.
+    """
+    n_events = 0
+    try:
+        columns, weights, flags = read_test_set(test_set)
+        n_events = len(weights)
+        if n_events == 0:
+            return _fallback("no_events", n_events)
+        observed = count_events(columns, bundle, network, weights)
+        interval = measure_interval(likelihood_of(observed, bundle), _mu_range(bundle))
+        return _result(interval, bundle, flags, n_events)
+    except InputError as error:
+        return _fallback(f"input: {error}", n_events)
+    except Exception as error:
+        # The one broad handler of the bundle: an exception here would end the whole submission.
+        logger.debug("measurement failed", exc_info=True)
+        return _fallback(f"{type(error).__name__}: {error}", n_events)
+
+
+def read_test_set(test_set: Mapping[str, Any]) -> tuple[Columns, np.ndarray, list[str]]:
+    """Take the primary columns and weights out of a test set; rows that hold no finite number are dropped.
+
+    Returns:
+        Columns (float32) and weights (float64) of the usable rows, and flags for what was unusual.
+
+    Raises:
+        InputError: If a column is missing, doubled or not numeric.
+    """
+    frame = test_set["data"]
+    flags: list[str] = []
+    columns: Columns = {}
+    usable: np.ndarray | None = None
+    for name in PRIMARIES:
+        column = _column(frame, name)
+        finite = np.isfinite(column)
+        usable = finite if usable is None else usable & finite
+        columns[name] = column
+    assert usable is not None
+    weights = _weights(test_set.get("weights"), len(usable), flags)
+    usable &= np.isfinite(weights)
+    if not usable.all():
+        flags.append(f"unusable_rows: {int((~usable).sum())}")
+        columns = {name: column[usable] for name, column in columns.items()}
+        weights = weights[usable]
+    return columns, weights, flags
+
+
+def count_events(
+    columns: Columns, bundle: Bundle, network: DualBranchNetwork, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Run features, graph, network and regions block by block; return counts per bin, shape (n_bins,), float64."""
+    total = np.zeros(bundle.regions.n_bins)
+    n_events = len(columns["PRI_met"])
+    for start in range(0, n_events, BLOCK):
+        rows = slice(start, start + BLOCK)
+        block = {name: column[rows] for name, column in columns.items()}
+        values, defined, derived = raw_inputs(block)
+        values = normalise(values, defined, bundle.normalisation)
+        probabilities = class_probabilities(network, values, jets_present(block))
+        found = quantities(block, derived, probabilities)
+        total += counts(bundle.regions, found, None if weights is None else weights[rows])
+    return total
+
+
+def likelihood_of(observed: np.ndarray, bundle: Bundle) -> Likelihood:
+    """Return the likelihood of observed counts, shape (n_bins,), under the bundle's tables and settings."""
+    nuisances = variant(bundle.settings["nuisances"])
+    return Likelihood(bundle.tables, nuisances, observed, bundle.regions.has_signal)
+
+
+def _column(frame: Any, name: str) -> np.ndarray:
+    """Return one column of a data frame as a new or shared float32 array."""
+    if name not in frame:
+        msg = f"column {name!r} missing from test_set['data']; columns are selected by name, any order will do"
+        raise InputError(msg)
+    try:
+        # Read as float64 first where the column is neither, so that no other type is silently truncated.
+        column = np.asarray(frame[name])
+        column = column if column.dtype == np.float32 else column.astype(np.float64).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        msg = f"column {name!r} of test_set['data'] does not hold numbers ({error}); convert it to float32"
+        raise InputError(msg) from error
+    if column.ndim != 1:
+        msg = f"column {name!r} of test_set['data'] is there {column.shape[-1]} times; keep one of them"
+        raise InputError(msg)
+    return column
+
+
+def _weights(given: Any, n_events: int, flags: list[str]) -> np.ndarray:
+    """Return event weights; ones, with a flag, where what was given cannot be weights."""
+    try:
+        weights = np.ones(n_events) if given is None else np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        weights = np.empty(0)
+    if weights.shape != (n_events,) or (weights < 0).any():
+        flags.append("weights_ignored: must be one non-negative number per event")
+        return np.ones(n_events)
+    return weights
+
+
+def _mu_range(bundle: Bundle) -> tuple[float, float] | None:
+    given = bundle.settings.get("mu_range")
+    return None if given is None else (float(given[0]), float(given[1]))
+
+
+def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int) -> Measurement:
+    """Turn an interval into an answer, or into the fall-back if it holds no finite numbers."""
+    mu_hat, low, high = interval.fit.mu, interval.low, interval.high
+    all_flags = (*flags, *interval.flags)
+    if not all(math.isfinite(value) for value in (mu_hat, low, high)):
+        return _fallback("; ".join(("interval_not_finite", *all_flags)), n_events)
+    nuisances = {}
+    for i, nuisance in enumerate(variant(bundle.settings["nuisances"]), start=1):
+        nu = float(interval.fit.parameters[i])
+        sigma = math.sqrt(max(float(interval.fit.covariance[i, i]), 0.0))
+        nuisances[nuisance.name] = NuisanceResult(nu, sigma, nuisance.alpha(nu)[0])
+    return Measurement(
+        mu_hat=mu_hat,
+        p16=min(low, mu_hat),
+        p84=max(high, mu_hat),
+        status="flagged" if all_flags else "ok",
+        flags=all_flags,
+        nll=interval.fit.value,
+        n_events=n_events,
+        nuisances=nuisances,
+    )
+
+
+def _fallback(reason: str, n_events: int) -> Measurement:
+    low, high = FALLBACK_MU - FALLBACK_HALF_WIDTH, FALLBACK_MU + FALLBACK_HALF_WIDTH
+    return Measurement(FALLBACK_MU, low, high, "fallback", (reason,), n_events=n_events)

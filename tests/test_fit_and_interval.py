@@ -1,0 +1,182 @@
+"""The fit and its interval: Asimov closure, iminuit as oracle, toys, kinks, and hostile counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from iminuit import Minuit
+
+from sage.interval import measure_interval
+from sage.likelihood import Likelihood
+from sage.nuisances import CHALLENGE, VARIANTS, variant
+from sage.profiling import fit, fit_global
+from sage.tables import GRID, YieldTables, default_axes
+
+N_BINS = 40
+ALL_SIGNAL = np.ones(N_BINS, bool)
+
+
+def likelihood_of(tables, counts, centres=None, nuisances=CHALLENGE) -> Likelihood:
+    return Likelihood(tables, nuisances, counts, ALL_SIGNAL, np.zeros(6) if centres is None else centres)
+
+
+def expected(tables, parameters, nuisances=CHALLENGE) -> np.ndarray:
+    return likelihood_of(tables, np.zeros(N_BINS), nuisances=nuisances).expected(parameters)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("mu", [0.0, 0.5, 1.0, 3.0])
+def test_asimov_closure_with_moved_constraint_centres(analytic_tables, mu, name):
+    rng = np.random.default_rng(int(10 * mu) + len(name))
+    nuisances = variant(name)
+    for _ in range(15):
+        nu = np.array([np.clip(rng.normal(), *nuisance.nu_range) for nuisance in nuisances])
+        truth = np.concatenate([[mu], nu])
+        counts = expected(analytic_tables, truth, nuisances)
+        result = fit_global(likelihood_of(analytic_tables, counts, nu, nuisances))
+        assert result.converged
+        assert result.mu == pytest.approx(mu, abs=1e-4)
+        np.testing.assert_allclose(result.parameters[1:], nu, atol=1e-3)
+
+
+def minuit_of(likelihood: Likelihood, start: np.ndarray) -> Minuit:
+    minuit = Minuit(likelihood.value, start, grad=lambda p: likelihood.evaluate(p).gradient)
+    minuit.errordef = Minuit.LIKELIHOOD
+    minuit.limits = [(None, None), *(nuisance.nu_range for nuisance in likelihood.nuisances)]
+    minuit.strategy = 1
+    return minuit
+
+
+def test_never_above_iminuit_and_same_limits_as_minos(analytic_tables, draw_nuisances):
+    rng = np.random.default_rng(11)
+    for _ in range(12):
+        truth = np.concatenate([[rng.uniform(0.1, 3.0)], draw_nuisances(rng)])
+        likelihood = likelihood_of(analytic_tables, rng.poisson(expected(analytic_tables, truth)).astype(float))
+        interval = measure_interval(likelihood)
+        values = []
+        for shift in (0.0, 0.5, -0.5):
+            minuit = minuit_of(likelihood, np.array([1.0, shift, -shift, shift, 0.0, 0.0, 0.0]))
+            minuit.migrad(ncall=5000)
+            values.append(float(minuit.fval))
+        assert interval.fit.value <= min(values) + 1e-3
+        minuit = minuit_of(likelihood, interval.fit.parameters)
+        minuit.migrad(ncall=5000)
+        minuit.minos("x0", cl=0.6827)
+        sigma = interval.fit.sigma_mu
+        assert interval.fit.mu == pytest.approx(minuit.values["x0"], abs=0.01 * sigma)
+        if minuit.merrors["x0"].is_valid:
+            merror = minuit.merrors["x0"]
+            assert interval.low == pytest.approx(minuit.values["x0"] + merror.lower, abs=0.02 * sigma)
+            assert interval.high == pytest.approx(minuit.values["x0"] + merror.upper, abs=0.02 * sigma)
+
+
+def test_limits_are_where_the_profile_has_risen_by_a_half(analytic_tables):
+    """Slow twin of the root finder: refit on a fine grid of mu and interpolate the crossing."""
+    rng = np.random.default_rng(12)
+    truth = np.array([1.3, 0.5, -0.8, 0.4, 0.3, -0.5, 0.2])
+    likelihood = likelihood_of(analytic_tables, rng.poisson(expected(analytic_tables, truth)).astype(float))
+    interval = measure_interval(likelihood)
+    assert interval.flags == ()
+    assert interval.low < interval.fit.mu < interval.high
+    grid = np.linspace(interval.fit.mu - 1.5, interval.fit.mu + 1.5, 61)
+    profile = np.array([fit(likelihood, interval.fit.parameters, fixed_mu=mu).value for mu in grid])
+    above = profile - interval.fit.value > 0.5
+    first, last = np.flatnonzero(~above)[[0, -1]]
+    assert grid[first - 1] <= interval.low <= grid[first]
+    assert grid[last] <= interval.high <= grid[last + 1]
+    for limit in (interval.low, interval.high):
+        rise = fit(likelihood, interval.fit.parameters, fixed_mu=limit).value - interval.fit.value
+        assert rise == pytest.approx(0.5, abs=1e-4)
+
+
+def test_sigma_from_curvature_interval_and_scan_agree_on_asimov(analytic_tables):
+    truth = np.concatenate([[1.0], np.zeros(6)])
+    interval = measure_interval(likelihood_of(analytic_tables, expected(analytic_tables, truth)))
+    assert (interval.high - interval.low) / 2 == pytest.approx(interval.fit.sigma_mu, rel=0.03)
+
+
+@pytest.mark.stat
+def test_two_hundred_toys_have_unit_pulls(analytic_tables, draw_nuisances):
+    """At 4 standard errors of 200 toys: mean within 0.283; the floors 0.25 and 0.18 are tighter."""
+    rng = np.random.default_rng(13)
+    pulls, covered = [], 0
+    for _ in range(200):
+        mu = rng.uniform(0.1, 3.0)
+        truth = np.concatenate([[mu], draw_nuisances(rng)])
+        interval = measure_interval(
+            likelihood_of(analytic_tables, rng.poisson(expected(analytic_tables, truth)).astype(float))
+        )
+        assert interval.fit.converged
+        pulls.append((interval.fit.mu - mu) / interval.fit.sigma_mu)
+        covered += interval.low <= mu <= interval.high
+    assert abs(np.mean(pulls)) < 0.25
+    assert abs(np.std(pulls) - 1.0) < 0.18
+    assert 109 <= covered <= 163
+
+
+def test_kinks_of_rough_tables_do_not_stop_the_fit():
+    """A table with independent noise at each node has a kink at every face; the minimum may lie on one."""
+    rng = np.random.default_rng(14)
+    smooth = np.array([900.0, 9e5, 4e4, 3e3])[:, None] / N_BINS * np.exp(np.linspace(-1, 1, N_BINS))
+    smooth[0] = smooth[0, ::-1]
+    noise = rng.normal(1.0, 0.003, (*GRID, 4, N_BINS))
+    tables = YieldTables(default_axes(), smooth * noise)
+    for _ in range(10):
+        truth = np.concatenate([[1.0], rng.uniform(-1, 1, 6)])
+        likelihood = likelihood_of(tables, rng.poisson(expected(tables, truth)).astype(float))
+        result = fit_global(likelihood)
+        assert result.converged
+        for _ in range(200):
+            nearby = result.parameters + rng.normal(0.0, 1e-3, 7)
+            nearby[3] = min(nearby[3], math.log(5.0))
+            assert likelihood.value(nearby) >= result.value - 1e-9
+
+
+def test_signal_may_be_negative_but_no_expectation(analytic_tables):
+    counts = expected(analytic_tables, np.array([-0.4, 0, 0, 0, 0, 0, 0]))
+    interval = measure_interval(likelihood_of(analytic_tables, counts))
+    assert interval.fit.mu < 0
+    assert interval.low < interval.fit.mu
+    assert (likelihood_of(analytic_tables, counts).expected(interval.fit.parameters) > 0).all()
+
+
+def test_bound_on_mu_is_kept_and_flagged(analytic_tables):
+    counts = expected(analytic_tables, np.array([0.0, 0, 0, 0, 0, 0, 0]))
+    interval = measure_interval(likelihood_of(analytic_tables, counts), mu_range=(0.1, 3.0))
+    assert interval.fit.mu == 0.1
+    assert interval.low == 0.1
+    assert "limit_at_bound" in interval.flags
+
+
+def test_empty_bins_reach_the_edge_of_the_domain(analytic_tables):
+    """Without background under the signal the lower limit is where a bin would expect less than nothing."""
+    yields = np.zeros_like(analytic_tables.yields)
+    yields[..., 0, 0] = 5.0
+    yields[..., 1, 1:] = 100.0
+    tables = dataclasses.replace(analytic_tables, yields=yields)
+    counts = np.full(N_BINS, 100.0)
+    counts[0] = 0.0
+    interval = measure_interval(likelihood_of(tables, counts))
+    assert np.isfinite([interval.low, interval.high, interval.fit.mu]).all()
+    assert interval.low <= interval.fit.mu <= interval.high
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    counts=arrays(np.float64, N_BINS, elements=st.floats(0, 1e7, allow_subnormal=False)),
+    level=st.floats(-6, 6),
+    seed=st.integers(0, 1000),
+)
+def test_any_counts_and_any_valid_table_give_a_finite_ordered_interval(counts, level, seed):
+    rng = np.random.default_rng(seed)
+    yields = np.exp(rng.normal(level, 1.5, (3, 3, 3, 4, N_BINS)))
+    axes = (np.linspace(0.96, 1.04, 3), np.linspace(0.96, 1.04, 3), np.linspace(0.0, 5.0, 3))
+    interval = measure_interval(likelihood_of(YieldTables(axes, yields), counts))
+    assert np.isfinite([interval.low, interval.high, interval.fit.mu]).all()
+    assert interval.low <= interval.fit.mu <= interval.high
