@@ -16,7 +16,7 @@ from sage.likelihood import MU, Likelihood
 from sage.profiling import FitResult, fit, fit_global
 
 RISE = 0.5
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 """Accuracy of a limit, relative to the parabolic standard deviation."""
 MAX_STEPS = 60
 NEW_MINIMUM = 1e-6

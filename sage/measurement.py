@@ -197,6 +197,8 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
     all_flags = (*flags, *interval.flags)
     if not all(math.isfinite(value) for value in (mu_hat, low, high)):
         return _fallback("; ".join(("interval_not_finite", *all_flags)), n_events)
+    if low >= high:
+        return _fallback("; ".join(("interval_empty", *all_flags)), n_events)
     nuisances = {}
     for i, nuisance in enumerate(variant(bundle.settings["nuisances"]), start=1):
         nu = float(interval.fit.parameters[i])

@@ -167,7 +167,7 @@ def _cell_by_cell(likelihood: Likelihood, begin: _Descent, low: np.ndarray, high
             beyond = now.at.copy()
             beyond[i] -= math.copysign(3 * FACE, now.point.gradient[i])
             there = likelihood.evaluate(beyond)
-            if there.gradient[i] * now.point.gradient[i] > 0:
+            if math.isfinite(there.value) and there.gradient[i] * now.point.gradient[i] > 0:
                 now = replace(now, at=beyond, point=there)
                 crossed = True
         if not crossed:

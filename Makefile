@@ -1,0 +1,50 @@
+# Each target makes and reuses .venv by itself; Python 3.11 and pip are enough to start.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
+
+DEMO_OUTPUT ?= results/demo
+DEMO_SETS ?= 3
+DEMO_EXPERIMENTS ?= 8
+DEMO_SEED ?= 31415
+WORKERS ?= 2
+
+.PHONY: demo test lint bench clean
+
+demo: $(RUN)
+	$(BIN)/python -m scripts.make_submission --output build/sage_submission.zip
+	$(BIN)/python -m scripts.run_ingestion --submission build/sage_submission.zip --data data --test-size 0.5 \
+	    --sets $(DEMO_SETS) --experiments $(DEMO_EXPERIMENTS) --seed $(DEMO_SEED) --workers $(WORKERS) \
+	    --output $(DEMO_OUTPUT) --overwrite
+	$(BIN)/python -m scripts.score --results $(DEMO_OUTPUT) --label "other data: simulation, closure"
+	@echo "Closure: the pseudo-data were drawn from the very simulated events the yield tables were built from,"
+	@echo "so this shows that everything runs and gives mu back; it is not a result on the challenge's data."
+
+test: $(DEV)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/vermin -q --target=3.10- --no-tips --eval-annotations --violations model.py sage
+
+bench: $(DEV)
+	$(BIN)/python -m benchmarks.predict --output results/benchmarks
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): requirements.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+$(DEV): requirements-dev.txt requirements.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@ $(RUN)
+
+clean:
+	rm -rf $(VENV) build results

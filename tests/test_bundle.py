@@ -1,0 +1,155 @@
+"""The reader of the weights folder refuses whatever is not what the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from model import WEIGHTS
+from sage.bundle import MANIFEST, describe_regions, read_bundle
+from sage.errors import WeightsError
+from sage.tables import GRID
+
+
+@pytest.fixture
+def folder(tmp_path):
+    target = tmp_path / "weights"
+    shutil.copytree(WEIGHTS, target)
+    return target
+
+
+def edit_manifest(folder, change):
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def edit_arrays(folder, name, change):
+    """Change arrays and let the manifest agree, so that only the content is wrong."""
+    with np.load(folder / name) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    change(arrays)
+    np.savez(folder / name, **arrays)
+    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    shapes = {key: list(array.shape) for key, array in arrays.items()}
+    edit_manifest(folder, lambda m: m["files"].update({name: {"sha256": digest, "shapes": shapes}}))
+
+
+def test_the_shipped_bundle_is_accepted_and_consistent():
+    bundle = read_bundle(WEIGHTS)
+    assert bundle.tables.yields.shape == (*GRID, 4, bundle.regions.n_bins)
+    manifest = json.loads((WEIGHTS / MANIFEST).read_text())
+    assert describe_regions(bundle.regions) == manifest["region_set"]
+    total = bundle.tables.interpolate((1.0, 1.0, 0.0))[0].sum(axis=1)
+    # Yields after the selection, arXiv:2410.02867 and the published analysis of the public data set.
+    np.testing.assert_allclose(total, [966.0, 901137.5, 41283.4, 3433.5], rtol=0.05)
+
+
+def test_missing_folder_and_missing_file(folder):
+    with pytest.raises(WeightsError, match=r"manifest\.json: cannot be read"):
+        read_bundle(folder / "nowhere")
+    (folder / "tables.npz").unlink()
+    with pytest.raises(WeightsError, match=r"tables\.npz: cannot be read"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"'])
+def test_manifest_that_is_no_manifest(folder, text):
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(WeightsError, match="manifest"):
+        read_bundle(folder)
+
+
+def test_unknown_version(folder):
+    edit_manifest(folder, lambda m: m.update(format=99))
+    with pytest.raises(WeightsError, match="format version 99"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("key", ["inputs", "classes", "settings", "normalisation", "region_set", "origin", "files"])
+def test_missing_entry(folder, key):
+    edit_manifest(folder, lambda m: m.pop(key))
+    with pytest.raises(WeightsError, match=key):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["network.npz", "tables.npz"])
+def test_one_flipped_bit_and_truncation(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(WeightsError, match="sha256"):
+        read_bundle(folder)
+    (folder / name).write_bytes(content[:100])
+    with pytest.raises(WeightsError, match="sha256"):
+        read_bundle(folder)
+
+
+def test_right_hash_of_something_that_is_no_archive(folder):
+    (folder / "network.npz").write_bytes(b"not an archive")
+    digest = hashlib.sha256(b"not an archive").hexdigest()
+    edit_manifest(folder, lambda m: m["files"]["network.npz"].update(sha256=digest))
+    with pytest.raises(WeightsError, match="not an archive of plain arrays"):
+        read_bundle(folder)
+
+
+def test_pickled_objects_are_refused(folder):
+    np.savez(folder / "network.npz", a=np.array([{"x": 1}], dtype=object))
+    digest = hashlib.sha256((folder / "network.npz").read_bytes()).hexdigest()
+    edit_manifest(folder, lambda m: m["files"]["network.npz"].update(sha256=digest))
+    with pytest.raises(WeightsError, match="plain arrays"):
+        read_bundle(folder)
+
+
+def test_shapes_that_differ_from_the_manifest(folder):
+    edit_manifest(folder, lambda m: m["files"]["tables.npz"]["shapes"].update(tes=[18]))
+    with pytest.raises(WeightsError, match="differ from the manifest"):
+        read_bundle(folder)
+
+
+def region_key(arrays):
+    return next(key for key in arrays if key.startswith("yields_"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a[region_key(a)].__setitem__((0, 0, 0, 0, 0), np.nan), "finite"),
+        (lambda a: a[region_key(a)].__setitem__((0, 0, 0, 0, 0), -1.0), "negative yields"),
+        (lambda a: a.update(tes=a["tes"][::-1].copy()), "increasing"),
+        (lambda a: a.update({region_key(a): a[region_key(a)][..., :0]}), "shape"),
+        (lambda a: a.update({region_key(a): np.ones(a[region_key(a)].shape, dtype=np.int64)}), "floating point"),
+        (lambda a: a.pop(region_key(a)), "missing"),
+    ],
+)
+def test_implausible_tables(folder, change, message):
+    edit_arrays(folder, "tables.npz", change)
+    with pytest.raises(WeightsError, match=message):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["region_set"]["regions"][0].update(edges=[0.0, 0.5, 0.5, 1.0]), "must increase"),
+        (lambda m: m["region_set"]["regions"][0].update(cuts=[["mt", "~", 1.0]]), "operator"),
+        (lambda m: m["normalisation"].update(std=[0.0] * 35), "positive deviations"),
+        (lambda m: m.update(inputs=m["inputs"][::-1]), "inputs"),
+        (lambda m: m["settings"].update(nuisances="official"), "unknown nuisance variant"),
+    ],
+)
+def test_implausible_manifest(folder, change, message):
+    edit_manifest(folder, change)
+    with pytest.raises(WeightsError, match=message):
+        read_bundle(folder)
+
+
+def test_every_message_ends_with_a_way_out(folder):
+    (folder / "network.npz").unlink()
+    with pytest.raises(WeightsError, match="build the weights again or take them from a release"):
+        read_bundle(folder)
