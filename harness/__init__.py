@@ -1,0 +1,44 @@
+"""The challenge's ingestion and scoring programs, rebuilt as a library for use on one machine.
+
+Given the same events file, settings and seed, the pseudo-experiments, the result files and the scores are those of the
+official programs (repository FAIR-Universe/HEP-Challenge). On top of that a run can be interrupted and continued, bad
+input is refused with a message, and any number of worker processes gives the same result.
+
+    errors              the one exception
+    dataset, columns    the events file: test and training part, and what is checked about them
+    pool                the test part on disk, shared by worker processes
+    settings            sets, seeds, switches, order of the pseudo-experiments
+    pseudo_experiments  nuisance draws and pseudo-data
+    archive, submission unpacking, importing and starting a submission
+    bundle              the files that make up a SAGE submission
+    experiment, workers one predict call, and many of them in processes
+    results             files of a run, written so that a kill costs one experiment at most
+    runner              all of the above, from arguments to a folder of results
+    scores, pictures    the official scores, and a picture of the intervals
+
+Nothing here is part of the submission.
+"""
+
+from __future__ import annotations
+
+from harness.dataset import EventFile
+from harness.errors import HarnessError
+from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
+from harness.results import read_results
+from harness.runner import RunOptions, run
+from harness.scores import Scores, score_results
+from harness.settings import Settings, make_settings
+
+__all__ = [
+    "EventFile",
+    "HarnessError",
+    "RunOptions",
+    "Scores",
+    "Settings",
+    "draw_nuisances",
+    "make_pseudo_data",
+    "make_settings",
+    "read_results",
+    "run",
+    "score_results",
+]

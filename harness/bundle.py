@@ -1,0 +1,72 @@
+"""The files that make up a SAGE submission: what goes into the zip, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from harness.errors import HarnessError
+
+MANIFEST = Path("weights", "manifest.json")
+
+
+def bundle_files(root: Path) -> dict[str, Path]:
+    """Return the files of the submission in ``root``: model.py, the package ``sage`` and the weights.
+
+    Arguments:
+        root: A checkout of the project, or an unpacked submission.
+
+    Returns:
+        Path by name in the zip, sorted by name.
+
+    Raises:
+        HarnessError: If model.py, the package, the manifest or a file of the manifest is missing, or a file of the
+            manifest differs from its sha256.
+    """
+    files = {"model.py": root / "model.py"}
+    for pattern in ("*.py", "*.so"):
+        files.update({f"sage/{path.name}": path for path in (root / "sage").glob(pattern) if path.is_file()})
+    for name, path in files.items():
+        if not path.is_file():
+            msg = f"{path} is missing; {name} is part of every submission, so run this in a checkout of the project"
+            raise HarnessError(msg)
+    if "sage/__init__.py" not in files:
+        msg = f"{root / 'sage'} is not a package; run this in a checkout of the project"
+        raise HarnessError(msg)
+    files[MANIFEST.as_posix()] = root / MANIFEST
+    for name, expected in _read_manifest(root / MANIFEST).items():
+        path = root / "weights" / name
+        if not path.is_file():
+            msg = f"{path} is missing, but {MANIFEST} lists it; train the model again or fetch the weights"
+            raise HarnessError(msg)
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        if actual != expected:
+            msg = f"{path} has sha256 {actual}, but {MANIFEST} says {expected}; the file and the manifest belong to "
+            msg += "different trainings: write both again"
+            raise HarnessError(msg)
+        files[f"weights/{name}"] = path
+    return dict(sorted(files.items()))
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    """Return the sha256 of each weights file."""
+    if not path.is_file():
+        msg = f"{path} is missing; train the model first, or fetch the weights"
+        raise HarnessError(msg)
+    try:
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
+        hashes = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{path}: not a manifest ({error!r}); expected an object 'files' that gives each file's 'sha256'"
+        raise HarnessError(msg) from error
+    for name in hashes:
+        parts = PurePosixPath(name).parts
+        if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
+            msg = f"{path}: file name {name!r} leads out of the folder; list files below {path.parent} only"
+            raise HarnessError(msg)
+    if not hashes:
+        msg = f"{path}: lists no files; a submission needs its trained weights"
+        raise HarnessError(msg)
+    return hashes

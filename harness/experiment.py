@@ -1,0 +1,145 @@
+"""One pseudo-experiment: draw, predict, check the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+import traceback
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+
+from harness.capture import captured_output
+from harness.errors import HarnessError
+from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
+from harness.settings import Job
+
+ANSWER_KEYS = ("mu_hat", "delta_mu_hat", "p16", "p84")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is kept of one pseudo-experiment; one line of ``experiments.jsonl``.
+
+    Attributes:
+        set: Number of the set.
+        index: Number within the set.
+        seed: Its seed.
+        mu: True signal strength.
+        nuisances: Drawn physical values; None for a rate that is switched off.
+        events: Number of events in the pseudo-data.
+        answer: The four numbers of ``predict``.
+        generation_seconds: Time to make the pseudo-data.
+        predict_seconds: Time of ``predict``.
+        result: What ``model.last_result`` has to tell, if the model has it.
+    """
+
+    set: int
+    index: int
+    seed: int
+    mu: float
+    nuisances: dict[str, float | None]
+    events: int
+    answer: dict[str, float]
+    generation_seconds: float
+    predict_seconds: float
+    result: dict[str, Any] | None = None
+
+
+def run_experiment(model: Any, test_set: Mapping[str, pd.DataFrame], job: Job, systematics: Collection[str]) -> Record:
+    """Run one pseudo-experiment.
+
+    Arguments:
+        model: The fitted model.
+        test_set: Frames by process, see ``EventFile.load_test_set``.
+        job: Which pseudo-experiment.
+        systematics: Names of the uncertainties that are switched on.
+
+    Raises:
+        HarnessError: If ``predict`` raises (``details`` holds the traceback) or its answer breaks the contract.
+    """
+    began = time.perf_counter()
+    nuisances = draw_nuisances(job.seed, systematics)
+    data = make_pseudo_data(test_set, job.mu, nuisances, job.seed)
+    events = len(data["data"])
+    generated = time.perf_counter()
+    try:
+        with captured_output(logging.DEBUG):
+            answer = model.predict(data)
+            predicted = time.perf_counter()
+            result = describe(getattr(model, "last_result", None))
+    except (Exception, SystemExit) as error:
+        msg = f"predict failed in {_name(job)}: {type(error).__name__}: {error}"
+        raise HarnessError(msg, exit_code=1, details=traceback.format_exc()) from error
+    return Record(
+        job.set,
+        job.index,
+        job.seed,
+        job.mu,
+        {name: None if value is None else float(value) for name, value in nuisances.items()},
+        events,
+        check_answer(answer, job),
+        generated - began,
+        predicted - generated,
+        result,
+    )
+
+
+def check_answer(answer: Any, job: Job) -> dict[str, float]:
+    """Return a copy of the four numbers of an answer.
+
+    Accepted is what the official program can write: Python numbers and ``np.float64``, which is one. A ``np.float32``
+    or a tensor makes its JSON writer fail after all pseudo-experiments are done; NaN spoils the mean score.
+
+    Raises:
+        HarnessError: If the answer is no dict, a key is missing, or a value is not a finite plain number.
+    """
+    if not isinstance(answer, dict):
+        msg = f"predict returned {type(answer).__name__} in {_name(job)}, but must return a dict with the keys "
+        msg += ", ".join(ANSWER_KEYS)
+        raise HarnessError(msg, exit_code=1)
+    for key in ANSWER_KEYS:
+        if key not in answer:
+            msg = f"predict's answer has no {key!r} in {_name(job)}; it must have the keys {', '.join(ANSWER_KEYS)}"
+            raise HarnessError(msg, exit_code=1)
+        value = answer[key]
+        if isinstance(value, bool) or not isinstance(value, (float, int)):
+            msg = f"predict's answer has {key!r} = {value!r} of type {type(value).__name__} in {_name(job)}"
+            msg += ", which the official program cannot write; return float(...)"
+            raise HarnessError(msg, exit_code=1)
+        if not math.isfinite(value):
+            msg = f"predict's answer has {key!r} = {value!r} in {_name(job)}, but it must be finite; fall back to a "
+            msg += "wide interval instead"
+            raise HarnessError(msg, exit_code=1)
+    return {key: answer[key] for key in ANSWER_KEYS}
+
+
+def describe(result: Any) -> dict[str, Any] | None:
+    """Return ``model.last_result`` as plain values: its ``to_dict()``, or the fields of a dataclass, or a dict."""
+    if hasattr(result, "to_dict"):
+        result = result.to_dict()
+    plain = _plain(result)
+    return plain if isinstance(plain, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it; numbers that are not finite become None, anything unknown its ``repr``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else repr(value)
+
+
+def _name(job: Job) -> str:
+    return f"set {job.set}, pseudo-experiment {job.index} (seed {job.seed})"

@@ -1,0 +1,251 @@
+"""The files of a run.
+
+``experiments.jsonl`` gets one line per finished pseudo-experiment, so a killed run loses what was being computed and
+nothing else. ``run.json`` holds what the run is made of; a run continues only with the same. The official files
+(``test_settings.json``, ``result_N.json``, ``ingestion_duration.json``) can be given to the official scoring program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.experiment import Record
+from harness.settings import Settings
+
+logger = logging.getLogger("sage.harness.results")
+
+RUN_FILE = "run.json"
+EXPERIMENTS_FILE = "experiments.jsonl"
+SETTINGS_FILE = "test_settings.json"
+DURATION_FILE = "ingestion_duration.json"
+OUR_FILES = (RUN_FILE, EXPERIMENTS_FILE, SETTINGS_FILE, DURATION_FILE, "result_*.json", "scores.json", "intervals.png")
+RESULT_KEYS = {"mu_hats": "mu_hat", "delta_mu_hats": "delta_mu_hat", "p16": "p16", "p84": "p84"}
+"""Keys of the official result files, and of the answer they are taken from."""
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there in full or not at all."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        Path(name).chmod(0o644)  # mkstemp makes it private
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class RunFolder:
+    """Output folder of a run; a context manager that holds ``experiments.jsonl`` open.
+
+    Arguments:
+        folder: The folder; made if it is not there.
+        identity: What the run is made of, as JSON values by name.
+        overwrite: Throw earlier results away.
+
+    Raises:
+        HarnessError: If the folder holds something else than an earlier part of the same run.
+
+    Attributes:
+        finished: Records by (set, index) of what has been done before.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.folder = folder
+        if folder.exists() and not folder.is_dir():
+            msg = f"{folder} is not a folder; choose another --output"
+            raise HarnessError(msg)
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for pattern in OUR_FILES:
+                for path in folder.glob(pattern):
+                    path.unlink()
+        self.finished: dict[tuple[int, int], Record] = {}
+        size = 0
+        if any(folder.iterdir()) and not overwrite:
+            _check_identity(folder, identity)
+            records, size = read_records(folder / EXPERIMENTS_FILE)
+            self.finished = {(record.set, record.index): record for record in records}
+        else:
+            write_atomically(folder / RUN_FILE, json.dumps(identity, indent=4))
+        self._stream = (folder / EXPERIMENTS_FILE).open("ab")
+        self._stream.truncate(size)  # a line torn by a kill would swallow the next one
+
+    def __enter__(self) -> RunFolder:
+        """Return the folder."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file of records."""
+        self._stream.close()
+
+    def append(self, record: Record) -> None:
+        """Add a finished pseudo-experiment; it is on disk when this returns."""
+        line = json.dumps(dataclasses.asdict(record), allow_nan=False) + "\n"
+        self._stream.write(line.encode())
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self.finished[record.set, record.index] = record
+
+    def write_settings(self, settings: Settings) -> None:
+        """Write the official ``test_settings.json``."""
+        write_atomically(self.folder / SETTINGS_FILE, json.dumps(settings.as_official()))
+
+    def write_results(self, settings: Settings, seconds: float) -> None:
+        """Write the official result files of a complete run.
+
+        Arguments:
+            settings: Settings of the run.
+            seconds: How long it took; the official file has full minutes.
+        """
+        for number in range(settings.sets):
+            answers = [self.finished[number, index].answer for index in range(settings.experiments)]
+            result = {key: [answer[name] for answer in answers] for key, name in RESULT_KEYS.items()}
+            write_atomically(self.folder / f"result_{number}.json", json.dumps(result, indent=4))
+        duration = {"ingestion_duration": int(seconds / 60)}
+        write_atomically(self.folder / DURATION_FILE, json.dumps(duration, indent=4))
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raise unless ``folder`` holds a run with this identity."""
+    if not (folder / RUN_FILE).is_file():
+        msg = f"{folder} is not empty and holds no run to continue; choose another --output folder"
+        raise HarnessError(msg)
+    earlier = _read_json(folder / RUN_FILE)
+    wanted = json.loads(json.dumps(identity))  # tuples become lists
+    different = [name for name in wanted if earlier.get(name) != wanted[name]]
+    if different:
+        pairs = ", ".join(f"{name} (there {earlier.get(name)!r}, now {wanted[name]!r})" for name in different)
+        msg = f"{folder} holds a run with other settings: {pairs}; choose another --output folder or pass --overwrite"
+        raise HarnessError(msg)
+
+
+def read_records(path: Path) -> tuple[list[Record], int]:
+    """Read the finished pseudo-experiments.
+
+    Arguments:
+        path: ``experiments.jsonl``; it may be missing.
+
+    Returns:
+        The records in the order they finished, and the number of bytes they take: what is behind them is a line torn
+        by a kill, which is dropped.
+
+    Raises:
+        HarnessError: If a line before the last is damaged.
+    """
+    if not path.is_file():
+        return [], 0
+    records, size = [], 0
+    data = path.read_bytes()
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        try:
+            if not line.endswith(b"\n"):
+                break
+            records.append(Record(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            if size + len(line) == len(data):
+                break
+            msg = f"{path}: line {number} is damaged ({error}); remove the line, or pass --overwrite"
+            raise HarnessError(msg) from error
+        size += len(line)
+    if size < len(data):
+        logger.warning("%s: dropped a torn last line", path)
+    return records, size
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Results of one set, n pseudo-experiments with the same true signal strength ``mu``."""
+
+    mu: float
+    mu_hats: tuple[float, ...]
+    delta_mu_hats: tuple[float, ...]
+    p16: tuple[float, ...]
+    p84: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Results of a run.
+
+    Attributes:
+        sets: One entry per set.
+        duration: Official duration in full minutes; None if unknown.
+        statuses: How many answers carried which status; None if the model does not tell.
+    """
+
+    sets: tuple[SetResult, ...]
+    duration: float | None
+    statuses: dict[str, int] | None
+
+
+def read_results(folder: Path) -> RunResults:
+    """Read the results of a complete run of this harness or of the official program.
+
+    Raises:
+        HarnessError: If files are missing or damaged, or values are not finite.
+    """
+    if not (folder / SETTINGS_FILE).is_file():
+        msg = f"{folder}: no {SETTINGS_FILE}; give the output folder of run_ingestion"
+        raise HarnessError(msg)
+    mus = _numbers(_read_json(folder / SETTINGS_FILE), "ground_truth_mus", folder / SETTINGS_FILE)
+    records, _ = read_records(folder / EXPERIMENTS_FILE)
+    sets = []
+    for number, mu in enumerate(mus):
+        path = folder / f"result_{number}.json"
+        if not path.is_file():
+            msg = f"{path} is missing; the run is not complete"
+            msg += f" ({len(records)} pseudo-experiments are done): run the same run_ingestion command again"
+            raise HarnessError(msg)
+        content = _read_json(path)
+        columns = [_numbers(content, key, path) for key in RESULT_KEYS]
+        if len({len(column) for column in columns}) != 1:
+            msg = f"{path}: {', '.join(RESULT_KEYS)} have different lengths; run the ingestion again"
+            raise HarnessError(msg)
+        sets.append(SetResult(mu, *columns))
+    duration = None
+    if (folder / DURATION_FILE).is_file():
+        duration = _read_json(folder / DURATION_FILE).get("ingestion_duration")
+    return RunResults(tuple(sets), duration, _count_statuses(records))
+
+
+def _count_statuses(records: Sequence[Record]) -> dict[str, int] | None:
+    found = [str(record.result["status"]) for record in records if record.result and "status" in record.result]
+    return {status: found.count(status) for status in sorted(set(found))} if found else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{path}: not JSON ({error}); run the ingestion again"
+        raise HarnessError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path}: holds a {type(content).__name__}, not an object; run the ingestion again"
+        raise HarnessError(msg)
+    return content
+
+
+def _numbers(content: Mapping[str, Any], key: str, path: Path) -> tuple[float, ...]:
+    """Return a non-empty list of finite numbers from a file."""
+    values = content.get(key)
+    if not isinstance(values, list) or not values:
+        msg = f"{path}: {key!r} must be a list of numbers; run the ingestion again"
+        raise HarnessError(msg)
+    for position, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            msg = f"{path}: {key!r} holds {value!r} at position {position}, but scores need finite numbers"
+            raise HarnessError(msg)
+    return tuple(values)

@@ -1,0 +1,172 @@
+"""Pseudo-experiments in spawned worker processes, the official way: the fitted model travels as a pickle."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import tempfile
+import traceback
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from harness.capture import captured_output
+from harness.dataset import EventFile
+from harness.errors import HarnessError
+from harness.experiment import Record, run_experiment
+from harness.pool import DiskPool, MappedColumn, attach
+from harness.settings import Job
+from harness.submission import importable, load_model_class
+
+THREAD_VARIABLE = "OMP_NUM_THREADS"
+
+
+class _Worker:
+    """State of a worker process: model and test set, or the reason why there is none."""
+
+    def __init__(self) -> None:
+        self.model: Any = None
+        self.test_set: Any = None
+        self.systematics: Collection[str] = ()
+        self.failure: HarnessError | None = None
+        self.imports = ExitStack()
+
+
+_worker = _Worker()
+
+
+def pickle_model(model: Any) -> bytes:
+    """Pickle a fitted model, as the official parallel program does.
+
+    Raises:
+        HarnessError: If it cannot be pickled.
+    """
+    try:
+        return pickle.dumps(model)
+    except Exception as error:
+        msg = f"the fitted model cannot be pickled ({type(error).__name__}: {error}), but the official parallel run "
+        msg += "sends it to its workers so; do not keep get_train_set, open files or lambdas as attributes of Model"
+        raise HarnessError(msg, exit_code=1, details=traceback.format_exc()) from error
+
+
+def run_in_workers(
+    pickled_model: bytes,
+    folder: Path,
+    events: EventFile,
+    jobs: Sequence[Job],
+    systematics: Collection[str],
+    workers: int,
+) -> Iterator[Record]:
+    """Yield the record of each pseudo-experiment as it finishes, in any order.
+
+    Arguments:
+        pickled_model: The fitted model.
+        folder: Folder of the submission.
+        events: The events; the test part is written to a temporary folder once and mapped by all workers.
+        jobs: What to run.
+        systematics: Names of the uncertainties that are switched on.
+        workers: Number of processes.
+
+    Raises:
+        HarnessError: The first failure, after the pseudo-experiments that had begun are yielded; none is begun after.
+    """
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="test-set-", ignore_cleanup_errors=True) as name, _thread_limit(workers):
+        pool = DiskPool(Path(name))
+        events.load_test_set(pool.allocate)
+        devices = context.Queue()
+        names = _visible_gpus()
+        for number in range(workers):
+            devices.put(names[number % len(names)] if names else None)
+        arguments = (pickled_model, folder, pool.columns, tuple(systematics), devices)
+        with ProcessPoolExecutor(workers, context, _init_worker, arguments) as executor:
+            futures = {executor.submit(_run_job, job) for job in jobs}
+            try:
+                yield from _collect(futures)
+            finally:
+                for future in futures:
+                    future.cancel()
+
+
+def _collect(pending: set[Future[Record]]) -> Iterator[Record]:
+    """Yield results; after a failure cancel what has not begun, yield the rest and raise."""
+    failure: HarnessError | None = None
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            if future.cancelled():
+                continue
+            error = future.exception()
+            if error is None:
+                yield future.result()
+                continue
+            if isinstance(error, BrokenProcessPool):
+                msg = "a worker process was killed, probably for lack of memory; use fewer --workers. Finished "
+                msg += "pseudo-experiments are kept: the same command continues the run"
+                raise HarnessError(msg, exit_code=1) from error
+            if not isinstance(error, HarnessError):
+                raise error
+            failure = failure or error
+            for other in pending:
+                other.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _init_worker(
+    pickled_model: bytes, folder: Path, columns: list[MappedColumn], systematics: Collection[str], devices: Any
+) -> None:
+    """Prepare a worker process."""
+    # Ctrl-C reaches all processes of the terminal; only the parent acts on it, and lets running ones finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    device = devices.get()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # before the model is unpickled, which may import torch
+    _worker.imports.enter_context(importable(folder))  # for the life of the process
+    _worker.test_set = attach(columns)
+    _worker.systematics = systematics
+    try:
+        load_model_class(folder)  # makes sure that the pickle finds the submission's model and no other
+        with captured_output(logging.DEBUG):
+            _worker.model = pickle.loads(pickled_model)
+    except HarnessError as error:
+        _worker.failure = error
+    except Exception as error:  # noqa: BLE001 (foreign code; an exception here would only show as a broken pool)
+        msg = f"the fitted model cannot be unpickled in a worker process: {type(error).__name__}: {error}"
+        _worker.failure = HarnessError(msg, exit_code=1, details=traceback.format_exc())
+
+
+def _run_job(job: Job) -> Record:
+    if _worker.failure is not None:
+        raise _worker.failure
+    return run_experiment(_worker.model, _worker.test_set, job, _worker.systematics)
+
+
+def _visible_gpus() -> list[str]:
+    """Return the GPUs to share out, as ``CUDA_VISIBLE_DEVICES`` names them; empty without torch or GPU."""
+    try:
+        import torch
+    except ImportError:
+        return []
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+
+
+@contextmanager
+def _thread_limit(workers: int) -> Iterator[None]:
+    """Share the cores among the workers, unless the user has set the number of threads."""
+    if THREAD_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[THREAD_VARIABLE] = str(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        yield
+    finally:
+        del os.environ[THREAD_VARIABLE]

@@ -1,0 +1,91 @@
+"""What the programs share: the log, the parser's looks, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from harness.errors import HarnessError
+
+logger = logging.getLogger("sage")
+
+
+class ProgressHandler(logging.Handler):
+    """Prints log records on stderr above a running progress bar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Kept from the start: while a submission runs, sys.stderr leads back into the log.
+        self._stream = sys.stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        try:
+            tqdm.write(self.format(record), file=self._stream)
+        except OSError:
+            self.handleError(record)
+
+
+def parser(name: str, description: str | None, example: str) -> argparse.ArgumentParser:
+    """Return a parser whose help ends with an example.
+
+    Arguments:
+        name: Name of the program's module.
+        description: The program's docstring.
+        example: Its options in a command line that works.
+    """
+    program = f"python -m scripts.{name}"
+    result = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=f"example:\n  {program} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument("-v", "--verbose", action="store_true", help="log details, and what the submission prints")
+    return result
+
+
+def set_up_log(verbose: bool) -> None:
+    """Show records of the project's loggers, and of nobody else, on stderr."""
+    handler = ProgressHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+
+
+def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Run a program's work and turn what goes wrong into one line and an exit code.
+
+    Arguments:
+        work: Does the work.
+        arguments: Parsed arguments; ``verbose`` is used here.
+
+    Returns:
+        0 on success, 2 for wrong input, 1 for a submission that failed, 130 after Ctrl-C. Anything unforeseen is a
+        bug of ours and keeps its traceback.
+    """
+    set_up_log(arguments.verbose)
+    try:
+        work(arguments)
+    except HarnessError as error:
+        if error.details:
+            print(error.details.rstrip(), file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished work is kept, the same command continues it", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,116 @@
+"""The zip file: complete, reproducible, and nothing else in it."""
+
+import hashlib
+import json
+import os
+import stat
+import zipfile
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.submission import fingerprint, opened
+from scripts import make_submission
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A small project with everything that belongs into the zip, and much that does not."""
+    root = tmp_path / "checkout"
+    weights = {"network.npz": b"weights" * 50, "tables/yields.npz": b"tables"}
+    files = {
+        "model.py": b"from sage import x\nclass Model: pass\n",
+        "sage/__init__.py": b"x = 1\n",
+        "sage/graph.py": b"",
+        "sage/kernel.so": b"\x7fELF",
+        "weights/unlisted.npz": b"old",
+        "sage/__pycache__/graph.pyc": b"",
+        "sage/notes.txt": b"",
+        "tests/test_x.py": b"",
+        ".git/config": b"",
+        "sage/sub/more.py": b"",
+    }
+    files |= {f"weights/{name}": content for name, content in weights.items()}
+    manifest = {"files": {name: {"sha256": hashlib.sha256(data).hexdigest()} for name, data in weights.items()}}
+    files["weights/manifest.json"] = json.dumps(manifest).encode()
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def make(checkout, output, capsys):
+    assert make_submission.main(["--root", str(checkout), "--output", str(output)]) == 0
+    return capsys.readouterr().out
+
+
+def test_contents(checkout, tmp_path, capsys):
+    output = tmp_path / "build" / "s.zip"
+    printed = make(checkout, output, capsys)
+    with zipfile.ZipFile(output) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [
+            "model.py",
+            "sage/__init__.py",
+            "sage/graph.py",
+            "sage/kernel.so",
+            "weights/manifest.json",
+            "weights/network.npz",
+            "weights/tables/yields.npz",
+        ]
+        for entry in archive.infolist():
+            assert archive.read(entry) == (checkout / entry.filename).read_bytes()
+            assert entry.external_attr >> 16 == stat.S_IFREG | 0o644
+    data = output.read_bytes()
+    assert f"size    {len(data)} bytes" in printed
+    assert f"sha256  {hashlib.sha256(data).hexdigest()}" in printed
+    assert "files   7" in printed
+
+
+def test_twice_the_same(checkout, tmp_path, capsys):
+    make(checkout, tmp_path / "1.zip", capsys)
+    for path in checkout.rglob("*"):  # as after a fresh clone by somebody else
+        os.utime(path, (1.5e9, 1.5e9))
+        if path.is_file():
+            path.chmod(0o600)
+    make(checkout, tmp_path / "2.zip", capsys)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+
+
+def test_zip_and_checkout_have_the_same_fingerprint(checkout, tmp_path, capsys):
+    make(checkout, tmp_path / "s.zip", capsys)
+    with opened(tmp_path / "s.zip") as folder:
+        assert fingerprint(folder) == fingerprint(checkout)
+    (checkout / "sage" / "graph.py").write_text("y = 2\n")
+    with opened(tmp_path / "s.zip") as folder:
+        assert fingerprint(folder) != fingerprint(checkout)
+
+
+BAD_MANIFESTS = {
+    "{": "not a manifest",
+    "[]": "not a manifest",
+    '{"files": {"network.npz": {}}}': "not a manifest",
+    '{"files": {}}': "lists no files",
+    '{"files": {"../model.py": {"sha256": "0"}}}': "leads out of the folder",
+    '{"files": {"gone.npz": {"sha256": "0"}}}': "gone.npz is missing",
+    '{"files": {"network.npz": {"sha256": "0"}}}': "has sha256",
+}
+
+
+@pytest.mark.parametrize("text", BAD_MANIFESTS)
+def test_bad_manifests(checkout, tmp_path, capsys, text):
+    (checkout / "weights" / "manifest.json").write_text(text)
+    assert make_submission.main(["--root", str(checkout), "--output", str(tmp_path / "s.zip")]) == 2
+    assert BAD_MANIFESTS[text] in capsys.readouterr().err
+    assert not (tmp_path / "s.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["model.py", "weights/manifest.json", "weights/network.npz", "sage/__init__.py"])
+def test_missing_files(checkout, tmp_path, capsys, name):
+    (checkout / name).unlink()
+    assert make_submission.main(["--root", str(checkout), "--output", str(tmp_path / "s.zip")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    with pytest.raises(HarnessError):
+        make_submission.build(checkout)

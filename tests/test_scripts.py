@@ -1,0 +1,173 @@
+"""The command-line programs: what they print, write and return."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from harness.results import read_records
+from scripts import make_submission, run_ingestion, score
+from scripts.__main__ import verbs
+from tests import official
+
+ROOT = official.TESTS.parent
+COUNTING = official.TESTS / "submissions" / "counting"
+PROGRAMS = {"run_ingestion": run_ingestion, "score": score, "make_submission": make_submission}
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    return official.events_folder(tmp_path_factory.mktemp("events"))
+
+
+def ingest(events, output, *more):
+    given = ["--data", events, "--submission", COUNTING, "--output", output, "--experiments", 3, *more]
+    return run_ingestion.main([str(value) for value in given])
+
+
+def only_error(capsys):
+    """Return the one line on stderr that tells the user what is wrong."""
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in "".join(lines)
+    return errors[0]
+
+
+def test_verbs_are_discovered():
+    assert set(PROGRAMS) <= set(verbs())
+    assert "common" not in verbs()
+    listing = subprocess.run([sys.executable, "-m", "scripts"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in PROGRAMS:
+        assert f"  {name} " in listing.stdout
+        assert PROGRAMS[name].__doc__.partition("\n")[0] in listing.stdout
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_has_an_example(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        PROGRAMS[name].main(["--help"])
+    assert caught.value.code == 0
+    assert f"example:\n  python -m scripts.{name}" in capsys.readouterr().out
+
+
+def test_run_and_score(events, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert ingest(events, output, "--ground-truth-mus", 1.0, 2.5) == 0
+    printed = capsys.readouterr()
+    assert f"score them with: python -m scripts.score --results {output}" in printed.out
+    assert "6/6" in printed.err
+    assert "predicting" not in printed.err + printed.out
+    settings = json.loads((output / "test_settings.json").read_text())
+    assert settings["ground_truth_mus"] == [1.0, 2.5]
+    assert settings["random_mu"] is False
+    assert all(settings["systematics"].values())
+
+    assert score.main(["--results", str(output), "--label", "500 events", "--name", "Counting"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^HEPHY +0\.6683 +0\.4599 +-0\.5823 +10000 +official hold-out$", printed, re.MULTILINE)
+    assert "Counting" in printed
+    assert "500 events" in printed
+    assert "Answers by status: " in printed
+    scores = json.loads((output / "scores.json").read_text())
+    assert scores["experiments"] == 6
+    assert len(scores["sets"]) == 2
+    assert sum(scores["statuses"].values()) == 6
+    assert (output / "intervals.png").read_bytes().startswith(b"\x89PNG")
+
+    assert score.main(["--results", str(output), "--output", str(tmp_path / "elsewhere")]) == 0
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["intervals.png", "scores.json"]
+
+
+def test_switches(events, tmp_path):
+    for given, expected in (("none", []), ("jes,ttbar_scale", ["jes", "ttbar_scale"])):
+        assert ingest(events, tmp_path / given, "--systematics", given, "--sets", 1, "--test-size", 100) == 0
+        settings = json.loads((tmp_path / given / "test_settings.json").read_text())
+        assert [name for name, on in settings["systematics"].items() if on] == expected
+        records, _ = read_records(tmp_path / given / "experiments.jsonl")
+        assert all((record.nuisances["tes"], record.nuisances["diboson_scale"]) == (1.0, None) for record in records)
+        assert all((record.nuisances["jes"] != 1.0) == bool(expected) for record in records)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--systematics", "tau"),
+        ("--test-size", "a third"),
+        ("--sets", "two"),
+        ("--unknown",),
+    ],
+)
+def test_unusable_arguments(events, tmp_path, given, capsys):
+    with pytest.raises(SystemExit) as caught:
+        ingest(events, tmp_path / "run", *given)
+    assert caught.value.code == 2
+    assert given[-1] in capsys.readouterr().err
+
+
+def test_user_errors(events, tmp_path, capsys):
+    frame = pd.read_parquet(official.REAL_EVENTS)
+    frame.drop(columns="PRI_met_phi").to_parquet(tmp_path / "events.parquet")
+    run, mus = tmp_path / "run", ("--sets", 2, "--ground-truth-mus", 1.0)
+    for call, *named in (
+        (lambda: ingest(tmp_path / "events.parquet", run), "events.parquet", "column 'PRI_met_phi' is missing"),
+        (lambda: ingest(tmp_path / "nowhere", run), "nowhere", "no such events file"),
+        (lambda: ingest(events, run, *mus), "1 ground-truth mus for 2 sets"),
+        (lambda: ingest(events, run, "--test-size", "1.5"), "1.5", "fraction from 0.0 to 1.0"),
+        (lambda: ingest(events, tmp_path), "not empty"),
+        (lambda: ingest(events, tmp_path / "events.parquet"), "not a folder"),
+        (lambda: ingest(events, tmp_path / "events.parquet" / "x"), "Not a directory"),
+        (lambda: ingest(events, run, "--submission", events), "no model.py at its root"),
+        (lambda: score.main(["--results", str(tmp_path)]), "no test_settings.json"),
+    ):
+        assert call() == 2
+        error = only_error(capsys)
+        for text in named:
+            assert text in error
+
+
+def test_failing_submission(events, tmp_path, capsys):
+    text = (COUNTING / "model.py").read_text().replace("count = len", "raise RuntimeError('boom')\n        count = len")
+    (tmp_path / "failing").mkdir()
+    (tmp_path / "failing" / "model.py").write_text(text)
+    assert ingest(events, tmp_path / "run", "--submission", tmp_path / "failing", "--sets", 1) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1].startswith("error: predict failed in set 0, pseudo-experiment ")
+    assert "finished pseudo-experiments are kept" in error
+
+
+def test_interrupted_run_can_be_continued(events, tmp_path):
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    text = (
+        (COUNTING / "model.py")
+        .read_text()
+        .replace("        count = len", "        time.sleep(0.4)\n        count = len")
+    )
+    (slow / "model.py").write_text("import time\n" + text)
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "scripts.run_ingestion", "--data", events, "--submission", slow]
+    command += ["--output", output, "--sets", "1", "--experiments", "6", "--workers", "2"]
+    command = [str(part) for part in command]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = output / "experiments.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues it" in error
+    assert "Traceback" not in error
+    done = lines.read_bytes().count(b"\n")
+    assert 0 < done < 6
+    finished = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert f"{done} pseudo-experiments are there already" in finished.stderr
+    assert len(read_records(lines)[0]) == 6

@@ -1,0 +1,152 @@
+"""Submissions: unpacking without trust, importing as the official program does, keeping them quiet."""
+
+import io
+import logging
+import stat
+import sys
+import zipfile
+
+import pytest
+
+from harness import archive
+from harness.archive import unpack
+from harness.capture import captured_output
+from harness.dataset import EventFile
+from harness.errors import HarnessError
+from harness.submission import PROJECT, fingerprint, importable, opened, search_path, start
+from tests import official
+from tests.submissions.making import MINIMAL, pack, write
+
+COUNTING = official.TESTS / "submissions" / "counting"
+
+
+@pytest.fixture(scope="module")
+def events_folder(tmp_path_factory):
+    return official.events_folder(tmp_path_factory.mktemp("events"))
+
+
+class TestArchive:
+    @pytest.mark.parametrize("name", ["../model.py", "/model.py", "a/../../model.py", "..\\model.py", "C:/model.py"])
+    def test_paths_that_lead_out(self, tmp_path, name):
+        path = pack(tmp_path / "s.zip", (name, "x"))
+        with pytest.raises(HarnessError, match="leads out") as caught:
+            unpack(path, tmp_path)
+        assert name.replace("\\", "") in str(caught.value).replace("\\", "")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["s.zip"]
+
+    def test_links_and_twins(self, tmp_path):
+        link = zipfile.ZipInfo("model.py")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        with pytest.raises(HarnessError, match="is a link"):
+            unpack(pack(tmp_path / "l.zip", (link, "/etc/passwd")), tmp_path)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            twins = pack(tmp_path / "t.zip", ("model.py", "a"), ("model.py", "b"))
+        with pytest.raises(HarnessError, match="is there twice"):
+            unpack(twins, tmp_path)
+
+    def test_limits(self, tmp_path, monkeypatch):
+        path = pack(tmp_path / "s.zip", ("a", "x" * 600), ("b", "x" * 600))
+        for name, value, named in (
+            ("MAX_MEMBERS", 1, "2 members, more than 1"),
+            ("MAX_MEMBER_BYTES", 500, "has 600 bytes, more than 500"),
+            ("MAX_TOTAL_BYTES", 1000, "unpacks to 1200 bytes"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(archive, name, value)
+                with pytest.raises(HarnessError, match=named):
+                    unpack(path, tmp_path)
+        with pytest.raises(HarnessError, match="unpacks to more than the 599 bytes"):
+            archive._copy(path, "a", io.BytesIO(b"x" * 600), io.BytesIO(), 599)
+
+    def test_damaged_and_encrypted(self, tmp_path):
+        path = pack(tmp_path / "s.zip", ("model.py", "x" * 100))
+        data = bytearray(path.read_bytes())
+        data[50] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(HarnessError, match="cannot be unpacked"):
+            unpack(path, tmp_path)
+        path = pack(tmp_path / "e.zip", ("model.py", "x"))
+        data = bytearray(path.read_bytes())
+        data[data.index(b"PK\1\2") + 8] |= 1
+        path.write_bytes(data)
+        with pytest.raises(HarnessError, match="is encrypted"):
+            unpack(path, tmp_path)
+
+    def test_good_zip_has_the_fingerprint_of_its_folder(self, tmp_path):
+        path = pack(tmp_path / "s.zip", ("model.py", (COUNTING / "model.py").read_text()))
+        with opened(path) as folder:
+            assert fingerprint(folder) == fingerprint(COUNTING)
+        assert not folder.exists()
+
+    def test_no_submission(self, tmp_path):
+        with pytest.raises(HarnessError, match="no such submission"), opened(tmp_path / "nothing"):
+            pass
+        with pytest.raises(HarnessError, match=r"no model\.py at its root"), opened(tmp_path):
+            pass
+        (tmp_path / "text.zip").write_text("x")
+        with pytest.raises(HarnessError, match="neither a folder nor a zip file"), opened(tmp_path / "text.zip"):
+            pass
+        nested = pack(tmp_path / "n.zip", ("mine/model.py", ""))
+        with pytest.raises(HarnessError, match="pack the content of that folder"), opened(nested):
+            pass
+
+
+class TestSubmission:
+    def test_own_sage_is_imported_and_ours_is_back_afterwards(self, tmp_path):
+        import sage.nuisances as ours
+
+        folder = write(tmp_path / "s", "import sage.nuisances, helper\nfrom tool import VALUE\n" + MINIMAL)
+        (folder / "sage").mkdir()
+        (folder / "sage" / "__init__.py").touch()
+        (folder / "sage" / "nuisances.py").write_text("CHALLENGE = 'theirs'")
+        (folder / "helper.py").touch()
+        (folder / "tools").mkdir()
+        (folder / "tools" / "tool.py").write_text("VALUE = 3")
+        (folder / "__pycache__").mkdir()
+        path = list(sys.path)
+        with importable(folder):
+            model = start(folder, None)
+            assert type(model).__module__ == "model"
+            assert sys.modules["model"].sage.nuisances.CHALLENGE == "theirs"
+            assert sys.modules["model"].VALUE == 3
+            assert sys.path[-4:] == [*search_path(folder), str(PROJECT)]
+            assert not any(entry.endswith("__pycache__") for entry in sys.path)
+        assert sys.path == path
+        assert sys.modules["sage.nuisances"] is ours
+        assert not {"model", "helper", "tool"} & set(sys.modules)
+
+    @pytest.mark.parametrize(
+        ("text", "named"),
+        [
+            ("x = 1", "no class Model"),
+            ("class Model: pass", r"no method Model\.fit"),
+            ("import no_such_module", r"importing model\.py: ModuleNotFoundError"),
+            ("raise SystemExit(3)", "SystemExit: 3"),
+            (MINIMAL.replace("get_train_set, systematics", "a"), r"calling Model\(get_train_set=.*TypeError"),
+            (MINIMAL.replace("fit(self): pass", "fit(self): 1 / 0"), r"calling fit\(\): ZeroDivisionError"),
+        ],
+    )
+    def test_failures_name_what_was_done(self, tmp_path, text, named):
+        folder = write(tmp_path, text)
+        with importable(folder), pytest.raises(HarnessError, match=named) as caught:
+            start(folder, None)
+        assert ("Traceback" in caught.value.details) == (caught.value.exit_code == 1)
+
+    def test_systematics_and_train_set_are_given(self, tmp_path, events_folder):
+        text = MINIMAL.replace("systematics): pass", "systematics): self.frame = systematics(get_train_set())")
+        folder = write(tmp_path, text)
+        with importable(folder):
+            assert 300 < len(start(folder, EventFile(events_folder).load_train_set).frame) <= 350
+
+    def test_prints_go_to_the_log(self, caplog, monkeypatch, capfd):
+        monkeypatch.setattr(logging.getLogger("sage"), "propagate", True)
+        handler = logging.StreamHandler()
+        with caplog.at_level(logging.INFO, "sage.harness.model"), captured_output(logging.INFO):
+            handler.setStream(sys.stderr)  # as after logging.basicConfig in a submission
+            logging.getLogger("sage").addHandler(handler)
+            print("one\n", end="")
+            print("10 %\rtwo 20 %\r", file=sys.stderr)
+            print("left", end="")
+        logging.getLogger("sage").removeHandler(handler)
+        assert [record.getMessage() for record in caplog.records] == ["one", "two 20 %", "left"]
+        assert capfd.readouterr() == ("", "")
