@@ -84,6 +84,7 @@ def shift(
     Returns:
         New columns. As in the reference, MET is float64 where noise was added and float32 elsewhere.
     """
+    tes, jes, soft_met = _plain(tes), _plain(jes), _plain(soft_met)
     out: Columns = {name: events[name] for name in PRIMARIES}
     xp = namespace(out["PRI_met"])
     met_x = out["PRI_met"] * xp.cos(out["PRI_met_phi"])
@@ -155,6 +156,11 @@ def select(events: Mapping[str, Any]) -> tuple[Columns, np.ndarray]:
     out, keep = thresholds(events)
     rows = np.flatnonzero(keep)
     return {name: column[rows] for name, column in out.items()}, rows
+
+
+def _plain(scale: Any) -> Any:
+    """Turn a numpy scalar into a Python number, as pandas does in the reference: it must not widen float32 columns."""
+    return float(scale) if isinstance(scale, np.floating) else scale
 
 
 def _is(scale: Any, value: float) -> bool:

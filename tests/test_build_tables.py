@@ -1,0 +1,248 @@
+"""Counts at nuisance points, the smooth response, the tables and the written weights folder."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sage.bundle import read_bundle
+from sage.errors import WeightsError
+from sage.graph import jets_present, normalise, raw_inputs
+from sage.network import class_probabilities, from_arrays
+from sage.nuisances import PROCESSES
+from sage.regions import counts, quantities
+from sage.shifts import select, shift
+from sage.tables import GRID, SCALE_RANGE, SOFT_MET_RANGE, YieldTables, default_axes
+from tests.conftest import analytic_yields
+from tests.events import small_data
+from training.build_tables import build_tables, count_nodes, fill_grid, read_network
+from training.config import Config, TablesConfig, TrainingConfig
+from training.dataset import EventsFile
+from training.make_bundle import make_bundle, write_bundle
+from training.nodes import NOMINAL, Counter, choose_points
+from training.response import POWERS, Response, fit_response, monomials
+
+CONFIG = Config(
+    seed=3,
+    training=TrainingConfig(epochs=1, batch_size=128, points_per_batch=2, validation_points=1, learning_rate=1e-2),
+    tables=TablesConfig(min_effective=20.0, nodes=30, held_out=3, noise_draws=2),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three thousand events."""
+    return small_data(tmp_path_factory.mktemp("events"))
+
+
+@pytest.fixture(scope="module")
+def built(data, tmp_path_factory):
+    """The whole way once: the build folder and the bundle."""
+    build = tmp_path_factory.mktemp("build")
+    return build, make_bundle(CONFIG, data, build, build / "weights", resume=False)
+
+
+def counter_of(built, data, **changes):
+    parameters, normalisation = read_network(built[0] / "training")
+    counter = Counter(data, 0.5, "test", parameters, normalisation, CONFIG.seed, CONFIG.tables.noise_draws)
+    return dataclasses.replace(counter, **changes)
+
+
+def test_written_folder_is_read_back(built):
+    build, bundle = built
+    assert (build / "weights" / "manifest.json").exists()
+    assert bundle.settings == {"nuisances": "challenge", "mu_range": None}
+    assert bundle.regions.name == "disjoint"
+    assert bundle.tables.yields.shape == (*GRID, len(PROCESSES), bundle.regions.n_bins)
+    assert bundle.origin["config"]["tables"]["nodes"] == CONFIG.tables.nodes
+    assert set(bundle.origin) == {"data", "rows", "seed", "config", "versions", "created_with"}
+    again = read_bundle(build / "weights")
+    np.testing.assert_array_equal(again.tables.yields, bundle.tables.yields)
+
+
+def test_nominal_node_equals_the_direct_counts(built, data):
+    """Straight through the measurement's own functions, on all test events at once."""
+    bundle = built[1]
+    file = EventsFile(data, CONFIG.test_size)
+    events = file.read(file.rows("test"))
+    selected, kept = select(shift(events.columns))
+    values, defined, derived = raw_inputs(selected)
+    network = from_arrays(bundle.network)
+    inputs = normalise(values, defined, bundle.normalisation)
+    probabilities = class_probabilities(network, inputs, jets_present(selected))
+    observed = quantities(selected, derived, probabilities)
+    nominal = bundle.tables.interpolate(NOMINAL)[0]
+    for p in range(len(PROCESSES)):
+        weights = np.where(events.classes[kept] == p, events.weights[kept], 0.0)
+        np.testing.assert_allclose(nominal[p], counts(bundle.regions, observed, weights), rtol=1e-6)
+
+
+def test_counts_of_pieces_and_draws_add_up(built, data):
+    counter = counter_of(built, data)
+    regions = built[1].regions
+    nominal = counter.count(NOMINAL, regions)
+    assert (nominal["moved"] == 0).all()
+    file = EventsFile(data, 0.5)
+    events = file.read(file.rows("test"))
+    kept = select(shift(events.columns))[1]
+    for p in range(len(PROCESSES)):
+        mine = kept[events.classes[kept] == p]
+        assert nominal["counts"][p].sum() == pytest.approx(events.weights[mine].sum())
+        assert nominal["squares"][p].sum() == pytest.approx((events.weights[mine] ** 2).sum())
+    shifted = counter.count((1.0, 1.0, 2.0), regions)
+    np.testing.assert_allclose(shifted["counts"].sum(axis=1), nominal["counts"].sum(axis=1))
+    # Every event that moves leaves one bin and enters another.
+    change = np.abs(shifted["counts"] - nominal["counts"])
+    assert (shifted["moved"].sum(axis=1) > 0).all()
+    assert (change[shifted["moved"] == 0] < 1e-6).all()
+
+
+def test_noise_is_drawn_afresh_at_every_point_and_for_every_seed(built, data):
+    counter = counter_of(built, data)
+    point = (1.0, 1.0, 3.0)
+    first = counter.count(point, built[1].regions)["counts"]
+    np.testing.assert_array_equal(counter.count(point, built[1].regions)["counts"], first)
+    near = counter.count((1.0, 1.0, 3.0001), built[1].regions)["counts"]
+    other = counter_of(built, data, seed=4).count(point, built[1].regions)["counts"]
+    for counts_ in (near, other):
+        assert not np.allclose(counts_, first, rtol=1e-6)
+
+
+def test_tables_at_held_out_points_are_near_the_direct_counts(built, data):
+    bundle, counter = built[1], counter_of(built, data, noise_draws=4)
+    for point in ((1.008, 0.994, 0.6), (0.987, 1.012, 1.5), (1.01, 1.015, 0.2)):
+        direct = counter.count(point, bundle.regions)
+        table = bundle.tables.interpolate(point)[0]
+        # One event more or less is always possible.
+        error = np.sqrt(direct["moved"] + direct["squares"].max(axis=1, keepdims=True) * 0.05)
+        assert (np.abs(table - direct["counts"]) < 5 * error).all()
+        assert np.sqrt(np.mean(((table - direct["counts"]) / error) ** 2)) < 1.5
+
+
+def test_interrupted_counting_goes_on(built, data, tmp_path, monkeypatch):
+    counter, regions = counter_of(built, data), built[1].regions
+    points = choose_points(22, 0, 3)[0][:4]
+    whole = count_nodes(counter, points, regions, tmp_path / "whole", 1)
+    count_nodes(counter, points[:2], regions, tmp_path / "part", 1)
+    calls = []
+    original = Counter.count
+    monkeypatch.setattr(Counter, "count", lambda self, point, sets: calls.append(point) or original(self, point, sets))
+    resumed = count_nodes(counter, points, regions, tmp_path / "part", 1)
+    assert calls == points[2:]
+    for name in whole:
+        np.testing.assert_array_equal(resumed[name], whole[name])
+    count_nodes(counter_of(built, data, seed=8), points[:1], regions, tmp_path / "part", 1)
+    assert len(calls) == 3
+
+
+def test_worker_processes_give_the_same_counts(built, data, tmp_path):
+    counter, regions = counter_of(built, data), built[1].regions
+    points = [NOMINAL, (0.99, 1.0, 1.0)]
+    one, two = (count_nodes(counter, points, regions, tmp_path / str(n), n) for n in (1, 2))
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_second_build_gives_the_same_bytes(built, data, tmp_path):
+    build, _ = built
+    build_tables(CONFIG, data, build / "training", tmp_path / "tables")
+    write_bundle(CONFIG, build / "training", tmp_path / "tables", tmp_path / "weights")
+    for path in (build / "weights").iterdir():
+        assert (tmp_path / "weights" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_seed_region_set(built, data, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, tables=dataclasses.replace(CONFIG.tables, region_set="seed", nodes=19, held_out=0)
+    )
+    report = build_tables(config, data, built[0] / "training", tmp_path / "tables")
+    assert list(report["bins"]) == ["FR", "CR1", "CR2", "CR3"]
+    bundle = write_bundle(config, built[0] / "training", tmp_path / "tables", tmp_path / "weights")
+    assert not bundle.regions.exclusive
+    unknown = dataclasses.replace(config, tables=dataclasses.replace(config.tables, region_set="six"))
+    with pytest.raises(ValueError, match="no region set 'six'; choose one of disjoint, seed"):
+        build_tables(unknown, data, built[0] / "training", tmp_path / "other")
+
+
+def test_damaged_folder_is_refused(built, tmp_path):
+    for path in (built[0] / "weights").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = bytearray((tmp_path / "tables.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "tables.npz").write_bytes(bytes(content))
+    with pytest.raises(WeightsError, match="sha256"):
+        read_bundle(tmp_path)
+
+
+def test_points():
+    nodes, held_out = choose_points(60, 9, 1)
+    assert (len(nodes), len(held_out)) == (60, 9)
+    assert nodes[0] == NOMINAL
+    assert len(set(nodes + held_out)) == 69
+    assert choose_points(60, 9, 1) == (nodes, held_out)
+    everything = np.array(nodes + held_out)
+    assert everything.min(axis=0) == pytest.approx([SCALE_RANGE[0], SCALE_RANGE[0], 0.0])
+    assert everything.max(axis=0) == pytest.approx([SCALE_RANGE[1], SCALE_RANGE[1], SOFT_MET_RANGE[1]])
+    with pytest.raises(ValueError, match="nodes is 18; the axes alone take 18, ask for more"):
+        choose_points(18, 0, 1)
+
+
+def test_monomials_against_the_loop():
+    points = np.array([[1.02, 0.99, 2.0], [0.97, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    found = monomials(points)
+    for k, (tes, jes, soft_met) in enumerate(points):
+        t, j, m = (tes - 1) / 0.01, (jes - 1) / 0.01, np.log(1 + soft_met)
+        for i, (a, b, c) in enumerate(POWERS):
+            assert found[k, i] == pytest.approx(t**a * j**b * m**c)
+    assert (found[2] == 0).all()
+
+
+def test_response_recovers_analytic_yields():
+    n_bins = 12
+    points = np.array(choose_points(60, 0, 1)[0])
+    yields = np.array([analytic_yields(*point, n_bins).ravel() for point in points])
+    response = fit_response(points[1:], yields[1:], yields[1:] * 1e-6, yields[0])
+    truth = np.random.default_rng(4)
+    unseen = np.column_stack([truth.uniform(0.97, 1.03, (40, 2)), truth.uniform(0, 5, 40)])
+    expected = np.array([analytic_yields(*point, n_bins).ravel() for point in unseen])
+    np.testing.assert_allclose(response(unseen), expected, rtol=2e-3)
+
+
+def test_response_is_exact_at_the_nominal_point_and_bounded_where_nothing_is_known():
+    points = np.array(choose_points(40, 0, 1)[0])
+    nominal = np.array([0.0, 50.0, 3.0])
+    counts_ = np.tile(nominal, (len(points) - 1, 1))
+    counts_[::3, 0], counts_[:, 2] = 4.0, 0.0
+    response = fit_response(points[1:], counts_, np.zeros_like(counts_), nominal)
+    np.testing.assert_array_equal(response(np.array([NOMINAL]))[0], nominal)
+    far = response(points)
+    assert np.isfinite(far).all()
+    assert (far >= 0).all()
+    assert (far[:, 0] == 0).all()
+    np.testing.assert_allclose(far[:, 1], 50.0, rtol=1e-6)
+
+
+def test_few_events_hold_the_response_near_flat():
+    """A bin whose counts are all noise follows it less the larger its error is."""
+    rng = np.random.default_rng(2)
+    points = np.array(choose_points(40, 0, 1)[0])
+    noisy = 100.0 * (1 + 0.2 * rng.standard_normal((len(points) - 1, 1)))
+    spread = []
+    for variance in (1.0, 400.0, 1e6):
+        response = fit_response(points[1:], noisy, np.full_like(noisy, variance), np.array([100.0]))
+        spread.append(response(points).std())
+    assert spread[0] > spread[1] > spread[2]
+    assert spread[2] < 1.0
+
+
+def test_grid_follows_the_response():
+    rng = np.random.default_rng(6)
+    response = Response(rng.uniform(1, 9, (4, 3)), 1e-3 * rng.standard_normal((4, 3, len(POWERS))))
+    tables = YieldTables(default_axes(), fill_grid(response))
+    axes = default_axes()
+    np.testing.assert_allclose(tables.yields[8, 8, 0], response.nominal, rtol=1e-7)
+    for i, j, k in ((0, 16, 40), (3, 9, 7)):
+        point = np.array([[axes[0][i], axes[1][j], axes[2][k]]])
+        np.testing.assert_allclose(tables.yields[i, j, k], response(point)[0], rtol=1e-6)
+    between = (1.003, 0.9912, 1.71)
+    np.testing.assert_allclose(tables.interpolate(between)[0], response(np.array([between]))[0], rtol=3e-3)

@@ -1,0 +1,286 @@
+"""Settings, the training loop and its determinism."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sage.graph import INPUTS, raw_inputs
+from sage.network import DualBranchNetwork, class_probabilities, from_arrays
+from sage.nuisances import PROCESSES
+from sage.shifts import select, shift
+from tests.events import DATA_FILE, METADATA_FILE, columns_of, embedded_frame, small_data
+from training.config import DEFAULT_CONFIG, Config, TablesConfig, TrainingConfig, read_config
+from training.dataset import EventsFile
+from training.files import read_arrays, write_arrays
+from training.inputs import draw_points
+from training.train import (
+    CHECKPOINT_FILE,
+    NETWORK_FILE,
+    REPORT_FILE,
+    Objective,
+    Trainer,
+    main,
+    prepare,
+    train,
+    with_shares,
+)
+
+SETTINGS = TrainingConfig(epochs=3, batch_size=256, points_per_batch=2, validation_points=2, learning_rate=1e-2)
+CONFIG = Config(seed=5, training=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three thousand events."""
+    return small_data(tmp_path_factory.mktemp("events"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished small training: its folder and report."""
+    folder = tmp_path_factory.mktemp("training")
+    return folder, train(CONFIG, data, folder)
+
+
+def test_loss_decreases(trained):
+    _, report = trained
+    losses = [entry["train"] for entry in report["losses"]]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] - 0.1
+    assert report["losses"][-1]["validation"] < np.log(4)
+
+
+def test_same_seed_gives_the_same_bits(trained, data, tmp_path):
+    folder, report = trained
+    again = train(CONFIG, data, tmp_path)
+    assert again["losses"] == report["losses"]
+    for name in (NETWORK_FILE, REPORT_FILE, CHECKPOINT_FILE):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_other_seed_gives_other_losses(trained, data, tmp_path):
+    config = dataclasses.replace(CONFIG, seed=6, training=dataclasses.replace(SETTINGS, epochs=1))
+    assert train(config, data, tmp_path)["losses"][0] != trained[1]["losses"][0]
+
+
+def test_resumed_run_equals_the_uninterrupted_one(trained, data, tmp_path, monkeypatch):
+    whole = Trainer.train_epoch
+
+    def interrupted(trainer, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return whole(trainer, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, data, tmp_path)
+    assert not (tmp_path / NETWORK_FILE).exists()
+    train(CONFIG, data, tmp_path, resume=True)
+    for name in (NETWORK_FILE, REPORT_FILE, CHECKPOINT_FILE):
+        assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes(), name
+
+
+def test_resuming_a_finished_run_changes_nothing(trained, data, tmp_path):
+    folder, report = trained
+    (tmp_path / CHECKPOINT_FILE).write_bytes((folder / CHECKPOINT_FILE).read_bytes())
+    assert train(CONFIG, data, tmp_path, resume=True) == report
+
+
+def test_checkpoint_of_other_settings_is_refused(trained, data, tmp_path):
+    (tmp_path / CHECKPOINT_FILE).write_bytes((trained[0] / CHECKPOINT_FILE).read_bytes())
+    with pytest.raises(ValueError, match="written with other settings; resume with those or"):
+        train(dataclasses.replace(CONFIG, seed=9), data, tmp_path, resume=True)
+
+
+def test_best_epoch_is_kept(trained, data):
+    folder, report = trained
+    checkpoint = read_arrays(folder / CHECKPOINT_FILE)
+    network = read_arrays(folder / NETWORK_FILE)
+    best = min(report["losses"], key=lambda entry: entry["validation"])["epoch"]
+    kept = {name.removeprefix("best/"): array for name, array in checkpoint.items() if name.startswith("best/")}
+    expected = with_shares(kept, SETTINGS.shares())
+    assert network.keys() == expected.keys()
+    for name, array in network.items():
+        np.testing.assert_array_equal(array, expected[name])
+        assert array.dtype == np.float32
+    trainer = Trainer(CONFIG, EventsFile(data, CONFIG.test_size))
+    trainer.network = from_arrays(kept)
+    assert trainer.validate() == report["losses"][best]["validation"]
+
+
+def test_probabilities_refer_to_the_shares():
+    parameters = {name: value.numpy() for name, value in DualBranchNetwork().state_dict().items()}
+    shares = (0.1, 0.6, 0.25, 0.05)
+    values = np.random.default_rng(1).standard_normal((50, len(INPUTS))).astype(np.float32)
+    jets = np.ones((50, 2), dtype=bool)
+    equal, found = (
+        class_probabilities(from_arrays(arrays), values, jets)
+        for arrays in (parameters, with_shares(parameters, shares))
+    )
+    expected = equal * shares
+    np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), rtol=1e-4)
+    with pytest.raises(ValueError, match="each must be positive"):
+        with_shares(parameters, (0.0, 0.5, 0.25, 0.25))
+
+
+def test_training_rows_are_not_those_of_the_tables(trained, data):
+    rows = trained[1]["rows"]
+    total = EventsFile(data, 0.5).total_rows
+    assert rows["train"][0] == total // 2
+    assert rows["train"][1] == rows["validation"][0]
+    assert rows["validation"][1] == total
+
+
+def test_constants_come_from_defined_values_of_selected_nominal_events(data):
+    file = EventsFile(data, 0.5)
+    rows = file.rows("train")
+    preparation = prepare(file, rows)
+    frame = pd.read_parquet(data / DATA_FILE).iloc[rows.start :]
+    events, kept = select(shift(columns_of(frame)))
+    values, defined, _ = raw_inputs(events)
+    assert preparation.n_selected == len(kept) < len(frame)
+    for i in range(len(INPUTS)):
+        column = values[defined[:, i], i].astype(np.float64)
+        assert preparation.normalisation.mean[i] == pytest.approx(column.mean(), rel=1e-5, abs=1e-6)
+        assert preparation.normalisation.std[i] == pytest.approx(column.std(), rel=1e-4)
+    labels = frame["detailed_labels"].to_numpy()[kept]
+    weights = file.read(rows).weights[kept]
+    totals = [weights[labels == p].sum() * preparation.class_scale[k] for k, p in enumerate(PROCESSES)]
+    np.testing.assert_allclose(totals, len(kept) / 4, rtol=1e-9)
+
+
+def test_loss_is_the_weighted_mean_over_selected_events(data):
+    """Event by event, one point at a time, with the measurement's own functions."""
+    file = EventsFile(data, 0.5)
+    events = next(file.stream(file.rows("train")))
+    preparation = prepare(file, file.rows("train"))
+    trainer = Trainer(CONFIG, file)
+    with torch.no_grad():
+        total, weight = Objective(preparation, torch.device("cpu"))(
+            trainer.network, events, np.random.default_rng(3), 2
+        )
+    points = draw_points(np.random.default_rng(3), 2, len(events), torch.device("cpu"))
+    expected, expected_weight = 0.0, 0.0
+    constants = preparation.normalisation
+    for k in range(2):
+        point = [float(scale[k, 0]) for scale in points.scales]
+        moved, rows = select(shift(events.columns, *point, noise=tuple(part[k].numpy() for part in points.noise)))
+        values, defined, _ = raw_inputs({name: column.astype(np.float32) for name, column in moved.items()})
+        inputs = np.where(defined, (values - constants.mean) / constants.std, 0.0).astype(np.float32)
+        jets = np.stack([moved[f"PRI_jet_{jet}_pt"] > 0 for jet in ("leading", "subleading")], axis=1)
+        with torch.no_grad():
+            logits = trainer.network(torch.from_numpy(inputs), torch.from_numpy(jets.astype(np.float32)))
+        classes = events.classes[rows]
+        w = events.weights[rows] * preparation.class_scale[classes]
+        losses = -torch.log_softmax(logits, dim=1).numpy()[np.arange(len(rows)), classes]
+        expected, expected_weight = expected + (w * losses).sum(), expected_weight + w.sum()
+    assert float(weight) == pytest.approx(expected_weight, rel=2e-3)
+    assert float(total) / float(weight) == pytest.approx(expected / expected_weight, rel=2e-3)
+
+
+def test_points_follow_the_priors():
+    points = draw_points(np.random.default_rng(1), 4000, 3, torch.device("cpu"))
+    tes, jes, soft_met = (scale.squeeze(1).numpy() for scale in points.scales)
+    for scale in (tes, jes):
+        assert scale.mean() == pytest.approx(1.0, abs=1e-3)
+        assert scale.std() == pytest.approx(0.01, rel=0.05)
+    assert np.median(soft_met) == pytest.approx(1.0, rel=0.1)
+    assert soft_met.max() == 5.0
+    assert 0.03 < (soft_met == 5.0).mean() < 0.08
+    assert points.noise[0].shape == (4000, 3)
+    assert points.noise[0].std() == pytest.approx(1.0, rel=0.05)
+
+
+def test_too_few_events_are_refused(tmp_path):
+    frame = embedded_frame(3000)
+    frame[frame["detailed_labels"] != "diboson"].head(600).to_parquet(tmp_path / DATA_FILE, index=False)
+    (tmp_path / METADATA_FILE).write_text(json.dumps({"total_rows": 600, "sum_weights": 1.0}))
+    with pytest.raises(ValueError, match="'diboson' is empty or constant in rows 300 to 570; train on more events"):
+        train(CONFIG, tmp_path, tmp_path / "out")
+
+
+def test_diverging_loss_is_reported(data, tmp_path):
+    config = dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, learning_rate=1e30))
+    with pytest.raises(ValueError, match=r"loss is (nan|inf) after step \d+ of epoch 0; lower learning_rate"):
+        train(config, data, tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 1399])
+def test_small_last_batch_does_no_harm(data, tmp_path, batch_size):
+    """Batches of one event, most of which no nuisance point selects or which weigh next to nothing."""
+    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=batch_size, learning_rate=1e-3, points_per_batch=1)
+    report = train(
+        dataclasses.replace(CONFIG, test_size=0.9 if batch_size == 1 else 0.5, training=settings), data, tmp_path
+    )
+    assert np.isfinite(report["losses"][0]["validation"])
+
+
+def test_command_line(data, tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    path.write_text("training:\n  epochs: 1\n  points_per_batch: 1\n  validation_points: 1\n")
+    arguments = [
+        "train",
+        "--config",
+        path,
+        "--data",
+        data,
+        "--output",
+        tmp_path / "out",
+        "--seed",
+        "11",
+        "--threads",
+        "1",
+    ]
+    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
+    main()
+    report = json.loads((tmp_path / "out" / REPORT_FILE).read_text())
+    assert report["config"]["seed"] == 11
+    assert len(report["losses"]) == 1
+
+
+def test_default_settings_are_read():
+    config = read_config(DEFAULT_CONFIG, seed=17, device="cpu", region_set="seed", workers=None)
+    assert (config.seed, config.test_size, config.tables.region_set, config.workers) == (17, 0.5, "seed", 1)
+    assert config.training.epochs == 12
+    assert isinstance(config.tables, TablesConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, test_size"),
+        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are device, epochs"),
+        ("seed: one", r"setting 'seed' is 'one'; it must be of type int"),
+        ("seed: 1.5", r"setting 'seed' is 1.5; it must be of type int"),
+        ("seed: true", r"setting 'seed' is True; it must be of type int"),
+        ("training: 3", r"training: got 3; a section is a mapping"),
+        ("training:\n  learning_rate: 1e-3", r"'learning_rate' is '1e-3'; it must be of type float"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_config(path)
+
+
+def test_whole_numbers_are_floats_too(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("tables:\n  min_count: 3\n")
+    assert read_config(path).tables == TablesConfig(min_count=3.0)
+    path.write_text("")
+    assert read_config(path) == Config()
+
+
+def test_equal_arrays_give_equal_bytes(tmp_path, monkeypatch):
+    arrays = {"a": np.arange(5.0), "b": np.ones((2, 3), np.float32)}
+    write_arrays(tmp_path / "one.npz", arrays)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    write_arrays(tmp_path / "two.npz", arrays)
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

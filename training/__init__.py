@@ -1,0 +1,16 @@
+"""The offline side of SAGE: from an events file to the weights folder.
+
+This package may import ``sage``, never the other way round. Its modules in the order in which they run:
+
+    embed_events   the small events file in ``data/``, from one file per process
+    dataset        streaming reader of events files in the challenge's format
+    config         the settings of everything below, from strict YAML
+    train          trains the network at random nuisance points
+    binning        bin edges per region
+    response       smooth response of each bin's yield to the nuisances
+    build_tables   counts at well chosen nuisance points -> yield tables
+    make_bundle    all of the above -> ``weights/``
+
+``files`` writes arrays and JSON so that equal content gives equal bytes; ``graph_oracle`` is the network in plain
+torch-geometric, against which the dense one is tested.
+"""

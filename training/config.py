@@ -1,0 +1,177 @@
+"""Settings of training and tables: frozen dataclasses filled from strict YAML.
+
+A key the code does not know is refused, as is a value of the wrong type: a misspelt setting that silently does nothing
+costs a training run. Command line options replace single values.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+from sage.nuisances import PROCESSES
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained.
+
+    Arguments:
+        device: Torch device.
+        epochs: Passes over the training events.
+        batch_size: Events per optimiser step.
+        points_per_batch: Nuisance points each batch is seen at.
+        learning_rate: Highest learning rate of the schedule.
+        warmup: Fraction of all steps over which the learning rate rises; then it falls along a cosine to 0.
+        weight_decay: AdamW's.
+        validation_fraction: Fraction of the training rows, the last ones, held out to choose the best epoch.
+        validation_points: Fixed nuisance points at which the held-out loss is taken.
+        pool_rows: Rows shuffled together in memory.
+        share_htautau, share_ztautau, share_ttbar, share_diboson: Class proportions that the network's probabilities
+            refer to. Those of the public data set's rows, in which the backgrounds stand as in nature: the signal
+            probability then separates from the sum of backgrounds, and the cuts on the others mean their purity.
+    """
+
+    device: str = "cpu"
+    epochs: int = 12
+    batch_size: int = 128
+    points_per_batch: int = 4
+    learning_rate: float = 1e-2
+    warmup: float = 0.1
+    weight_decay: float = 1e-4
+    validation_fraction: float = 0.1
+    validation_points: int = 8
+    pool_rows: int = 2_000_000
+    share_htautau: float = 0.236
+    share_ztautau: float = 0.729
+    share_ttbar: float = 0.032
+    share_diboson: float = 0.003
+
+    def shares(self) -> tuple[float, ...]:
+        """Return the class proportions in the order of ``PROCESSES``."""
+        return tuple(getattr(self, f"share_{process}") for process in PROCESSES)
+
+
+@dataclass(frozen=True)
+class TablesConfig:
+    """How bins and yield tables are made.
+
+    Arguments:
+        region_set: Name in ``sage.regions.REGION_SETS``.
+        uniform_bins: Bins of the observable from which merging starts.
+        min_count: Expected events each of tt, VV and Z must have in a bin.
+        min_effective: Effective simulated entries of all backgrounds together a bin must have.
+        nodes: Nuisance points at which events are counted and the response is fitted.
+        held_out: Further points, used only to judge the response.
+        noise_draws: Soft-MET noise vectors averaged over.
+    """
+
+    region_set: str = "disjoint"
+    uniform_bins: int = 100
+    min_count: float = 10.0
+    min_effective: float = 0.0
+    nodes: int = 48
+    held_out: int = 8
+    noise_draws: int = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a weights folder.
+
+    Arguments:
+        seed: Seed of every random draw.
+        test_size: Fraction of the rows, the first ones, that fill the tables; the network trains on the others.
+        workers: Processes, each with one thread, that fill the tables.
+        threads: Threads of the training.
+        training: Settings of the training.
+        tables: Settings of the tables.
+    """
+
+    seed: int = 1
+    test_size: float = 0.5
+    workers: int = 1
+    threads: int = 1
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    tables: TablesConfig = field(default_factory=TablesConfig)
+
+
+def read_config(path: Path, **overrides: Any) -> Config:
+    """Read settings from YAML.
+
+    Args:
+        path: The file.
+        overrides: Values that replace those of the file, named as the fields of any section; None leaves the value.
+
+    Raises:
+        ValueError: If a key is unknown or a value of the wrong type; the message names both.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    config = _build(Config, content, str(path))
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return replace(
+        config,
+        training=replace(config.training, **_of(TrainingConfig, given)),
+        tables=replace(config.tables, **_of(TablesConfig, given)),
+        **_of(Config, given),
+    )
+
+
+def command_line(doc: str | None, output: Path, *options: str) -> argparse.ArgumentParser:
+    """Return a parser with the options all training programs share.
+
+    Args:
+        doc: The program's docstring; its first line describes it.
+        output: Default folder for the results.
+        options: Settings, besides the seed, that the command line may replace.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML settings")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the events file")
+    parser.add_argument("--output", type=Path, default=output, help="folder for the results")
+    for name in ("seed", *options):
+        kind = str if name in ("device", "region_set") else int
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="replaces the setting of that name")
+    return parser
+
+
+def chosen_config(arguments: argparse.Namespace) -> Config:
+    """Read the settings that the command line names, with what it replaces."""
+    names = ("seed", "device", "threads", "region_set", "workers")
+    return read_config(arguments.config, **{name: getattr(arguments, name, None) for name in names})
+
+
+def _of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {item.name: values[item.name] for item in fields(kind) if item.name in values}
+
+
+def _build(kind: type[T], content: Any, where: str) -> T:
+    """Fill a dataclass from a mapping, section by section."""
+    if not isinstance(content, Mapping):
+        msg = f"{where}: got {content!r}; a section is a mapping of setting to value"
+        raise ValueError(msg)
+    known = get_type_hints(kind)
+    values = {}
+    for key, value in content.items():
+        if key not in known:
+            msg = f"{where}: unknown setting {key!r}; known are {', '.join(known)}"
+            raise ValueError(msg)
+        expected = known[key]
+        if is_dataclass(expected):
+            value = _build(expected, value, f"{where}: {key}")  # type: ignore[arg-type]
+        elif expected is float and type(value) is int:
+            value = float(value)
+        elif type(value) is not expected:
+            msg = f"{where}: setting {key!r} is {value!r}; it must be of type {expected.__name__}"
+            raise ValueError(msg)
+        values[key] = value
+    return kind(**values)

@@ -1,0 +1,94 @@
+"""The whole way from an events file to the weights folder.
+
+    python -m training.make_bundle --data data --output weights
+
+Trains the network, builds the tables and writes ``network.npz``, ``tables.npz`` and ``manifest.json``; the result is
+read back with ``sage.bundle.read_bundle``. Steps that are finished in the build folder are not repeated with
+``--resume``. Equal events, settings and library versions give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle
+from sage.graph import INPUTS
+from sage.nuisances import PROCESSES
+from training.build_tables import REGIONS_FILE, TABLES_FILE, build_tables
+from training.config import Config, chosen_config, command_line
+from training.files import read_arrays, sha256, write_bytes, write_json
+from training.train import NETWORK_FILE, REPORT_FILE, train, versions
+
+log = logging.getLogger(__name__)
+
+
+def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> Bundle:
+    """Put trained network and tables into a weights folder and read it back.
+
+    Args:
+        config: The settings, for the manifest.
+        training: Folder that ``training.train`` wrote.
+        tables: Folder that ``training.build_tables`` wrote.
+        output: The weights folder.
+
+    Returns:
+        What ``read_bundle`` makes of it.
+    """
+    report = json.loads((training / REPORT_FILE).read_text(encoding="utf-8"))
+    sources = {NETWORK_FILE: training / NETWORK_FILE, TABLES_FILE: tables / TABLES_FILE}
+    for name, path in sources.items():
+        write_bytes(output / name, path.read_bytes())
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "inputs": list(INPUTS),
+        "classes": list(PROCESSES),
+        "settings": {"nuisances": "challenge", "mu_range": None},
+        "normalisation": report["normalisation"],
+        "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
+        "origin": {
+            "data": report["data"],
+            "rows": report["rows"],
+            "seed": config.seed,
+            "config": asdict(config),
+            "versions": versions(),
+            "created_with": "training.make_bundle",
+        },
+        "files": {
+            name: {
+                "sha256": sha256(output / name),
+                "shapes": {key: list(array.shape) for key, array in read_arrays(output / name).items()},
+            }
+            for name in sources
+        },
+    }
+    # Last, so that an interruption leaves a folder that is refused rather than one that is mixed.
+    write_json(output / MANIFEST, manifest)
+    return read_bundle(output)
+
+
+def make_bundle(config: Config, data: Path, build: Path, output: Path, resume: bool) -> Bundle:
+    """Train, build the tables and write the weights folder; see the functions of each step."""
+    training, tables = build / "training", build / "tables"
+    losses = train(config, data, training, resume)["losses"]
+    log.info("held-out loss %.5f", min(entry["validation"] for entry in losses))
+    report = build_tables(config, data, training, tables)
+    log.info("%s", json.dumps({key: value for key, value in report.items() if key != "config"}, indent=1))
+    return write_bundle(config, training, tables, output)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = command_line(__doc__, Path("weights"), "device", "threads", "region_set", "workers")
+    parser.add_argument("--build", type=Path, default=Path("build"), help="folder for intermediate results")
+    parser.add_argument("--resume", action="store_true", help="use what the build folder already holds")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    make_bundle(chosen_config(arguments), arguments.data, arguments.build, arguments.output, arguments.resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+r"""Smooth response of each bin's yield to the three shape nuisances.
+
+Counts at different nuisance points come from the same simulated events and differ by those that changed bin. Put
+into a table directly, that migration noise would put kinks into the likelihood, so every yield is described by
+
+    N(tes, jes, soft_met) = N(1, 1, 0) exp(sum_i c_i f_i(t, j, m)),
+    t = (tes - 1) / 0.01,  j = (jes - 1) / 0.01,  m = log(1 + soft_met / GeV),
+
+with monomials f_i that vanish at the nominal point, where the response is therefore exact. Noise of width soft_met
+changes a yield by even powers of soft_met only, so no monomial is linear in m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sage.nuisances import CHALLENGE, Linear
+
+POWERS = np.array(
+    [
+        (1, 0, 0),
+        (0, 1, 0),
+        (2, 0, 0),
+        (1, 1, 0),
+        (0, 2, 0),
+        (3, 0, 0),
+        (0, 3, 0),
+        (0, 0, 2),
+        (0, 0, 3),
+        (0, 0, 4),
+        (1, 0, 2),
+        (0, 1, 2),
+    ]
+)
+"""Exponents of (t, j, m) of each monomial."""
+
+EXPECTED_SIZE = 0.1
+"""Typical change of log N per unit of t or j and over the range of m; each further factor t, j is as much smaller."""
+
+ITERATIONS = 8
+LARGEST_LOG = 5.0
+"""Bound on |log(N / N_nominal)| during and after the fit; reached only where there is next to nothing to fit."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """Fitted coefficients.
+
+    Arguments:
+        nominal: Yields at the nominal point, any shape.
+        coefficients: Shape (*nominal.shape, 12), in the order of ``POWERS``.
+    """
+
+    nominal: np.ndarray
+    coefficients: np.ndarray
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Return yields at points (k, 3), shape (k, *nominal.shape)."""
+        exponent = np.moveaxis(self.coefficients @ monomials(points).T, -1, 0)
+        yields: np.ndarray = self.nominal * np.exp(np.clip(exponent, -LARGEST_LOG, LARGEST_LOG))
+        return yields
+
+
+def monomials(points: np.ndarray) -> np.ndarray:
+    """Evaluate the monomials at points (tes, jes, soft_met), shape (k, 3); returns shape (k, 12)."""
+    widths = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(nuisance.to_alpha, Linear)]
+    scaled = np.column_stack([(points[:, :2] - 1.0) / widths, np.log1p(points[:, 2])])
+    out: np.ndarray = np.prod(scaled[:, None, :] ** POWERS, axis=2)
+    return out
+
+
+def fit_response(points: np.ndarray, counts: np.ndarray, variances: np.ndarray, nominal: np.ndarray) -> Response:
+    """Fit the response of many yields at once by weighted least squares (Gauss-Newton).
+
+    Where few events decide, the coefficients are held near 0 by a Gaussian whose width follows ``EXPECTED_SIZE``.
+    A yield that is 0 at the nominal point stays 0.
+
+    Args:
+        points: Nuisance points, shape (k, 3).
+        counts: Yields there, shape (k, n).
+        variances: Variance of ``counts - nominal``, shape (k, n); where 0, a point decides as much as the best other.
+        nominal: Yields at the nominal point, shape (n,).
+
+    Returns:
+        The response of the n yields.
+    """
+    basis = monomials(points)
+    widths = EXPECTED_SIZE ** (POWERS[:, 0] + POWERS[:, 1] + (POWERS[:, 2] > 0))
+    filled = nominal > 0
+    scale = np.where(filled, nominal, 1.0)
+    relative, errors2 = counts / scale, variances / scale**2
+    # A point at which nothing moved still cannot be known better than the smallest step a yield can make.
+    smallest = np.where(errors2 > 0, errors2, np.inf).min(axis=0)
+    smallest = np.where(np.isfinite(smallest), smallest, 1.0)
+    precision = np.where(filled, 1.0 / np.maximum(errors2, smallest), 0.0).T
+
+    coefficients = np.zeros((len(nominal), len(POWERS)))
+    for _ in range(ITERATIONS):
+        value = np.exp(np.clip(coefficients @ basis.T, -LARGEST_LOG, LARGEST_LOG))
+        slope = value[:, :, None] * basis
+        weighted = slope * precision[:, :, None]
+        matrix = np.swapaxes(weighted, 1, 2) @ slope + np.diag(widths**-2.0)
+        gradient = np.einsum("nki,nk->ni", weighted, relative.T - value) - coefficients / widths**2
+        coefficients = coefficients + np.linalg.solve(matrix, gradient[:, :, None])[:, :, 0]
+    return Response(nominal, coefficients)
