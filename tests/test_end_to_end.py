@@ -1,0 +1,74 @@
+"""From an events file to intervals: real events, and simulated ones whose mu must come back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from harness.dataset import EventFile
+from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
+from harness.runner import RunOptions, run
+from harness.settings import make_settings
+from model import Model
+from sage.interval import measure_interval
+from sage.likelihood import Likelihood
+from sage.measurement import likelihood_of
+from sage.nuisances import CHALLENGE, NAMES, PROCESSES
+from scripts.score import main as score
+from tests.conftest import REAL_EVENTS, ROOT
+
+TABLE_ROWS = 0.5
+"""The tables were built from this part of the embedded file, which the network has not seen."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model()
+
+
+def test_real_events_run_through_everything_and_stay_finite(tmp_path):
+    """The 500 real events leave 150 to draw from: mu means nothing, but every step must hold."""
+    data = tmp_path / "real"
+    data.mkdir()
+    (data / "FAIR_Universe_HiggsML_data.parquet").write_bytes(REAL_EVENTS.read_bytes())
+    (data / "FAIR_Universe_HiggsML_data_metadata.json").write_text(json.dumps({"sum_weights": 1_051_433.0}))
+    settings = make_settings(2, 1, 3, NAMES, None)
+    run(RunOptions(data=data, submission=ROOT, output=tmp_path / "out", settings=settings))
+    records = [json.loads(line) for line in (tmp_path / "out" / "experiments.jsonl").read_text().splitlines()]
+    assert len(records) == 2
+    for record in records:
+        assert record["events"] > 500_000
+        assert all(np.isfinite(value) for value in record["answer"].values())
+        assert record["answer"]["p16"] <= record["answer"]["mu_hat"] <= record["answer"]["p84"]
+        assert record["result"]["n_events"] == record["events"]
+    assert score(["--results", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("mu", [0.5, 2.0])
+def test_mu_comes_back_where_only_rates_vary(model, mu):
+    """Events drawn from the rows of the tables, energy scales and MET nominal: nothing but statistics is left.
+
+    The constraint on soft_met is centred on the true 0 GeV, which the prior of the challenge never draws.
+    """
+    pool = EventFile(ROOT / "data", TABLE_ROWS).load_test_set()
+    nuisances = draw_nuisances(17, ("ttbar_scale", "diboson_scale", "bkg_scale"))
+    test_set = make_pseudo_data(pool, mu, nuisances, seed=17)
+    model.predict(test_set)
+    found = model.last_result
+    assert found.status == "ok"
+    assert abs(found.mu_hat - mu) < 3 * found.delta_mu_hat
+
+
+def test_tables_hold_the_weighted_counts_of_their_rows(model):
+    """Asimov data from the rows themselves, at the nominal point, give every mu back."""
+    yields = model.bundle.tables.interpolate((1.0, 1.0, 0.0))[0]
+    soft_met = NAMES.index("soft_met")
+    centres = np.zeros(6)
+    centres[soft_met] = CHALLENGE[soft_met].nu_range[0]
+    for mu in (0.0, 0.5, 1.0, 3.0):
+        counts = yields.sum(axis=0) + (mu - 1) * yields[PROCESSES.index("htautau")]
+        base = likelihood_of(counts, model.bundle)
+        likelihood = Likelihood(base.tables, base.nuisances, counts, base.has_signal, centres)
+        assert measure_interval(likelihood).fit.mu == pytest.approx(mu, abs=2e-3)

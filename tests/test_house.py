@@ -1,0 +1,56 @@
+"""Rules of the code base: who may import whom, what the bundle must not contain, how long a module may be."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = sorted([ROOT / "model.py", *(ROOT / "sage").glob("*.py")])
+OFFICIAL_MODULES = {"datasets", "systematics", "ingestion", "ingestion_parallel", "derived_quantities", "visualization"}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", BUNDLE, ids=lambda path: path.name)
+def test_the_bundle_imports_numpy_torch_and_the_standard_library_only(path):
+    assert imported(path) <= {"sage", "numpy", "torch"} | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", BUNDLE, ids=lambda path: path.name)
+def test_the_bundle_runs_no_code_from_files(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & {"eval", "exec", "compile", "print"}
+    assert not imported(path) & {"pickle", "joblib", "shelve", "marshal"}
+    attributes = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    assert "torch.load" not in attributes
+
+
+def test_no_module_of_the_bundle_hides_another():
+    """Codabench puts every folder of the submission on the search path, behind its own programs."""
+    names = {path.stem for path in (ROOT / "sage").glob("*.py")} - {"__init__"}
+    assert not names & set(sys.stdlib_module_names)
+    assert not names & OFFICIAL_MODULES
+
+
+@pytest.mark.parametrize("folder", ["sage", "harness", "training", "scripts", "benchmarks"])
+def test_modules_are_short(folder):
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert lengths
+    assert not {path.name: length for path, length in lengths.items() if length > 400}
