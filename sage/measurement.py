@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 FALLBACK_MU, FALLBACK_HALF_WIDTH = 1.55, 0.99
 """Answer where nothing can be measured: the middle of the published range [0.1, 3] and 68.27 % of it."""
 
-BLOCK = 131072
-"""Events per pass of features and network: bounds the memory, does not change the counts."""
+BLOCK = 32768
+"""Events per pass of features and network: bounds the memory and is what threads share out; counts do not change."""
 
 
 @dataclass(frozen=True)
