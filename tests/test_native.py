@@ -210,7 +210,12 @@ def test_memory_layout_does_not_matter(trained):
 
 def test_wrong_shapes_never_reach_the_library(trained):
     values, jets = random_events(10)
-    for bad_values, bad_jets in ((values[:, :34], jets), (values, jets[:9]), (values.ravel(), jets), (values, jets[:, 0])):
+    for bad_values, bad_jets in (
+        (values[:, :34], jets),
+        (values, jets[:9]),
+        (values.ravel(), jets),
+        (values, jets[:, 0]),
+    ):
         with pytest.raises(ValueError, match="expected"):
             trained.probabilities(bad_values, bad_jets)
 
