@@ -11,7 +11,7 @@ DEMO_EXPERIMENTS ?= 8
 DEMO_SEED ?= 31415
 WORKERS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gate kernel clean
 
 demo: $(RUN)
 	$(BIN)/python -m scripts.make_submission --output build/sage_submission.zip
@@ -33,6 +33,14 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.predict --output results/benchmarks
+
+gate: $(DEV)
+	$(BIN)/python -m benchmarks.gate
+
+# The library is committed; this makes the same bytes again from its source.
+kernel: $(DEV)
+	$(BIN)/pip install --quiet ziglang==0.17.1
+	$(BIN)/python -m native.build
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed, this is " + sys.version)'

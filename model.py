@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sage.bundle import read_bundle
+from sage.engine import Engine, check_choice
 from sage.measurement import Measurement, measure
-from sage.network import DualBranchNetwork, from_arrays
 from sage.nuisances import variant
+from sage.parameters import check_parameters
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -24,6 +25,8 @@ class Model:
         weights: Folder with the manifest, the network and the tables.
         nuisances: Variant of the nuisance table; None for the manifest's.
         mu_range: Bounds on mu; None (the default, unless the manifest says otherwise) for none.
+        engine: Where the network runs: ``cuda``, ``native`` or ``torch``; None (the default) for the best that works.
+        threads: Threads on the CPU; None (the default) for this process's share of the cores.
         other: Further arguments of a harness are accepted and ignored.
 
     Attributes:
@@ -41,6 +44,8 @@ class Model:
         weights: str | Path = WEIGHTS,
         nuisances: str | None = None,
         mu_range: tuple[float, float] | None = None,
+        engine: str | None = None,
+        threads: int | None = None,
         **other: Any,
     ) -> None:
         self.get_train_set = get_train_set
@@ -54,18 +59,25 @@ class Model:
             settings["mu_range"] = list(mu_range)
         self.bundle = replace(bundle, settings=settings)
         self.last_result: Measurement | None = None
-        self._network: DualBranchNetwork | None = from_arrays(bundle.network)
+        check_parameters(bundle.network)
+        check_choice(engine, threads)
+        self.engine = engine
+        self.threads = threads
+        self._engine: Engine | None = None
 
     def fit(self) -> None:
         """Do nothing: the network is trained and the tables are built before submission."""
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``; return mu_hat, delta_mu_hat, p16 and p84."""
-        if self._network is None:
-            self._network = from_arrays(self.bundle.network)
-        self.last_result = measure(test_set, self.bundle, self._network)
-        return self.last_result.answer()
+        # Built here and not in the constructor: threads and GPU are those of the worker that predicts.
+        if self._engine is None:
+            self._engine = Engine(self.bundle.network, self.engine, self.threads)
+        # Kept at hand, because another thread may replace the attribute before it is read.
+        result = measure(test_set, self.bundle, self._engine)
+        self.last_result = result
+        return result.answer()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what cannot travel to a worker (the harness's functions) and what it builds itself."""
-        return self.__dict__ | {"get_train_set": None, "systematics": None, "_network": None}
+        return self.__dict__ | {"get_train_set": None, "systematics": None, "_engine": None}

@@ -11,3 +11,7 @@ class InputError(SageError):
 
 class WeightsError(SageError):
     """A file in the weights folder is missing, damaged, of another version or not plausible."""
+
+
+class EngineError(SageError):
+    """The network cannot run: no GPU, or a native library or torch that is missing, foreign or broken."""

@@ -160,21 +160,19 @@ def raw_inputs(events: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, Colum
 
     Returns:
         The inputs, shape (n, 35), float32; where they are defined, shape (n, 35), boolean; and the derived columns,
-        which the regions need as well.
+        which the regions need as well. Both arrays hold one input after the other, as they are made and used.
     """
     derived_columns = derived(events)
     columns = {**events, **derived_columns, **angular_distances(events)}
     present = jets_present(events)
-    values = np.empty((len(present), len(INPUTS)), dtype=np.float32)
-    for i, name in enumerate(INPUTS):
-        values[:, i] = columns[name]
-    defined = np.isfinite(values)
-    for i, (leading, subleading) in enumerate(required_jets()):
-        if leading:
-            defined[:, i] &= present[:, 0]
-        if subleading:
-            defined[:, i] &= present[:, 1]
-    return values, defined, derived_columns
+    values = np.empty((len(INPUTS), len(present)), dtype=np.float32)
+    defined = np.empty(values.shape, dtype=np.bool_)
+    for i, (name, needed) in enumerate(zip(INPUTS, required_jets(), strict=True)):
+        values[i] = columns[name]
+        np.isfinite(values[i], out=defined[i])
+        for jet in np.flatnonzero(needed):
+            defined[i] &= present[:, jet]
+    return values.T, defined.T, derived_columns
 
 
 def normalise(values: np.ndarray, defined: np.ndarray, constants: Normalisation) -> np.ndarray:
@@ -182,5 +180,5 @@ def normalise(values: np.ndarray, defined: np.ndarray, constants: Normalisation)
     with np.errstate(all="ignore"):
         values -= constants.mean
         values /= constants.std
-    values[~defined] = 0.0
+    np.copyto(values, 0.0, where=~defined)
     return values

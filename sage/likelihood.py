@@ -12,17 +12,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from sage.nuisances import PROCESSES, SIGNAL, Nuisance
-from sage.tables import MIXED, YieldTables
+from sage.tables import MIXED, N_TERMS, YieldTables
 
 MU = 0
 """Position of the signal strength in a parameter vector; the nuisances follow in the order of their table."""
 
 NO_EVENTS = 1e-100
 """Sums of weights up to this are no events: their logarithm would overflow, their term is 0 either way."""
+
+_SIGNAL_ROW = PROCESSES.index(SIGNAL)
+_UNSCALED = np.array([1.0, 0.0, 0.0])[:, None, None]
+"""Factor of a nuisance on a process it does not scale, with its derivatives."""
+
+Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""What multiplies each process's yields, shape (P,), and its first and second derivatives in the rate nuisances."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,9 @@ class Likelihood:
 
     def expected(self, parameters: np.ndarray) -> np.ndarray:
         """Return the expected events per bin at (mu, nu...), shape (n_bins,)."""
-        return self._expectation(parameters)[0]
+        alphas = self._alphas(parameters)
+        rate: np.ndarray = self._rate_factors(parameters[MU], alphas)[0] @ self._terms(alphas)[0]
+        return rate
 
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu...); infinite outside its domain."""
@@ -71,86 +81,121 @@ class Likelihood:
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
         """Return value, gradient, Hessian and Fisher information at (mu, nu...)."""
-        rate, first, second = self._expectation(parameters)
-        safe = np.where(rate > 0, rate, 1.0)
-        ratio = np.where(rate > 0, self.counts / safe, 0.0)
-        widths = np.array([1.0 / nuisance.width**2 for nuisance in self.nuisances])
-        pull = (parameters[1:] - self.centres) * widths
-        constraint = np.diag(np.concatenate([[0.0], widths]))
-        gradient = first @ (1.0 - ratio) + np.concatenate([[0.0], pull])
-        observed = (first * (ratio / safe)) @ first.T + second @ (1.0 - ratio) + constraint
-        fisher = (first * np.where(rate > 0, 1.0 / safe, 0.0)) @ first.T + constraint
+        alphas = self._alphas(parameters)
+        terms = self._terms(alphas)
+        factors = self._rate_factors(parameters[MU], alphas)
+        rate = factors[0] @ terms[0]
+        first = self._first(terms, alphas, factors)
+        positive = rate > 0
+        inverse = np.divide(1.0, rate, out=np.zeros_like(rate), where=positive)
+        ratio = self.counts * inverse
+        excess = 1.0 - ratio
+        # Second derivatives are linear in the terms, so the terms are summed over the bins first.
+        second = self._second((terms.reshape(-1, len(rate)) @ excess).reshape(N_TERMS, -1), alphas, factors)
+        gradient = first @ excess
+        gradient[1:] += (parameters[1:] - self.centres) * self._precisions
+        constraint = self._constraint
+        observed = (first * (ratio * inverse)) @ first.T + second + constraint
+        fisher = (first * inverse) @ first.T + constraint
         return Evaluation(self._value(rate, parameters), gradient, observed, fisher)
 
-    def _value(self, rate: np.ndarray, parameters: np.ndarray) -> float:
-        if not (rate >= 0).all() or ((rate == 0) & (self.counts > NO_EVENTS)).any():
-            return math.inf
-        excess = rate - self.counts
+    @cached_property
+    def _shapes(self) -> list[int]:
+        """Positions of the shape nuisances, in the order of the table's axes."""
+        return [i for i, nuisance in enumerate(self.nuisances) if nuisance.kind == "shape"]
+
+    @cached_property
+    def _norms(self) -> list[int]:
+        """Positions of the rate nuisances."""
+        return [i for i, nuisance in enumerate(self.nuisances) if nuisance.kind == "norm"]
+
+    @cached_property
+    def _scaled(self) -> np.ndarray:
+        """Whether each rate nuisance scales each process, shape (N, P)."""
+        return np.array([[process in self.nuisances[i].scales for process in PROCESSES] for i in self._norms])
+
+    @cached_property
+    def _replacements(self) -> np.ndarray:
+        """Order of derivative of each rate nuisance in: the factor, its first and second derivatives, (M, N)."""
+        each = np.eye(len(self._norms), dtype=int)
+        pairs = (each[:, None] + each).reshape(-1, len(each))
+        return np.concatenate([np.zeros_like(each[:1]), each, pairs])
+
+    @cached_property
+    def _precisions(self) -> np.ndarray:
+        return np.array([1.0 / nuisance.width**2 for nuisance in self.nuisances])
+
+    @cached_property
+    def _constraint(self) -> np.ndarray:
+        return np.diag(np.concatenate([[0.0], self._precisions]))
+
+    @cached_property
+    def _filled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bins with events, bins without, and the counts of the former."""
         filled = self.counts > NO_EVENTS
-        n = self.counts[filled]
+        return np.flatnonzero(filled), np.flatnonzero(~filled), self.counts[filled]
+
+    def _value(self, rate: np.ndarray, parameters: np.ndarray) -> float:
+        filled, empty, n = self._filled
+        if not rate.min(initial=0.0) >= 0 or (rate[filled] == 0).any():
+            return math.inf
+        excess = rate[filled] - n
         # Bin by bin and with log1p: the sums of rates and of counts are large and nearly equal.
-        poisson = excess[~filled].sum() + (excess[filled] - n * np.log1p(excess[filled] / n)).sum()
-        pulls = [
-            (nu - centre) / nuisance.width
-            for nu, centre, nuisance in zip(parameters[1:], self.centres, self.nuisances, strict=True)
-        ]
-        return float(poisson + 0.5 * sum(pull * pull for pull in pulls))
+        poisson = (rate[empty] - self.counts[empty]).sum() + (excess - n * np.log1p(excess / n)).sum()
+        pulls = parameters[1:] - self.centres
+        return float(poisson + 0.5 * (pulls * self._precisions) @ pulls)
 
-    def _expectation(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the rate (B,), its first (K, B) and its second derivatives (K, K, B)."""
-        mu = parameters[MU]
-        alphas = [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, parameters[1:], strict=True)]
-        shapes = [i for i, nuisance in enumerate(self.nuisances) if nuisance.kind == "shape"]
-        norms = [i for i, nuisance in enumerate(self.nuisances) if nuisance.kind == "norm"]
-        point = (alphas[shapes[0]][0], alphas[shapes[1]][0], alphas[shapes[2]][0])
-        terms = self.tables.interpolate(point)
-        terms[:, PROCESSES.index(SIGNAL)] *= self.has_signal
-        yields, slopes, mixed = terms[0], terms[1:4], terms[4:]
+    def _alphas(self, parameters: np.ndarray) -> list[tuple[float, float, float]]:
+        """Return each nuisance's alpha with its first and second derivative in nu."""
+        nus = parameters[1:].tolist()
+        return [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, nus, strict=True)]
 
-        factor, factor_1, factor_2 = self._rate_factors(mu, alphas, norms)
-        size = len(parameters)
-        first = np.zeros((size, yields.shape[1]))
-        second = np.zeros((size, size, yields.shape[1]))
-        signal = PROCESSES.index(SIGNAL)
-        first[MU] = yields[signal]
+    def _terms(self, alphas: list[tuple[float, float, float]]) -> np.ndarray:
+        """Return the yields and their derivatives in the shape nuisances, shape (7, P, B); see the table."""
+        tes, jes, soft_met = (alphas[i][0] for i in self._shapes)
+        terms = self.tables.interpolate((tes, jes, soft_met))
+        terms[:, _SIGNAL_ROW] *= self.has_signal
+        return terms
+
+    def _first(self, terms: np.ndarray, alphas: list[tuple[float, float, float]], factors: Factors) -> np.ndarray:
+        """Return the rate's first derivatives, shape (K, B)."""
+        first = np.empty((1 + len(self.nuisances), terms.shape[2]))
+        first[MU] = terms[0, _SIGNAL_ROW]
+        for i, along in zip(self._shapes, factors[0] @ terms[1:4], strict=True):
+            first[1 + i] = alphas[i][1] * along
+        for i, along in zip(self._norms, factors[1] @ terms[0], strict=True):
+            first[1 + i] = along
+        return first
+
+    def _second(self, terms: np.ndarray, alphas: list[tuple[float, float, float]], factors: Factors) -> np.ndarray:
+        """Return second derivatives (K, K) of the rate where terms are summed over bins, shape (7, P)."""
+        shapes, norms = self._shapes, self._norms
+        factor, factor_1, factor_2 = factors
+        along, crossed = terms @ factor, terms[1:4] @ factor_1.T
+        by_norms = factor_2 @ terms[0]
+        second = np.zeros((1 + len(self.nuisances),) * 2)
         for axis, i in enumerate(shapes):
             _, d_alpha, d2_alpha = alphas[i]
-            along = factor @ slopes[axis]
-            first[1 + i] = d_alpha * along
-            second[1 + i, 1 + i] = d2_alpha * along
-            second[MU, 1 + i] = d_alpha * slopes[axis][signal]
+            second[1 + i, 1 + i] = d2_alpha * along[1 + axis]
+            second[MU, 1 + i] = second[1 + i, MU] = d_alpha * terms[1 + axis, _SIGNAL_ROW]
             for k, j in enumerate(norms):
-                second[1 + i, 1 + j] = d_alpha * (factor_1[k] @ slopes[axis])
-        for (axis_a, axis_b), term in zip(MIXED, mixed, strict=True):
+                second[1 + i, 1 + j] = second[1 + j, 1 + i] = d_alpha * crossed[axis, k]
+        for pair, (axis_a, axis_b) in enumerate(MIXED):
             i, j = shapes[axis_a], shapes[axis_b]
-            second[1 + i, 1 + j] = alphas[i][1] * alphas[j][1] * (factor @ term)
+            second[1 + i, 1 + j] = second[1 + j, 1 + i] = alphas[i][1] * alphas[j][1] * along[4 + pair]
         for k, i in enumerate(norms):
-            first[1 + i] = factor_1[k] @ yields
-            for m in range(k, len(norms)):
-                second[1 + i, 1 + norms[m]] = factor_2[k, m] @ yields
-        upper = np.triu_indices(size, 1)
-        second[upper[1], upper[0]] = second[upper]
-        return factor @ yields, first, second
+            for m, j in enumerate(norms):
+                second[1 + i, 1 + j] = by_norms[k, m]
+        return second
 
-    def _rate_factors(
-        self, mu: float, alphas: list[tuple[float, float, float]], norms: list[int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _rate_factors(self, mu: float, alphas: list[tuple[float, float, float]]) -> Factors:
         """Return each process's factor (P,), its derivatives in the rate nuisances (N, P) and (N, N, P)."""
-        scaled = np.array([[process in self.nuisances[i].scales for process in PROCESSES] for i in norms])
-        value, slope, curve = (
-            np.where(scaled, np.array([alphas[i][order] for i in norms])[:, None], float(order == 0))
-            for order in range(3)
-        )
-        base = np.where(np.array(PROCESSES) == SIGNAL, mu, 1.0)
-        first = np.empty((len(norms), len(PROCESSES)))
-        second = np.empty((len(norms), len(norms), len(PROCESSES)))
-        for k in range(len(norms)):
-            # Replaced rather than divided out: a factor may be 0.
-            swapped = value.copy()
-            swapped[k] = slope[k]
-            first[k] = base * swapped.prod(axis=0)
-            for m in range(len(norms)):
-                twice = swapped.copy()
-                twice[m] = curve[m] if m == k else slope[m]
-                second[k, m] = base * twice.prod(axis=0)
-        return base * value.prod(axis=0), first, second
+        n_norms = len(self._norms)
+        orders = np.array([alphas[i] for i in self._norms]).reshape(n_norms, 3)
+        # Each nuisance's factor on each process with its derivatives, shape (3, N, P): 1 where it does not scale it.
+        single = np.where(self._scaled, orders.T[:, :, None], _UNSCALED)
+        # A derivative replaces the factors of its nuisances. Dividing them out would not do: a factor may be 0.
+        products = single[self._replacements, np.arange(n_norms)].prod(axis=1)
+        products[:, _SIGNAL_ROW] *= mu
+        first, second = products[1 : 1 + n_norms], products[1 + n_norms :]
+        return products[0], first, second.reshape(n_norms, n_norms, -1)

@@ -29,12 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear
 
-from sage.errors import WeightsError
 from sage.graph import DETERMINISTIC, INPUTS, N_NODES, N_SLOTS, NODES, UNCERTAINTY_AWARE, Branch
-
-HIDDEN = 32
-N_CLASSES = 4
-ROUNDS = 3
+from sage.parameters import HIDDEN, N_CLASSES, NARROW, ROUNDS, check_parameters
 
 
 class Template(nn.Module):
@@ -195,9 +191,9 @@ class DualBranchNetwork(nn.Module):
         self.gate_hidden = nn.Linear(HIDDEN, HIDDEN)
         self.gate = nn.Linear(HIDDEN, HIDDEN)
         self.head_hidden = nn.Linear(2 * HIDDEN, HIDDEN)
-        self.head_narrow = nn.Linear(HIDDEN, 8)
-        self.head_residual = nn.Linear(2 * HIDDEN, 8)
-        self.classes = nn.Linear(8, N_CLASSES)
+        self.head_narrow = nn.Linear(HIDDEN, NARROW)
+        self.head_residual = nn.Linear(2 * HIDDEN, NARROW)
+        self.classes = nn.Linear(NARROW, N_CLASSES)
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:
         """Return class logits; see the class for shapes."""
@@ -219,13 +215,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> DualBranchNetwork:
     Raises:
         WeightsError: If a parameter is missing, unknown or of the wrong shape.
     """
+    check_parameters(arrays)
     network = DualBranchNetwork()
-    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in arrays.items()}
-    if expected != found:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        msg = f"network parameter {wrong[0]!r} does not fit this architecture: rebuild the weights with this version"
-        raise WeightsError(msg)
     network.load_state_dict(
         {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in arrays.items()}
     )
@@ -248,11 +239,12 @@ def class_probabilities(
         Probabilities of the four classes, shape (n, 4), float32; rows sum to 1.
     """
     out = np.empty((len(values), N_CLASSES), dtype=np.float32)
+    device = network.classes.weight.device
     for start in range(0, len(values), chunk):
         rows = slice(start, start + chunk)
-        inputs = torch.from_numpy(np.ascontiguousarray(values[rows]))
-        mask = torch.from_numpy(jets[rows].astype(np.float32))
-        out[rows] = torch.softmax(network(inputs, mask), dim=1).numpy()
+        inputs = torch.from_numpy(np.ascontiguousarray(values[rows])).to(device)
+        mask = torch.from_numpy(jets[rows].astype(np.float32)).to(device)
+        out[rows] = torch.softmax(network(inputs, mask), dim=1).cpu().numpy()
     return out
 
 

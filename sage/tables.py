@@ -21,6 +21,9 @@ N_TERMS = 7
 MIXED = ((0, 1), (0, 2), (1, 2))
 """Axis pairs of the mixed second derivatives, in the order of the terms."""
 
+_DERIVED = np.array([[0, *(axis == i for i in range(3)), *(axis in pair for pair in MIXED)] for axis in range(3)], int)
+"""Whether each term is a derivative along each axis, shape (3, 7)."""
+
 
 def default_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the grid's axes: tes and jes over four standard deviations either side, soft_met in GeV."""
@@ -53,20 +56,19 @@ class YieldTables:
             Shape (7, 4, n_bins), float64: the yields, their derivatives in tes, jes and soft_met, and the mixed second
             derivatives of ``MIXED``. Derivatives along an axis are 0 beyond its ends.
         """
-        cells, weights, slopes = [], [], []
-        for axis, value in zip(self.axes, point, strict=True):
+        cells, factors = [], []
+        for i, (axis, value) in enumerate(zip(self.axes, point, strict=True)):
             clamped = min(max(value, axis[0]), axis[-1])
             # A point on a node belongs to the cell above it, except at the upper end.
-            cell = min(int(np.searchsorted(axis, clamped, side="right")) - 1, len(axis) - 2)
+            cell = min(int(axis.searchsorted(clamped, side="right")) - 1, len(axis) - 2)
             width = axis[cell + 1] - axis[cell]
             fraction = (clamped - axis[cell]) / width
-            inside = 1.0 if clamped == value else 0.0
+            slope = 1.0 / width if clamped == value else 0.0
             cells.append(slice(cell, cell + 2))
-            weights.append(np.array([1.0 - fraction, fraction]))
-            slopes.append(np.array([-inside, inside]) / width)
+            either = np.array([[1.0 - fraction, fraction], [-slope, slope]])
+            factors.append(either[_DERIVED[i]])
         corners = self.yields[cells[0], cells[1], cells[2]].reshape(8, -1).astype(np.float64)
-        terms = [weights]
-        terms += [[slopes[i] if i == axis else weights[i] for i in range(3)] for axis in range(3)]
-        terms += [[slopes[i] if i in pair else weights[i] for i in range(3)] for pair in MIXED]
-        matrix = np.stack([np.einsum("i,j,k->ijk", *term).ravel() for term in terms])
-        return (matrix @ corners).reshape(N_TERMS, *self.yields.shape[3:])
+        tes, jes, met = factors
+        matrix = tes[:, :, None, None] * jes[:, None, :, None] * met[:, None, None, :]
+        out: np.ndarray = (matrix.reshape(N_TERMS, 8) @ corners).reshape(N_TERMS, *self.yields.shape[3:])
+        return out

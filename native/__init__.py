@@ -1,0 +1,1 @@
+"""Source of the native kernel and the program that builds it."""

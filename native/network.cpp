@@ -1,0 +1,813 @@
+// The dual-branch network of sage/network.py as a CPU kernel: normalised inputs -> class probabilities.
+//
+// Events are sorted by which jets exist, so that every event of a batch has the same graph of 3, 4 or 5 nodes, and a
+// batch holds one event per lane of a vector register ("structure of arrays"): each number of the dense module is one
+// register here, each event's arithmetic is the same in every lane, and results depend neither on the order of the rows
+// nor on how they are cut into calls. Batches that are not full are padded with their last event.
+//
+// What the algebra of sage/network.py leaves is folded once per call, in double precision (`fold`):
+//   - an expanded node is affine in its two or three inputs, so the first round's W_x needs no matrix product, and the
+//     scores and gates of the attention are affine in the inputs as well;
+//   - the factor 1 - a of the residual mixing goes into the message's weights (a ReLU lets a positive factor through);
+//   - the deterministic branch's MET node receives nothing: it is the same for all events.
+// What remains are 32 x 32 products with nodes and, per edge, 32 multiply-adds with a ReLU (deterministic branch).
+//
+// The file reads itself once per instruction set: the part below `#else` is the kernel for one vector width, the part
+// above is what all widths share. No state, no allocation, no exceptions; libc and libm only. The layout of the event
+// graph and of the parameters repeats sage/graph.py and sage/parameters.py; the comparison with the dense module in
+// tests/test_native.py is what keeps them the same.
+
+#ifndef SAGE_LANES
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#define SAGE_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define SAGE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SAGE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace {
+
+constexpr int kHidden = 32;
+constexpr int kInputs = 35;
+constexpr int kClasses = 4;
+constexpr int kNodes = 5;
+constexpr int kSlots = 3;
+constexpr int kRounds = 3;
+constexpr int kNarrow = 8;
+constexpr float kLeak = 0.01f;
+
+// Events whose rows are sorted by pattern together: small enough that the rows are still cached when they are read.
+constexpr int kChunk = 1024;
+
+enum Node { kLep, kHad, kJet1, kJet2, kMet };
+
+struct NodeInput {
+    int column, node, slot;
+};
+struct Edge {
+    int first, second;
+};
+
+// Deterministic branch: inputs 0..15.
+constexpr NodeInput kDetInputs[] = {{0, kLep, 0},  {1, kLep, 1},  {2, kLep, 2},  {3, kHad, 1}, {4, kHad, 2},
+                                    {5, kJet1, 1}, {6, kJet1, 2}, {7, kJet2, 1}, {8, kJet2, 2}};
+constexpr Edge kDetEdges[] = {{kHad, kJet1}, {kHad, kJet2}, {kLep, kJet1}, {kLep, kJet2}, {kJet1, kJet2}, {kHad, kLep}};
+constexpr int kDetNEdges = 6;
+constexpr int kDetEdgeColumn = 9;
+constexpr int kDetGlobalColumn = 15;
+
+// Uncertainty-aware branch: inputs 16..34.
+constexpr NodeInput kUncInputs[] = {{16, kHad, 0}, {17, kJet1, 0}, {18, kJet2, 0}, {19, kMet, 0}, {20, kMet, 2}};
+constexpr Edge kUncEdges[] = {{kHad, kMet},  {kLep, kMet},    {kLep, kMet}, {kJet1, kMet},
+                              {kJet2, kMet}, {kJet1, kJet2}, {kLep, kHad}, {kHad, kLep}};
+constexpr int kUncNEdges = 8;
+constexpr int kUncEdgeColumn = 21;
+constexpr int kUncGlobalColumn = 29;
+constexpr int kUncGlobals = 6;
+
+// The flat parameter block, in the order of sage/parameters.py; weights are (outputs, inputs) as in torch.
+template <int Out, int In>
+struct LinearParameters {
+    float weight[Out][In];
+    float bias[Out];
+};
+
+struct Parameters {
+    float det_mixing[kRounds];
+    LinearParameters<kHidden, kSlots + kNodes> det_node;
+    LinearParameters<kHidden, 1> det_edge;
+    LinearParameters<kHidden, 1> det_global;
+    LinearParameters<kHidden, 2 * kHidden> det_message[kRounds];
+    LinearParameters<kHidden, 2 * kHidden> det_readout;
+    float unc_mixing[kRounds];
+    LinearParameters<kHidden, kSlots + kNodes> unc_node;
+    LinearParameters<kHidden, 1> unc_edge;
+    LinearParameters<kHidden, kUncGlobals> unc_global;
+    float node_score[kHidden];
+    float edge_score[2 * kHidden];
+    LinearParameters<1, kHidden> node_gate;
+    LinearParameters<1, 2 * kHidden> edge_gate;
+    LinearParameters<kHidden, 3 * kHidden> unc_message[kRounds];
+    LinearParameters<kHidden, 2 * kHidden> unc_readout;
+    LinearParameters<kHidden, kHidden> gate_hidden;
+    LinearParameters<kHidden, kHidden> gate;
+    LinearParameters<kHidden, 2 * kHidden> head_hidden;
+    LinearParameters<kNarrow, kHidden> head_narrow;
+    LinearParameters<kNarrow, 2 * kHidden> head_residual;
+    LinearParameters<kClasses, kNarrow> classes;
+};
+constexpr int64_t kParameters = sizeof(Parameters) / sizeof(float);
+static_assert(kParameters == 25916, "the parameter block differs from sage/parameters.py");
+
+// A matrix product as the kernel reads it: transposed, so that the weights of neighbouring outputs are neighbours.
+template <int Out, int In>
+struct Product {
+    alignas(64) float weight[In][Out];
+    alignas(64) float bias[Out];
+};
+
+// An affine function of a node's slots with values in Out numbers; one constant per kind of node.
+template <int Out>
+struct NodeAffine {
+    alignas(64) float constant[kNodes][Out];
+    alignas(64) float slope[kSlots][Out];
+};
+
+struct Folded {
+    float det_keep[kRounds];  // a of the residual mixing
+    NodeAffine<kHidden> det_node, det_first;
+    Product<kHidden, kHidden> det_round[kRounds];  // [0] is folded into det_first
+    alignas(64) float det_edge_slope[kRounds][kHidden];
+    Product<kHidden, kHidden> det_readout;
+    alignas(64) float det_global_slope[kHidden];
+    alignas(64) float det_met[kHidden];  // readout of the MET node before the global vector joins
+
+    float unc_keep[kRounds];
+    NodeAffine<kHidden> unc_node, unc_first;
+    NodeAffine<1> node_score, node_gate, edge_score, edge_gate;
+    float edge_score_slope, edge_gate_slope;
+    Product<kHidden, kUncGlobals> unc_global;
+    Product<kHidden, kHidden> unc_round[kRounds];  // [0] is folded into unc_first
+    Product<kHidden, kHidden> unc_from_global[kRounds];
+    alignas(64) float unc_edge_slope[kRounds][kHidden];
+    alignas(64) float unc_edge_offset[kRounds][kHidden];
+    Product<kHidden, kHidden> unc_readout;
+    Product<kHidden, kUncGlobals> unc_readout_global;
+
+    Product<kHidden, kHidden> gate_hidden, gate;
+    Product<kHidden, 2 * kHidden> head_hidden;
+    Product<kNarrow, kHidden> head_narrow;
+    Product<kNarrow, 2 * kHidden> head_residual;
+    Product<kClasses, kNarrow> classes;
+};
+
+// ---------------------------------------------------------------------------------------------------------- folding
+
+using Column = double[kHidden];
+
+// out = scale * weight[:, first:first + 32] @ in
+template <int Out, int In>
+void multiply(const float (&weight)[Out][In], int first, double scale, const double* in, double* out) {
+    for (int o = 0; o < Out; ++o) {
+        double sum = 0.0;
+        for (int k = 0; k < kHidden; ++k) sum += static_cast<double>(weight[o][first + k]) * in[k];
+        out[o] = scale * sum;
+    }
+}
+
+template <int Out, int In, int Used>
+void transpose(const float (&weight)[Out][In], int first, double scale, Product<Out, Used>& product) {
+    for (int k = 0; k < Used; ++k)
+        for (int o = 0; o < Out; ++o) product.weight[k][o] = static_cast<float>(scale * weight[o][first + k]);
+}
+
+template <int Out, int In>
+void take(const LinearParameters<Out, In>& linear, Product<Out, In>& product) {
+    transpose(linear.weight, 0, 1.0, product);
+    memcpy(product.bias, linear.bias, sizeof linear.bias);
+}
+
+// The expanded node seen through weight[:, first:first + 32]; offset is added to the constant.
+template <int Out, int In>
+void fold_node(const LinearParameters<kHidden, kSlots + kNodes>& expander, const float (&weight)[Out][In], int first,
+               double scale, const double* offset, NodeAffine<Out>& affine) {
+    double seen[Out];
+    for (int column = 0; column < kSlots + kNodes; ++column) {
+        Column expanded;
+        const bool slot = column < kSlots;
+        for (int f = 0; f < kHidden; ++f) {
+            expanded[f] = expander.weight[f][column];
+            if (!slot) expanded[f] += expander.bias[f];
+        }
+        multiply(weight, first, scale, expanded, seen);
+        for (int o = 0; o < Out; ++o) {
+            if (slot) {
+                affine.slope[column][o] = static_cast<float>(seen[o]);
+            } else {
+                affine.constant[column - kSlots][o] = static_cast<float>(seen[o] + (offset ? offset[o] : 0.0));
+            }
+        }
+    }
+}
+
+void copy_node(const LinearParameters<kHidden, kSlots + kNodes>& expander, NodeAffine<kHidden>& affine) {
+    for (int f = 0; f < kHidden; ++f) {
+        for (int slot = 0; slot < kSlots; ++slot) affine.slope[slot][f] = expander.weight[f][slot];
+        for (int node = 0; node < kNodes; ++node)
+            affine.constant[node][f] = expander.weight[f][kSlots + node] + expander.bias[f];
+    }
+}
+
+template <int Out>
+void widen(const float (&in)[Out][1], double* out) {
+    for (int o = 0; o < Out; ++o) out[o] = in[o][0];
+}
+template <int Out>
+void widen(const float (&in)[Out], double* out) {
+    for (int o = 0; o < Out; ++o) out[o] = in[o];
+}
+template <int Out>
+void narrow(const double* in, float (&out)[Out]) {
+    for (int o = 0; o < Out; ++o) out[o] = static_cast<float>(in[o]);
+}
+
+double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+
+void fold_deterministic(const Parameters& p, Folded& f) {
+    Column slope, offset, seen, met;
+    widen(p.det_edge.weight, slope);
+    widen(p.det_edge.bias, offset);
+    copy_node(p.det_node, f.det_node);
+    widen(f.det_node.constant[kMet], met);
+    for (int round = 0; round < kRounds; ++round) {
+        const auto& message = p.det_message[round];
+        const double keep = sigmoid(p.det_mixing[round]), pass = 1.0 - keep;
+        f.det_keep[round] = static_cast<float>(keep);
+        multiply(message.weight, kHidden, pass, slope, seen);
+        narrow(seen, f.det_edge_slope[round]);
+        multiply(message.weight, kHidden, pass, offset, seen);
+        for (int o = 0; o < kHidden; ++o) seen[o] += pass * message.bias[o];
+        narrow(seen, f.det_round[round].bias);
+        transpose(message.weight, 0, pass, f.det_round[round]);
+        if (round == 0) fold_node(p.det_node, message.weight, 0, pass, seen, f.det_first);
+        for (double& value : met) value = value > 0.0 ? keep * value : 0.0;
+    }
+    const auto& readout = p.det_readout;
+    transpose(readout.weight, 0, 1.0, f.det_readout);
+    multiply(readout.weight, 0, 1.0, met, seen);
+    narrow(seen, f.det_met);
+    Column global;
+    widen(p.det_global.weight, global);
+    multiply(readout.weight, kHidden, 1.0, global, seen);
+    narrow(seen, f.det_global_slope);
+    widen(p.det_global.bias, global);
+    multiply(readout.weight, kHidden, 1.0, global, seen);
+    for (int o = 0; o < kHidden; ++o) seen[o] += readout.bias[o];
+    narrow(seen, f.det_readout.bias);
+}
+
+void fold_attention(const Parameters& p, Folded& f) {
+    Column slope, offset;
+    widen(p.unc_edge.weight, slope);
+    widen(p.unc_edge.bias, offset);
+    float weight[1][2 * kHidden];
+    double bias, seen;
+
+    memcpy(weight[0], p.node_score, sizeof p.node_score);
+    fold_node(p.unc_node, weight, 0, 1.0, nullptr, f.node_score);
+    bias = p.node_gate.bias[0];
+    fold_node(p.unc_node, p.node_gate.weight, 0, 1.0, &bias, f.node_gate);
+
+    memcpy(weight[0], p.edge_score, sizeof p.edge_score);
+    multiply(weight, kHidden, 1.0, slope, &seen);
+    f.edge_score_slope = static_cast<float>(seen);
+    multiply(weight, kHidden, 1.0, offset, &bias);
+    fold_node(p.unc_node, weight, 0, 1.0, &bias, f.edge_score);
+    multiply(p.edge_gate.weight, kHidden, 1.0, slope, &seen);
+    f.edge_gate_slope = static_cast<float>(seen);
+    multiply(p.edge_gate.weight, kHidden, 1.0, offset, &bias);
+    bias += p.edge_gate.bias[0];
+    fold_node(p.unc_node, p.edge_gate.weight, 0, 1.0, &bias, f.edge_gate);
+}
+
+void fold_uncertainty(const Parameters& p, Folded& f) {
+    Column slope, offset, seen;
+    widen(p.unc_edge.weight, slope);
+    widen(p.unc_edge.bias, offset);
+    copy_node(p.unc_node, f.unc_node);
+    fold_attention(p, f);
+    take(p.unc_global, f.unc_global);
+    for (int round = 0; round < kRounds; ++round) {
+        const auto& message = p.unc_message[round];
+        const double keep = sigmoid(p.unc_mixing[round]), pass = 1.0 - keep;
+        f.unc_keep[round] = static_cast<float>(keep);
+        multiply(message.weight, kHidden, pass, slope, seen);
+        narrow(seen, f.unc_edge_slope[round]);
+        multiply(message.weight, kHidden, pass, offset, seen);
+        narrow(seen, f.unc_edge_offset[round]);
+        transpose(message.weight, 0, pass, f.unc_round[round]);
+        memset(f.unc_round[round].bias, 0, sizeof f.unc_round[round].bias);
+        if (round == 0) fold_node(p.unc_node, message.weight, 0, pass, nullptr, f.unc_first);
+        transpose(message.weight, 2 * kHidden, pass, f.unc_from_global[round]);
+        for (int o = 0; o < kHidden; ++o)
+            f.unc_from_global[round].bias[o] = static_cast<float>(pass * message.bias[o]);
+    }
+    const auto& readout = p.unc_readout;
+    transpose(readout.weight, 0, 1.0, f.unc_readout);
+    memset(f.unc_readout.bias, 0, sizeof f.unc_readout.bias);
+    Column global;
+    for (int k = 0; k < kUncGlobals; ++k) {
+        for (int o = 0; o < kHidden; ++o) global[o] = p.unc_global.weight[o][k];
+        multiply(readout.weight, kHidden, 1.0, global, seen);
+        narrow(seen, f.unc_readout_global.weight[k]);
+    }
+    widen(p.unc_global.bias, global);
+    multiply(readout.weight, kHidden, 1.0, global, seen);
+    for (int o = 0; o < kHidden; ++o) seen[o] += readout.bias[o];
+    narrow(seen, f.unc_readout_global.bias);
+}
+
+void fold(const Parameters& p, Folded& f) {
+    fold_deterministic(p, f);
+    fold_uncertainty(p, f);
+    take(p.gate_hidden, f.gate_hidden);
+    take(p.gate, f.gate);
+    take(p.head_hidden, f.head_hidden);
+    take(p.head_narrow, f.head_narrow);
+    take(p.head_residual, f.head_residual);
+    take(p.classes, f.classes);
+}
+
+// Where events come from and where results go; strides in elements.
+struct Batch {
+    const float* values;
+    int64_t row_stride, column_stride;
+    const uint8_t* jets;
+    int64_t n_events;
+    float* probabilities;
+    float* logits;
+};
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------- one kernel per instruction set
+
+#define SAGE_LANES 4
+#define SAGE_NAMESPACE baseline
+#include "network.cpp"
+#undef SAGE_LANES
+#undef SAGE_NAMESPACE
+
+#if defined(__x86_64__)
+
+#define SAGE_LANES 8
+#define SAGE_NAMESPACE avx2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "network.cpp"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SAGE_LANES
+#undef SAGE_NAMESPACE
+
+#define SAGE_LANES 16
+#define SAGE_NAMESPACE avx512
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512")
+#endif
+#include "network.cpp"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SAGE_LANES
+#undef SAGE_NAMESPACE
+
+#endif
+
+// -------------------------------------------------------------------------------------------------------- C interface
+
+namespace {
+
+enum InstructionSet { kAutomatic = 0, kBaseline = 1, kAvx2 = 2, kAvx512 = 3 };
+enum Status { kOk = 0, kWrongParameterCount = 1, kUnknownInstructionSet = 2, kBadArgument = 3 };
+
+// cpuid by hand: what __builtin_cpu_supports needs is not in every compiler's run-time library.
+int best_instruction_set() {
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return kBaseline;
+    constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;
+    if ((c & (kFma | kOsxsave | kAvx)) != (kFma | kOsxsave | kAvx)) return kBaseline;
+    unsigned state, high;  // which registers the operating system saves
+    __asm__ volatile("xgetbv" : "=a"(state), "=d"(high) : "c"(0));
+    constexpr unsigned kYmm = 0x06, kZmm = 0xe6;
+    if ((state & kYmm) != kYmm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return kBaseline;
+    if (!(b & (1u << 5))) return kBaseline;
+    constexpr unsigned kFoundation = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
+    const unsigned wide = kFoundation | kDq | kBw | kVl;
+    return (state & kZmm) == kZmm && (b & wide) == wide ? kAvx512 : kAvx2;
+#else
+    return kBaseline;
+#endif
+}
+
+}  // namespace
+
+#define SAGE_EXPORT extern "C" __attribute__((visibility("default")))
+
+// Version of this interface, of the parameter block and of the meaning of the inputs.
+SAGE_EXPORT int32_t sage_network_version() { return 1; }
+
+// Number of floats in the parameter block.
+SAGE_EXPORT int64_t sage_network_parameters() { return kParameters; }
+
+// The widest instruction set this machine has: 1 baseline, 2 AVX2 with FMA, 3 AVX-512.
+SAGE_EXPORT int32_t sage_network_instruction_set() { return best_instruction_set(); }
+
+// Class probabilities, (n, 4) row-major, and logits where the pointer is not null. `values[i * row_stride + c *
+// column_stride]` is input c of event i; jets is (n, 2) row-major, nonzero where the leading and the subleading jet
+// exist. An event with an input that is not finite gets NaN everywhere, as in the dense module. Returns 0, or which
+// argument is wrong; nothing is written then.
+SAGE_EXPORT int32_t sage_network_forward(const float* parameters, int64_t n_parameters, const float* values,
+                                         int64_t row_stride, int64_t column_stride, const uint8_t* jets,
+                                         int64_t n_events, float* probabilities, float* logits,
+                                         int32_t instruction_set) {
+    if (n_parameters != kParameters) return kWrongParameterCount;
+    if (n_events < 0 || !parameters || (n_events > 0 && (!values || !jets || !probabilities))) return kBadArgument;
+    const int best = best_instruction_set();
+    if (instruction_set < kAutomatic || instruction_set > best) return kUnknownInstructionSet;
+    if (n_events == 0) return kOk;
+
+    // Copied rather than cast: the caller's block is an array of floats and need not be aligned for the struct.
+    Parameters raw;
+    memcpy(&raw, parameters, sizeof raw);
+    Folded folded;
+    fold(raw, folded);
+    const Batch batch = {values, row_stride, column_stride, jets, n_events, probabilities, logits};
+    switch (instruction_set == kAutomatic ? best : instruction_set) {
+#if defined(__x86_64__)
+        case kAvx512:
+            avx512::run(folded, batch);
+            break;
+        case kAvx2:
+            avx2::run(folded, batch);
+            break;
+#endif
+        default:
+            baseline::run(folded, batch);
+    }
+    return kOk;
+}
+
+#else  // one kernel, SAGE_LANES events at a time ------------------------------------------------------------------------
+
+namespace {
+namespace SAGE_NAMESPACE {
+
+constexpr int kLanes = SAGE_LANES;
+typedef float V __attribute__((vector_size(4 * SAGE_LANES)));
+typedef int32_t I __attribute__((vector_size(4 * SAGE_LANES)));
+
+SAGE_INLINE V spread(float x) { return x - V{}; }
+// Comparisons are written so that NaN goes through, as in torch.
+SAGE_INLINE V relu(V x) { return V{} > x ? V{} : x; }
+SAGE_INLINE V leaky(V x) { return x < V{} ? kLeak * x : x; }
+SAGE_INLINE V larger(V a, V b) { return a > b ? a : b; }
+
+// exp within about 1 ulp; 0 below -87.3 and infinite above 88.3, where float runs out.
+SAGE_INLINE V exponential(V x) {
+    constexpr float kLow = -87.3f, kHigh = 88.3f;
+    const V clamped_low = x < kLow ? spread(kLow) : x;
+    const V clamped = clamped_low > kHigh ? spread(kHigh) : clamped_low;
+    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+    const V shifted = clamped * 1.44269504f + 12582912.0f;
+    const V n = shifted - 12582912.0f;
+    V r = n * -0.693359375f + clamped;
+    r = n * 2.12194440e-4f + r;
+    V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r) * r + r + 1.0f;
+    // Unsigned: the bits of a NaN shift too, and its product stays NaN whatever the factor.
+    typedef uint32_t U __attribute__((vector_size(4 * SAGE_LANES)));
+    const U bits = ((U)shifted + 127u) << 23;
+    const V value = p * (V)bits;
+    const V positive = x < kLow ? V{} : value;
+    return x > kHigh ? spread(__builtin_inff()) : positive;
+}
+
+SAGE_INLINE V sigmoid(V x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// y[n] = weight @ x[n] + bias for N nodes of In numbers each; R outputs at a time keep N * R sums in registers.
+template <int N, int R, int Out, int In>
+__attribute__((noinline)) void multiply(const Product<Out, In>& product, const V* x, V* y) {
+    static_assert(Out % R == 0, "tiles must fit");
+    for (int o = 0; o < Out; o += R) {
+        V sum[R][N];
+        SAGE_UNROLL
+        for (int r = 0; r < R; ++r) {
+            SAGE_UNROLL
+            for (int n = 0; n < N; ++n) sum[r][n] = spread(product.bias[o + r]);
+        }
+        for (int k = 0; k < In; ++k) {
+            SAGE_UNROLL
+            for (int r = 0; r < R; ++r) {
+                const float weight = product.weight[k][o + r];
+                SAGE_UNROLL
+                for (int n = 0; n < N; ++n) sum[r][n] = weight * x[n * In + k] + sum[r][n];
+            }
+        }
+        SAGE_UNROLL
+        for (int r = 0; r < R; ++r) {
+            SAGE_UNROLL
+            for (int n = 0; n < N; ++n) y[n * Out + o + r] = sum[r][n];
+        }
+    }
+}
+
+// Outputs per tile: what the registers hold (32 in AVX-512, else 16).
+constexpr int tile(int n_nodes) {
+    return kLanes == 16 ? (n_nodes == 1 ? 16 : n_nodes <= 3 ? 8 : 4) : (n_nodes == 1 ? 8 : n_nodes <= 3 ? 4 : 2);
+}
+
+template <int N>
+SAGE_INLINE void multiply_nodes(const Product<kHidden, kHidden>& product, const V* x, V* y) {
+    multiply<N, tile(N)>(product, x, y);
+}
+
+// The graph of one jet pattern: nodes that exist have consecutive places.
+template <bool Jet1, bool Jet2>
+struct Graph {
+    static constexpr int n_nodes = 3 + Jet1 + Jet2;
+    static constexpr int n_det = 2 + Jet1 + Jet2;  // without MET, which comes last
+
+    static constexpr bool exists(int node) { return node == kJet1 ? Jet1 : node == kJet2 ? Jet2 : true; }
+    static constexpr bool exists(Edge edge) { return exists(edge.first) && exists(edge.second); }
+    static constexpr int place(int node) {
+        return node <= kJet1 ? node : node == kJet2 ? 2 + Jet1 : n_nodes - 1;
+    }
+    // Number of incoming edges; parallel edges count.
+    template <int M>
+    static constexpr int degree(const Edge (&edges)[M], int node) {
+        int count = 0;
+        for (const Edge& edge : edges) count += exists(edge) && (edge.first == node || edge.second == node);
+        return count;
+    }
+    static constexpr int parallel(int a, int b) {
+        int count = 0;
+        for (const Edge& edge : kUncEdges)
+            count += (edge.first == a && edge.second == b) || (edge.first == b && edge.second == a);
+        return exists(a) && exists(b) ? count : 0;
+    }
+};
+
+// x[place] = constant of the node + slopes times its inputs, for each node that exists.
+template <class G, int Out, int M>
+SAGE_INLINE void expand(const NodeAffine<Out>& affine, const NodeInput (&inputs)[M], const V* in, int n_nodes, V* x) {
+    SAGE_UNROLL
+    for (int node = 0; node < kNodes; ++node) {
+        if (!G::exists(node) || G::place(node) >= n_nodes) continue;
+        V* out = x + G::place(node) * Out;
+        for (int o = 0; o < Out; ++o) {
+            V sum = spread(affine.constant[node][o]);
+            SAGE_UNROLL
+            for (int i = 0; i < M; ++i)
+                if (inputs[i].node == node) sum = affine.slope[inputs[i].slot][o] * in[inputs[i].column] + sum;
+            out[o] = sum;
+        }
+    }
+}
+
+// Mean over the nodes of relu(readout + global part).
+template <int N>
+SAGE_INLINE V pool(const V* y, V global, V start, int n_nodes) {
+    V sum = start;
+    SAGE_UNROLL
+    for (int n = 0; n < N; ++n) sum += relu(y[n * kHidden] + global);
+    return sum * (1.0f / static_cast<float>(n_nodes));
+}
+
+template <class G>
+void deterministic(const Folded& f, const V* in, V* h) {
+    constexpr int n = G::n_det;
+    V x[n * kHidden], y[n * kHidden];
+    expand<G>(f.det_node, kDetInputs, in, n, x);
+    expand<G>(f.det_first, kDetInputs, in, n, y);
+    for (int round = 0; round < kRounds; ++round) {
+        if (round > 0) multiply_nodes<n>(f.det_round[round], x, y);
+        const float keep = f.det_keep[round];
+        for (int o = 0; o < kHidden; ++o) {
+            const float slope = f.det_edge_slope[round][o];
+            V sum[n] = {};
+            SAGE_UNROLL
+            for (int e = 0; e < kDetNEdges; ++e) {
+                if (!G::exists(kDetEdges[e])) continue;
+                const int a = G::place(kDetEdges[e].first), b = G::place(kDetEdges[e].second);
+                const V edge = slope * in[kDetEdgeColumn + e];
+                sum[b] += relu(y[a * kHidden + o] + edge);
+                sum[a] += relu(y[b * kHidden + o] + edge);
+            }
+            SAGE_UNROLL
+            for (int node = 0; node < kMet; ++node) {
+                if (!G::exists(node)) continue;
+                const int i = G::place(node);
+                const float share = 1.0f / static_cast<float>(G::degree(kDetEdges, node));
+                x[i * kHidden + o] = relu(sum[i] * share + keep * x[i * kHidden + o]);
+            }
+        }
+    }
+    multiply_nodes<n>(f.det_readout, x, y);
+    for (int o = 0; o < kHidden; ++o) {
+        // The bias of the readout is in y already.
+        const V global = f.det_global_slope[o] * in[kDetGlobalColumn];
+        const V met = relu(f.det_met[o] + f.det_readout.bias[o] + global);
+        h[o] = pool<n>(y + o, global, met, G::n_nodes);
+    }
+}
+
+// Attention times gate: of each node, and summed over each node's incoming edges with and without their scalar.
+template <class G>
+SAGE_INLINE void attend(const Folded& f, const V* in, V* node_weight, V* mean_weight, V* mean_scaled) {
+    constexpr int n = G::n_nodes;
+    V score[n], gate[n], edge_score[n], edge_gate[n];
+    expand<G>(f.node_score, kUncInputs, in, n, score);
+    expand<G>(f.node_gate, kUncInputs, in, n, gate);
+    expand<G>(f.edge_score, kUncInputs, in, n, edge_score);
+    expand<G>(f.edge_gate, kUncInputs, in, n, edge_gate);
+
+    V largest = score[0], total = V{};
+    SAGE_UNROLL
+    for (int i = 1; i < n; ++i) largest = larger(largest, score[i]);
+    SAGE_UNROLL
+    for (int i = 0; i < n; ++i) {
+        score[i] = exponential(score[i] - largest);
+        total += score[i];
+    }
+    SAGE_UNROLL
+    for (int i = 0; i < n; ++i) {
+        node_weight[i] = score[i] / total * sigmoid(gate[i]);
+        mean_weight[i] = mean_scaled[i] = V{};
+    }
+
+    SAGE_UNROLL
+    for (int source = 0; source < kNodes; ++source) {
+        if (!G::exists(source)) continue;
+        // Softmax over the edges that leave this node; an edge of the list leaves it at either end.
+        V weight[kUncNEdges];
+        V highest = spread(-__builtin_inff()), sum = V{};
+        SAGE_UNROLL
+        for (int e = 0; e < kUncNEdges; ++e) {
+            const Edge edge = kUncEdges[e];
+            if (!G::exists(edge) || (edge.first != source && edge.second != source)) continue;
+            const int target = G::place(edge.first == source ? edge.second : edge.first);
+            weight[e] = f.edge_score_slope * in[kUncEdgeColumn + e] + edge_score[target];
+            highest = larger(highest, weight[e]);
+        }
+        SAGE_UNROLL
+        for (int e = 0; e < kUncNEdges; ++e) {
+            const Edge edge = kUncEdges[e];
+            if (!G::exists(edge) || (edge.first != source && edge.second != source)) continue;
+            weight[e] = exponential(weight[e] - highest);
+            sum += weight[e];
+        }
+        SAGE_UNROLL
+        for (int e = 0; e < kUncNEdges; ++e) {
+            const Edge edge = kUncEdges[e];
+            if (!G::exists(edge) || (edge.first != source && edge.second != source)) continue;
+            const int target = edge.first == source ? edge.second : edge.first, i = G::place(target);
+            const V scalar = in[kUncEdgeColumn + e];
+            const float share = 1.0f / static_cast<float>(G::degree(kUncEdges, target));
+            const V open = sigmoid(f.edge_gate_slope * scalar + edge_gate[G::place(source)]);
+            const V kept = weight[e] / sum * open * share;
+            mean_weight[i] += kept;
+            mean_scaled[i] = kept * scalar + mean_scaled[i];
+        }
+    }
+}
+
+template <class G>
+void uncertainty(const Folded& f, const V* in, V* h) {
+    constexpr int n = G::n_nodes;
+    V node_weight[n], mean_weight[n], mean_scaled[n];
+    attend<G>(f, in, node_weight, mean_weight, mean_scaled);
+    const V* const globals = in + kUncGlobalColumn;
+    V global[kHidden], x[n * kHidden], y[n * kHidden], from_global[kHidden];
+    multiply<1, tile(1)>(f.unc_global, globals, global);
+    for (int o = 0; o < kHidden; ++o) global[o] = leaky(global[o]);
+    expand<G>(f.unc_node, kUncInputs, in, n, x);
+    expand<G>(f.unc_first, kUncInputs, in, n, y);
+    for (int i = 0; i < n; ++i) {
+        for (int o = 0; o < kHidden; ++o) {
+            x[i * kHidden + o] *= node_weight[i];
+            y[i * kHidden + o] *= node_weight[i];
+        }
+    }
+    for (int round = 0; round < kRounds; ++round) {
+        if (round > 0) multiply_nodes<n>(f.unc_round[round], x, y);
+        multiply_nodes<1>(f.unc_from_global[round], global, from_global);
+        const float keep = f.unc_keep[round];
+        for (int o = 0; o < kHidden; ++o) {
+            const float slope = f.unc_edge_slope[round][o], offset = f.unc_edge_offset[round][o];
+            SAGE_UNROLL
+            for (int target = 0; target < kNodes; ++target) {
+                if (!G::exists(target)) continue;
+                const int i = G::place(target);
+                const float share = 1.0f / static_cast<float>(G::degree(kUncEdges, target));
+                V sum = from_global[o];
+                SAGE_UNROLL
+                for (int source = 0; source < kNodes; ++source) {
+                    const int edges = G::parallel(source, target);
+                    if (edges > 0) sum = static_cast<float>(edges) * share * y[G::place(source) * kHidden + o] + sum;
+                }
+                sum = slope * mean_scaled[i] + sum;
+                sum = offset * mean_weight[i] + sum;
+                x[i * kHidden + o] = leaky(keep * x[i * kHidden + o] + sum);
+            }
+        }
+    }
+    multiply_nodes<n>(f.unc_readout, x, y);
+    V joined[kHidden];
+    multiply<1, tile(1)>(f.unc_readout_global, globals, joined);
+    for (int o = 0; o < kHidden; ++o) h[o] = pool<n>(y + o, joined[o], V{}, n);
+}
+
+// Fuses h = (h_det, h_unc) into logits.
+SAGE_INLINE void head(const Folded& f, V* h, V* logits) {
+    V hidden[kHidden], gate[kHidden], narrow[kNarrow], residual[kNarrow];
+    multiply_nodes<1>(f.gate_hidden, h + kHidden, hidden);
+    for (int o = 0; o < kHidden; ++o) hidden[o] = leaky(hidden[o]);
+    multiply_nodes<1>(f.gate, hidden, gate);
+    for (int o = 0; o < kHidden; ++o) h[kHidden + o] *= 1.0f + sigmoid(gate[o]);
+    multiply<1, tile(1)>(f.head_hidden, h, hidden);
+    for (int o = 0; o < kHidden; ++o) hidden[o] = leaky(hidden[o]);
+    multiply<1, kNarrow>(f.head_narrow, hidden, narrow);
+    multiply<1, kNarrow>(f.head_residual, h, residual);
+    for (int o = 0; o < kNarrow; ++o) narrow[o] = leaky(narrow[o]) + residual[o];
+    multiply<1, kClasses>(f.classes, narrow, logits);
+}
+
+// Copies rows into one vector per input.
+SAGE_INLINE void load(const Batch& batch, const int64_t* rows, V* in) {
+    for (int c = 0; c < kInputs; ++c) {
+        const float* const column = batch.values + c * batch.column_stride;
+        float lanes[kLanes];
+        for (int i = 0; i < kLanes; ++i) lanes[i] = column[rows[i] * batch.row_stride];
+        memcpy(in + c, lanes, sizeof lanes);
+    }
+}
+
+SAGE_INLINE void store(const V* numbers, float* out, const int64_t* rows, int n_rows) {
+    float lanes[kClasses][kLanes];
+    memcpy(lanes, numbers, sizeof lanes);
+    for (int i = 0; i < n_rows; ++i)
+        for (int k = 0; k < kClasses; ++k) out[rows[i] * kClasses + k] = lanes[k][i];
+}
+
+template <bool Jet1, bool Jet2>
+void run_pattern(const Folded& f, const Batch& batch, int64_t* rows, int n_rows) {
+    using G = Graph<Jet1, Jet2>;
+    for (int i = 0; i < kLanes - 1; ++i) rows[n_rows + i] = n_rows > 0 ? rows[n_rows - 1] : 0;
+    for (int first = 0; first < n_rows; first += kLanes) {
+        V in[kInputs], h[2 * kHidden], logits[kClasses];
+        load(batch, rows + first, in);
+        deterministic<G>(f, in, h);
+        uncertainty<G>(f, in, h + kHidden);
+        head(f, h, logits);
+
+        // 0 where all inputs are finite, else NaN: in the dense module masked places multiply by 0, which does this.
+        V poison = V{};
+        for (int c = 0; c < kInputs; ++c) poison += 0.0f * in[c];
+        V largest = logits[0] += poison, sum = V{}, probabilities[kClasses];
+        for (int k = 1; k < kClasses; ++k) largest = larger(largest, logits[k] += poison);
+        for (int k = 0; k < kClasses; ++k) sum += probabilities[k] = exponential(logits[k] - largest);
+        for (int k = 0; k < kClasses; ++k) probabilities[k] /= sum;
+
+        const int full = n_rows - first < kLanes ? n_rows - first : kLanes;
+        store(probabilities, batch.probabilities, rows + first, full);
+        if (batch.logits) store(logits, batch.logits, rows + first, full);
+    }
+}
+
+void run(const Folded& f, const Batch& batch) {
+    for (int64_t start = 0; start < batch.n_events; start += kChunk) {
+        const int64_t stop = start + kChunk < batch.n_events ? start + kChunk : batch.n_events;
+        int64_t rows[4][kChunk + kLanes];
+        int n_rows[4] = {};
+        for (int64_t i = start; i < stop; ++i) {
+            const int pattern = (batch.jets[2 * i] != 0) + 2 * (batch.jets[2 * i + 1] != 0);
+            rows[pattern][n_rows[pattern]++] = i;
+        }
+        run_pattern<false, false>(f, batch, rows[0], n_rows[0]);
+        run_pattern<true, false>(f, batch, rows[1], n_rows[1]);
+        run_pattern<false, true>(f, batch, rows[2], n_rows[2]);
+        run_pattern<true, true>(f, batch, rows[3], n_rows[3]);
+    }
+}
+
+}  // namespace SAGE_NAMESPACE
+}  // namespace
+
+#endif

@@ -1,0 +1,349 @@
+"""The native kernel against the dense module and torch-geometric, its independence of order, and its build."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from native import build
+from sage.bundle import read_bundle
+from sage.errors import EngineError, WeightsError
+from sage.graph import INPUTS, jets_present, normalise, raw_inputs, required_jets
+from sage.library_hash import SHA256
+from sage.native import INSTRUCTION_SETS, LIBRARY, NativeNetwork, load
+from sage.network import DualBranchNetwork, class_probabilities, from_arrays
+from sage.parameters import SHAPES, check_parameters, flatten
+from sage.shifts import PRIMARIES
+from tests.conftest import REAL_EVENTS, ROOT
+
+PATTERNS = ((False, False), (True, False), (False, True), (True, True))
+LARGEST_LOGIT_DIFFERENCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return read_bundle(ROOT / "weights")
+
+
+@pytest.fixture(scope="module")
+def trained(bundle) -> NativeNetwork:
+    return NativeNetwork(bundle.network)
+
+
+def random_events(n: int, seed: int = 0, pattern: tuple[bool, bool] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised inputs (n, 35) and jet masks (n, 2): every pattern, realistic shares."""
+    rng = np.random.default_rng(seed)
+    shares = rng.choice(4, n, p=(0.5, 0.27, 0.03, 0.2))
+    jets = np.array(PATTERNS)[shares] if pattern is None else np.tile(pattern, (n, 1))
+    values = rng.standard_normal((n, len(INPUTS))).astype(np.float32)
+    values[(required_jets() & ~jets[:, None]).any(axis=-1)] = 0.0
+    return values, jets
+
+
+def random_parameters(seed: int) -> dict[str, np.ndarray]:
+    torch.manual_seed(seed)
+    state = DualBranchNetwork().state_dict()
+    return {name: (value + 0.3 * torch.randn_like(value)).numpy() for name, value in state.items()}
+
+
+def dense_logits(network: torch.nn.Module, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.from_numpy(values), torch.from_numpy(jets.astype(np.float32))).numpy()
+
+
+def test_shapes_are_those_of_the_dense_module():
+    assert {name: tuple(value.shape) for name, value in DualBranchNetwork().state_dict().items()} == SHAPES
+    assert list(DualBranchNetwork().state_dict()) == list(SHAPES)
+
+
+@pytest.mark.parametrize("damage", ["missing", "extra", "transposed"])
+def test_parameters_of_another_architecture_are_refused(bundle, damage):
+    arrays = dict(bundle.network)
+    if damage == "missing":
+        del arrays["gate.weight"]
+    elif damage == "extra":
+        arrays["gate.scale"] = np.zeros(1, dtype=np.float32)
+    else:
+        arrays["classes.weight"] = arrays["classes.weight"].T
+    with pytest.raises(WeightsError, match="does not fit this architecture"):
+        check_parameters(arrays)
+
+
+def test_flat_block_has_the_length_the_library_states(bundle):
+    flat = flatten(bundle.network)
+    assert flat.dtype == np.float32
+    assert load(LIBRARY, SHA256).sage_network_parameters() == flat.size
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_equal_to_the_dense_module_for_every_graph(bundle, pattern, instruction_set):
+    values, jets = random_events(3000, pattern=pattern)
+    try:
+        network = NativeNetwork(bundle.network, instruction_set=instruction_set)
+    except EngineError as error:
+        pytest.skip(str(error))
+    expected = dense_logits(from_arrays(bundle.network), values, jets)
+    assert np.abs(network.logits(values, jets) - expected).max() < LARGEST_LOGIT_DIFFERENCE
+    probabilities = network.probabilities(values, jets)
+    softmax = torch.softmax(torch.from_numpy(expected), dim=1).numpy()
+    assert np.abs(probabilities - softmax).max() < 3e-6
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(len(values)), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_to_dense_module_and_torch_geometric_for_any_parameters(seed):
+    oracle = pytest.importorskip("training.graph_oracle")
+    parameters = random_parameters(seed)
+    values, jets = random_events(2000, seed)
+    found = NativeNetwork(parameters).logits(values, jets)
+    dense = from_arrays(parameters)
+    graph = oracle.OracleNetwork()
+    graph.load_state_dict(dense.state_dict())
+    for network in (dense, graph.eval()):
+        expected = dense_logits(network, values, jets)
+        assert np.abs(found - expected).max() < LARGEST_LOGIT_DIFFERENCE * max(1.0, np.abs(expected).max() / 10)
+
+
+def test_equal_on_real_events(bundle, trained):
+    frame = pd.read_parquet(REAL_EVENTS)
+    columns = {name: frame[name].to_numpy(np.float32) for name in PRIMARIES}
+    values, defined, _ = raw_inputs(columns)
+    values, jets = normalise(values, defined, bundle.normalisation), jets_present(columns)
+    expected = dense_logits(from_arrays(bundle.network), values, jets)
+    assert np.abs(trained.logits(values, jets) - expected).max() < LARGEST_LOGIT_DIFFERENCE
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_odd_values_are_finite_or_not_as_in_the_dense_module(bundle, trained, odd, pattern):
+    """One odd value in each input in turn, absent jets' inputs included."""
+    values, jets = random_events(len(INPUTS) * 20, pattern=pattern)
+    values[np.arange(len(values)), np.arange(len(values)) % len(INPUTS)] = odd
+    expected = class_probabilities(from_arrays(bundle.network), values, jets)
+    found = trained.probabilities(values, jets)
+    assert np.array_equal(np.isfinite(found), np.isfinite(expected))
+    assert np.isfinite(odd) or not np.isfinite(found).any()
+    finite = np.isfinite(expected)
+    # Logits of 1e30 leave no room between classes but rounding: all that can be asked is the same winner.
+    assert np.abs(found - expected)[finite].max(initial=0.0) < 1e-5
+
+
+def test_a_poisoned_event_leaves_its_neighbours_alone(trained):
+    values, jets = random_events(64, pattern=(True, True))
+    clean = trained.probabilities(values, jets)
+    values[5, 3], values[20, 30] = np.nan, np.inf
+    found = trained.probabilities(values, jets)
+    others = np.setdiff1d(np.arange(64), [5, 20])
+    assert np.array_equal(found[others], clean[others])
+    assert np.isnan(found[[5, 20]]).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 15, 16, 17, 1000, 1023, 1024, 1025])
+def test_tails(trained, n):
+    values, jets = random_events(1100)
+    whole = trained.probabilities(values, jets)
+    part = trained.probabilities(values[:n], jets[:n])
+    assert part.shape == (n, 4)
+    assert np.array_equal(part, whole[:n])
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_order_and_chunks_do_not_change_a_bit(bundle, instruction_set):
+    try:
+        network = NativeNetwork(bundle.network, instruction_set=instruction_set)
+    except EngineError as error:
+        pytest.skip(str(error))
+    values, jets = random_events(5000)
+    whole = network.logits(values, jets)
+    order = np.random.default_rng(1).permutation(len(values))
+    assert np.array_equal(network.logits(values[order], jets[order]), whole[order])
+    for chunk in (1, 13, 256, 1024, 3000):
+        starts = range(0, 600 if chunk == 1 else len(values), chunk)
+        parts = np.concatenate([network.logits(values[i : i + chunk], jets[i : i + chunk]) for i in starts])
+        assert np.array_equal(parts, whole[: len(parts)])
+
+
+def test_avx2_and_avx512_agree_to_the_bit(bundle):
+    try:
+        wide = NativeNetwork(bundle.network, instruction_set="avx512")
+    except EngineError as error:
+        pytest.skip(str(error))
+    values, jets = random_events(5000)
+    assert np.array_equal(
+        NativeNetwork(bundle.network, instruction_set="avx2").logits(values, jets), wide.logits(values, jets)
+    )
+
+
+def test_memory_layout_does_not_matter(trained):
+    values, jets = random_events(300)
+    expected = trained.logits(values, jets)
+    unaligned = np.frombuffer(b"x" + values.tobytes(), dtype=np.uint8)[1:].view(np.float32).reshape(values.shape)
+    wide = np.zeros((300, 70), dtype=np.float32)
+    wide[:, ::2] = values
+    records = np.zeros(300, dtype=[("tag", "i1"), ("values", np.float32, 35)])
+    records["values"] = values
+    layouts = {
+        "by column": np.asfortranarray(values),
+        "unaligned": unaligned,
+        "strided": wide[:, ::2],
+        "odd strides": records["values"],
+        "reversed twice": values[::-1].copy()[::-1],
+        "float64": values.astype(np.float64),
+        "read-only": np.broadcast_to(values, values.shape),
+    }
+    for name, layout in layouts.items():
+        assert np.array_equal(trained.logits(layout, jets), expected), name
+    for mask in (np.asfortranarray(jets), jets.astype(np.uint8), jets.astype(np.float32)):
+        assert np.array_equal(trained.logits(values, mask), expected)
+
+
+def test_wrong_shapes_never_reach_the_library(trained):
+    values, jets = random_events(10)
+    for bad_values, bad_jets in (
+        (values[:, :34], jets),
+        (values, jets[:9]),
+        (values.ravel(), jets),
+        (values, jets[:, 0]),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            trained.probabilities(bad_values, bad_jets)
+
+
+def foreign(content: bytes) -> bytes:
+    """The same library for another processor: e_machine of the ELF header says AArch64."""
+    return content[:18] + (183).to_bytes(2, "little") + content[20:]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "text": lambda content: b"not a library",
+    "truncated": lambda content: content[: len(content) // 2],
+    "foreign": foreign,
+    "one bit": lambda content: content[:90000] + bytes([content[90000] ^ 1]) + content[90001:],
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_libraries_are_refused_by_their_hash(bundle, tmp_path, kind):
+    path = tmp_path / "library.so"
+    path.write_bytes(DAMAGE[kind](LIBRARY.read_bytes()))
+    with pytest.raises(EngineError, match="sha256"):
+        NativeNetwork(bundle.network, path)
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "foreign"])
+def test_libraries_that_do_not_load_are_refused(bundle, tmp_path, kind):
+    content = DAMAGE[kind](LIBRARY.read_bytes())
+    path = tmp_path / "library.so"
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        NativeNetwork(bundle.network, path, hashlib.sha256(content).hexdigest())
+
+
+def test_missing_library_is_refused(bundle, tmp_path):
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        NativeNetwork(bundle.network, tmp_path / "library.so")
+
+
+def test_other_version_and_other_parameter_count_are_refused(bundle, monkeypatch):
+    monkeypatch.setattr("sage.native.VERSION", 2)
+    with pytest.raises(EngineError, match="version 1, expected 2"):
+        NativeNetwork(bundle.network)
+    monkeypatch.undo()
+    monkeypatch.setattr("sage.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))
+    with pytest.raises(EngineError, match="25916 parameters, not 7"):
+        NativeNetwork(bundle.network)
+
+
+def test_committed_library_is_the_stated_one_and_small():
+    content = LIBRARY.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHA256
+    assert len(content) < 400_000
+
+
+def test_needs_no_newer_glibc_than_2_31_and_nothing_else():
+    content = LIBRARY.read_bytes()
+    versions = {tuple(map(int, pair)) for pair in re.findall(rb"GLIBC_(\d+)\.(\d+)", content)}
+    assert versions
+    assert max(versions) <= (2, 31)
+    needed = set(re.findall(rb"lib[\w+-]+\.so\.\d+", content))
+    assert needed <= {b"libc.so.6", b"libm.so.6"}
+    assert b"GLIBCXX" not in content
+    assert b"pthread" not in content
+
+
+@pytest.mark.parametrize("compiler", build.COMPILERS)
+def test_built_from_source_it_gives_the_same(bundle, trained, tmp_path, compiler):
+    if not build.available(compiler):
+        pytest.skip(f"{compiler} is not installed")
+    path = tmp_path / "library.so"
+    sha256 = build.build(path, compiler)
+    values, jets = random_events(4000)
+    built = NativeNetwork(bundle.network, path, sha256).logits(values, jets)
+    assert np.abs(built - trained.logits(values, jets)).max() < LARGEST_LOGIT_DIFFERENCE
+    if compiler == "ziglang" and version("ziglang") == "0.17.1":
+        assert sha256 == SHA256, "the committed library was not built from this source; run make kernel"
+
+
+SANITIZED = """
+import sys
+import numpy as np
+from pathlib import Path
+from sage.native import NativeNetwork
+with np.load(sys.argv[2]) as file:
+    arrays = dict(file)
+values, jets = arrays.pop("values"), arrays.pop("jets")
+out = {}
+for name in sys.argv[4:]:
+    network = NativeNetwork(arrays, Path(sys.argv[1]), sys.argv[3], name)
+    for n in (0, 1, 7, 15, 16, 17, 1000, len(values)):
+        # Copies, so that a read past the end of an array leaves its allocation.
+        out[name] = network.logits(values[:n].copy(), jets[:n].copy())
+        network.logits(np.asfortranarray(values[:n]), jets[:n].copy())
+np.savez(sys.argv[2], **out)
+"""
+
+
+def test_sanitizers_find_nothing(bundle, trained, tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    runtimes = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+    ]
+    if not all(Path(path).is_absolute() for path in runtimes):
+        pytest.skip("g++ has no sanitizer run-time")
+    path = tmp_path / "library.so"
+    checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
+    sha256 = build.build(path, "g++", checks)
+    values, jets = random_events(3000)
+    for row, odd in enumerate([np.nan, np.inf, -np.inf, 1e30, -1e30, 3e38, 1e-40]):
+        values[row * 35 : (row + 1) * 35][np.diag_indices(35)] = odd
+    np.savez(tmp_path / "events.npz", values=values, jets=jets, **bundle.network)
+    names = INSTRUCTION_SETS[1 : INSTRUCTION_SETS.index(trained.instruction_set) + 1]
+    run = subprocess.run(
+        [sys.executable, "-c", SANITIZED, str(path), str(tmp_path / "events.npz"), sha256, *names],
+        cwd=ROOT,
+        env={"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "runtime error" not in run.stderr
+    with np.load(tmp_path / "events.npz") as file:
+        for name in names:
+            ordinary = np.arange(3000) >= 7 * 35
+            difference = file[name][ordinary] - trained.logits(values, jets)[ordinary]
+            assert np.abs(difference).max() < LARGEST_LOGIT_DIFFERENCE
