@@ -1,123 +1,181 @@
-"""Time of one ``predict``, stage by stage.
+"""Time and memory of one ``predict``: stage by stage, against torch-geometric, and as the number of events grows.
 
-    python -m benchmarks.predict --events 945000 --threads 1 --output results/benchmarks
+    python -m benchmarks.predict --events 945000 --threads 1 2 --output results/benchmarks
 
-Events are drawn with replacement from the embedded file. Machines differ and are noisy: the time of a matrix product
-of fixed size is printed beside the stages, so that two runs can be compared as ratios.
+Events are drawn with replacement from the embedded file. Machines differ and are noisy: compare ratios of one run, and
+the time of a matrix product of fixed size, which is printed beside. Writes ``predict.json`` and ``predict.png``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
-import time
+import pickle
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
 
+from benchmarks.figure import draw
+from benchmarks.measuring import (
+    GRAPH_BATCH,
+    ROOT,
+    compare_networks,
+    describe,
+    draw_test_set,
+    machine,
+    peak_memory,
+    seconds_of,
+)
 from model import Model
+from sage.engine import Engine
 from sage.graph import jets_present, normalise, raw_inputs
 from sage.interval import measure_interval
-from sage.measurement import BLOCK, likelihood_of, read_test_set
-from sage.network import class_probabilities, from_arrays
+from sage.measurement import BLOCK, count_events, likelihood_of, read_test_set
 from sage.regions import counts, quantities
-from sage.shifts import PRIMARIES, select, shift
+from sage.shifts import select, shift
+from sage.tables import GRID
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "data" / "FAIR_Universe_HiggsML_data.parquet"
-
-
-def draw_test_set(n_events: int, seed: int) -> dict[str, Any]:
-    """Draw selected nominal events with replacement, in proportion to their weights."""
-    events = pd.read_parquet(DATA)
-    columns, rows = select(shift({name: events[name].to_numpy() for name in PRIMARIES}))
-    share = events["weights"].to_numpy(np.float64)[rows]
-    drawn = np.random.default_rng(seed).choice(len(rows), n_events, p=share / share.sum())
-    frame = pd.DataFrame({name: column[drawn] for name, column in columns.items()})
-    return {"data": frame, "weights": np.ones(n_events)}
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 5_000_000)
 
 
-def time_stages(model: Model, test_set: dict[str, Any]) -> dict[str, float]:
-    """Run the stages of one measurement on their own; return seconds per stage."""
-    seconds: dict[str, float] = {}
+def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[str, dict[str, float]]:
+    """Run the stages of one measurement on their own; return seconds and peak memory per stage."""
+    stages: dict[str, dict[str, float]] = {}
 
     def timed(stage: str, function: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        result = function()
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-        return result
+        result: list[Any] = []
+        stages[stage] = {}
+        with peak_memory(stages[stage]):
+            stages[stage]["seconds"] = seconds_of(lambda: result.append(function()))
+        return result[0]
 
     bundle = model.bundle
-    network = timed("build network", lambda: from_arrays(bundle.network))
+    engine = Engine(bundle.network, model.engine, threads)
     columns, weights, _ = timed("arrays", lambda: read_test_set(test_set))
-    observed = np.zeros(bundle.regions.n_bins)
-    for start in range(0, len(weights), BLOCK):
-        block = {name: column[start : start + BLOCK] for name, column in columns.items()}
-        values, defined, derived = timed("features", lambda b=block: raw_inputs(b))
-        inputs = timed("normalisation", lambda v=values, d=defined: normalise(v, d, bundle.normalisation))
-        jets = jets_present(block)
-        probabilities = timed("network", lambda i=inputs, j=jets: class_probabilities(network, i, j))
-        observed += timed(
-            "histogram",
-            lambda b=block, d=derived, p=probabilities: counts(bundle.regions, quantities(b, d, p)),
-        )
+    starts = range(0, len(weights), BLOCK)
+    blocks = [{name: column[start : start + BLOCK] for name, column in columns.items()} for start in starts]
+
+    def each(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+        return list(engine.map(function, items))
+
+    raw = timed("features", lambda: each(raw_inputs, blocks))
+    inputs = timed("normalisation", lambda: each(lambda r: normalise(r[0], r[1], bundle.normalisation), raw))
+    pairs = [(values, jets_present(block)) for values, block in zip(inputs, blocks, strict=True)]
+    probabilities = timed("network", lambda: each(lambda pair: engine.probabilities(*pair), pairs))
+    triples = [(block, derived, p) for block, (_, _, derived), p in zip(blocks, raw, probabilities, strict=True)]
+    found = timed("histogram", lambda: each(lambda t: counts(bundle.regions, quantities(*t)), triples))
+    observed = np.sum(found, axis=0)
     timed("fit", lambda: measure_interval(likelihood_of(observed, bundle)))
-    return seconds
+    return stages
 
 
-def calibrate() -> float:
-    """Return the seconds of a fixed amount of arithmetic on this machine (median of five)."""
-    matrix = np.random.default_rng(0).standard_normal((1500, 1500), dtype=np.float32)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def time_predict(model: Model, test_set: dict[str, Any], repeats: int = 3) -> dict[str, float]:
+    """Return the median seconds of a warm ``predict`` and its peak memory above what was there before."""
+    result: dict[str, float] = {}
+    with peak_memory(result):
+        model.predict(test_set)
+    result["seconds"] = float(np.median([seconds_of(lambda: model.predict(test_set)) for _ in range(repeats)]))
+    return result
+
+
+def time_fresh_worker(test_set: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds of import, unpickling and first ``predict`` in a new process, and of a second one."""
+    program = (
+        "import sys, time, numpy, pandas\n"
+        "data = pandas.read_pickle(sys.argv[1])\n"
+        "start = time.perf_counter()\n"
+        "import pickle\n"
+        "model = pickle.loads(open(sys.argv[2], 'rb').read())\n"
+        "model.predict(data)\n"
+        "first = time.perf_counter()\n"
+        "model.predict(data)\n"
+        "print(first - start, time.perf_counter() - first)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        data, pickled = Path(folder, "set.pkl"), Path(folder, "model.pkl")
+        data.write_bytes(pickle.dumps(test_set))
+        pickled.write_bytes(pickle.dumps(Model(threads=1)))
+        run = subprocess.run(
+            [sys.executable, "-c", program, str(data), str(pickled)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    first, warm = map(float, run.stdout.split())
+    return {"first_s": first, "warm_s": warm}
+
+
+def time_node(model: Model, test_set: dict[str, Any]) -> float:
+    """Return the seconds of one pass over 1 M events at one nuisance point: shifts to counts, one thread."""
+    columns, _, _ = read_test_set(test_set)
+    engine = Engine(model.bundle.network, model.engine, 1)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, len(columns["PRI_met"])))
+
+    def run() -> None:
+        selected, _ = select(shift(columns, 1.01, 0.99, 1.0, noise=(noise[0], noise[1])))
+        count_events({name: column.astype(np.float32) for name, column in selected.items()}, model.bundle, engine)
+
+    return float(np.median([seconds_of(run) for _ in range(3)])) * 1e6 / len(columns["PRI_met"])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=945_000)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--engine", choices=("cuda", "native", "torch"), help="default: the best that works")
+    parser.add_argument("--largest", type=int, default=SIZES[-1], help="most events of the growth curve; 0 for none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
     arguments = parser.parse_args()
 
-    torch.set_num_threads(arguments.threads)
+    report: dict[str, Any] = {"events": arguments.events, "seed": arguments.seed, "before": machine()}
+    print(describe(report["before"]))
     test_set = draw_test_set(arguments.events, arguments.seed)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = Model()
-    start = time.perf_counter()
-    model.predict(test_set)
-    total = time.perf_counter() - start
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    stages = time_stages(model, test_set)
+    report["threads"] = {}
+    for threads in arguments.threads:
+        model = Model(engine=arguments.engine, threads=threads)
+        whole = time_predict(model, test_set)
+        stages = time_stages(model, test_set, threads)
+        report["threads"][str(threads)] = {"predict": whole, "stages": stages}
+        print(f"{arguments.events} events, {threads} thread(s)")
+        for stage, found in [*stages.items(), ("predict", whole)]:
+            speed = arguments.events / found["seconds"] / 1e6
+            print(f"  {stage:14s}{found['seconds']:8.3f} s{speed:9.2f} M events/s{found['memory_mb']:8.0f} MB")
 
-    print(f"{arguments.events} events, {arguments.threads} thread(s), {platform.processor() or platform.machine()}")
-    for stage, seconds in stages.items():
-        print(f"  {stage:16s}{seconds:8.3f} s{seconds / total:8.1%}")
-    print(f"  {'predict':16s}{total:8.3f} s, {memory:.0f} MB above the input frame")
-    calibration = calibrate()
-    print(f"  calibration: 1500 x 1500 float32 matrix product {calibration * 1e3:.1f} ms")
+    model = Model(engine=arguments.engine, threads=1)
+    report["worker"] = time_fresh_worker(test_set)
+    print(f"fresh worker: first predict {report['worker']['first_s']:.2f} s, warm {report['worker']['warm_s']:.2f} s")
+    report["node_s_per_million"] = node = time_node(model, test_set)
+    hours = node * np.prod(GRID) / 3600
+    print(
+        f"1 M events at one nuisance point {node:.2f} s, at all {np.prod(GRID)} of the grid {hours:.1f} h, one thread"
+    )
+
+    comparison = compare_networks(model.bundle, test_set, rounds=5, n_slow=16 * GRAPH_BATCH)
+    report["network_events_per_s"] = asdict(comparison)
+    for name, speed in asdict(comparison).items():
+        print(f"  {name:16s}{speed:12,.0f} events/s{speed / comparison.torch_geometric:8.1f} x torch-geometric")
+
+    report["growth"] = {}
+    for size in (size for size in SIZES if size <= arguments.largest):
+        found = time_predict(model, draw_test_set(size, arguments.seed))
+        report["growth"][str(size)] = found
+        print(f"  {size:9d} events {found['seconds']:8.3f} s {found['memory_mb']:6.0f} MB, one thread")
+    report["after"] = machine()
+    print(describe(report["after"]))
+
     arguments.output.mkdir(parents=True, exist_ok=True)
-    report = {
-        "events": arguments.events,
-        "threads": arguments.threads,
-        "seed": arguments.seed,
-        "stages_s": stages,
-        "predict_s": total,
-        "memory_mb": memory,
-        "calibration_s": calibration,
-    }
     (arguments.output / "predict.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    draw(report).savefig(arguments.output / "predict.png", dpi=150)
 
 
 if __name__ == "__main__":

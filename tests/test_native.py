@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.bundle import bundle_files
 from native import build
 from sage.bundle import read_bundle
 from sage.errors import EngineError, WeightsError
@@ -270,6 +271,10 @@ def test_committed_library_is_the_stated_one_and_small():
     content = LIBRARY.read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHA256
     assert len(content) < 400_000
+
+
+def test_the_submission_carries_the_library():
+    assert bundle_files(ROOT)["sage/libsage_network.so"] == LIBRARY
 
 
 def test_needs_no_newer_glibc_than_2_31_and_nothing_else():
