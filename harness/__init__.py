@@ -6,6 +6,7 @@ input is refused with a message, and any number of worker processes gives the sa
 
     errors              the one exception
     dataset, columns    the events file: test and training part, and what is checked about them
+    download            the public data set
     pool                the test part on disk, shared by worker processes
     settings            sets, seeds, switches, order of the pseudo-experiments
     pseudo_experiments  nuisance draws and pseudo-data

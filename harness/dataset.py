@@ -24,6 +24,7 @@ from harness.errors import HarnessError
 logger = logging.getLogger("sage.harness.dataset")
 
 FILE_NAME = "FAIR_Universe_HiggsML_data.parquet"
+METADATA_NAME = "FAIR_Universe_HiggsML_data_metadata.json"
 BATCH_ROWS = 1 << 20
 HASH_ALL_BELOW = 64 << 20
 

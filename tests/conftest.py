@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def analytic_yields(tes: float, jes: float, soft_met: float, n_bins: int) -> np.
         response += m**2 * 0.02 * np.sin(5 * x + p) + 0.0005 * t**2 * np.cos(x + p) + 0.0004 * t * j
         out[p] = total[name] * shape / shape.sum() * np.exp(response)
     return out
+
+
+@pytest.fixture(autouse=True)
+def _own_log():
+    """Take back what a program under test does to the project's logger."""
+    logger = logging.getLogger("sage")
+    before = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Submissions: unpacking without trust, importing as the official program does, keeping them quiet."""
 
+import dataclasses
 import io
 import logging
 import stat
@@ -44,19 +45,17 @@ class TestArchive:
         with pytest.raises(HarnessError, match="is there twice"):
             unpack(twins, tmp_path)
 
-    def test_limits(self, tmp_path, monkeypatch):
+    def test_limits(self, tmp_path):
         path = pack(tmp_path / "s.zip", ("a", "x" * 600), ("b", "x" * 600))
         for name, value, named in (
-            ("MAX_MEMBERS", 1, "2 members, more than 1"),
-            ("MAX_MEMBER_BYTES", 500, "has 600 bytes, more than 500"),
-            ("MAX_TOTAL_BYTES", 1000, "unpacks to 1200 bytes"),
+            ("members", 1, "2 members, more than 1"),
+            ("member_bytes", 500, "has 600 bytes, more than 500"),
+            ("total_bytes", 1000, "unpacks to 1200 bytes"),
         ):
-            with monkeypatch.context() as patch:
-                patch.setattr(archive, name, value)
-                with pytest.raises(HarnessError, match=named):
-                    unpack(path, tmp_path)
+            with pytest.raises(HarnessError, match=named):
+                unpack(path, tmp_path, dataclasses.replace(archive.SUBMISSION, **{name: value}))
         with pytest.raises(HarnessError, match="unpacks to more than the 599 bytes"):
-            archive._copy(path, "a", io.BytesIO(b"x" * 600), io.BytesIO(), 599)
+            archive._copy(path, "a", io.BytesIO(b"x" * 600), io.BytesIO(), 599, archive.SUBMISSION)
 
     def test_damaged_and_encrypted(self, tmp_path):
         path = pack(tmp_path / "s.zip", ("model.py", "x" * 100))
