@@ -176,7 +176,7 @@ def compare_networks(bundle: Bundle, test_set: dict[str, Any], rounds: int, n_sl
     }
     for _, step in steps.values():
         step()
-    taken = {name: [] for name in steps}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, (_, step) in steps.items():
             taken[name].append(seconds_of(step))
