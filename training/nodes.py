@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import norm, qmc
 
+from sage.engine import Engine
 from sage.graph import Normalisation, jets_present, normalise, raw_inputs
-from sage.network import DualBranchNetwork, class_probabilities, from_arrays
 from sage.nuisances import PROCESSES
 from sage.regions import RegionSet, bin_numbers, quantities
 from sage.shifts import Columns, select, shift
@@ -68,8 +67,7 @@ class Counter:
             of the events that are in a bin either here or at the nominal point but not in both. Each of shape
             (4, n_bins), averaged over the noise draws.
         """
-        torch.set_num_threads(1)
-        network = from_arrays(self.parameters)
+        engine = Engine(self.parameters, threads=1)
         out = {name: np.zeros((len(PROCESSES), regions.n_bins)) for name in ("counts", "squares", "moved")}
         draws = self.noise_draws if point[2] > 0 else 1
         file = EventsFile(self.data, self.test_size)
@@ -80,9 +78,9 @@ class Counter:
                 cell = classes[taken] * regions.n_bins + bins[taken]
                 out[name] += np.bincount(cell, weights[taken], minlength=out[name].size).reshape(out[name].shape)
 
-            nominal = self._bins(network, regions, events.columns, NOMINAL, None)
+            nominal = self._bins(engine, regions, events.columns, NOMINAL, None)
             for noise in self._noise(point, piece, len(events), draws):
-                here = nominal if point == NOMINAL else self._bins(network, regions, events.columns, point, noise)
+                here = nominal if point == NOMINAL else self._bins(engine, regions, events.columns, point, noise)
                 for before, after in zip(nominal, here, strict=True):
                     add("counts", after, events.weights / draws)
                     add("squares", after, events.weights**2 / draws)
@@ -100,7 +98,7 @@ class Counter:
 
     def _bins(
         self,
-        network: DualBranchNetwork,
+        engine: Engine,
         regions: RegionSet,
         columns: Columns,
         point: Point,
@@ -112,7 +110,7 @@ class Counter:
         selected = {name: column.astype(np.float32) for name, column in selected.items()}
         values, defined, derived = raw_inputs(selected)
         inputs = normalise(values, defined, self.normalisation)
-        probabilities = class_probabilities(network, inputs, jets_present(selected))
+        probabilities = engine.probabilities(inputs, jets_present(selected))
         out = np.full((len(regions.regions), len(columns["PRI_met"])), -1)
         for region, (rows, bins) in enumerate(bin_numbers(regions, quantities(selected, derived, probabilities))):
             out[region, kept[rows]] = bins

@@ -1,0 +1,99 @@
+"""Simulate events of the challenge: Pythia 8, detector, selection, weights.
+
+Writes FAIR_Universe_HiggsML_data.parquet with its metadata, as the public data set has them, and parents.parquet, which
+tells for every row the showered event it comes from. Finished shards are kept in OUTPUT/shards: the same command
+continues an interrupted run, and a larger --events adds to a finished one. The same seed gives the same events
+whatever the number of workers. Needs the packages of requirements-simulation.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import sys
+from pathlib import Path
+
+from harness.errors import HarnessError
+from sage.errors import SageError
+from scripts.common import logger, parser, run_program
+
+REQUIRED = ("pythia8mc", "awkward", "numba")
+EXAMPLE = (
+    "python -m scripts.simulate --process all --events 100000 --mode fast --seed 1 --workers 2 --output build/events"
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    options = parser("simulate", __doc__, EXAMPLE)
+    options.add_argument("--process", default="all", help="all, htautau, ztautau, ttbar or diboson")
+    options.add_argument("--events", type=int, required=True, help="rows per process; whole shards, so a few more")
+    options.add_argument("--mode", default="fast", help="full: one detector pass per event; fast: several")
+    options.add_argument("--seed", type=int, required=True, help="decides all random numbers")
+    options.add_argument("--workers", type=int, default=1, help="processes that work at the same time")
+    options.add_argument("--output", type=Path, required=True, help="folder for the events; new, or of the same run")
+    options.add_argument("--cache", type=Path, default=Path("build/simulation"), help="folder for the libraries")
+    options.add_argument("--shard-events", type=int, default=0, help="showered events per shard (default: the mode's)")
+    options.add_argument(
+        "--z-quiet",
+        type=float,
+        default=1.0,
+        help="fraction of Z events with little recoil that are kept; smaller weights for those with hard jets",
+    )
+    return run_program(_simulate, options.parse_args(argv))
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = f"package {missing[0]!r} is not installed; pip install -r requirements-simulation.txt"
+        raise HarnessError(msg)
+    for name, least in (("events", 1), ("workers", 1), ("seed", 0), ("shard_events", 0)):
+        value = getattr(arguments, name)
+        if value < least:
+            msg = f"--{name.replace('_', '-')} is {value}; it must be at least {least}"
+            raise HarnessError(msg)
+    if not 0.0 < arguments.z_quiet <= 1.0:
+        msg = f"--z-quiet is {arguments.z_quiet}; it is a fraction above 0, at most 1"
+        raise HarnessError(msg)
+    try:
+        _run(arguments)
+    except SageError as error:
+        raise HarnessError(str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            msg = f"no space left for {error.filename or arguments.output}; free some and run the same command again"
+            raise HarnessError(msg) from error
+        raise
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # Only now: these import Pythia.
+    from training.simulation.output import merge
+    from training.simulation.processes import TABLE, find_processes
+    from training.simulation.production import Production, find_mode
+    from training.simulation.shards import claim, produce
+
+    processes = find_processes(arguments.process)
+    shard_events = arguments.shard_events or find_mode(arguments.mode).shard_events
+    production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet)
+    claim(production, arguments.output)
+    shards = produce(processes, arguments.events, production, arguments.output, arguments.cache, arguments.workers)
+    metadata = merge(production, shards, arguments.output)
+    for name, made in metadata["simulation"]["processes"].items():
+        logger.info(
+            "%s: %d rows (%.0f effective), predicted %.5g +- %.2g at 10/fb, normalised to %.5g (factor %.4f)",
+            name,
+            made["rows"],
+            made["effective_rows"] / made["inflation"],
+            made["prediction"],
+            made["error"],
+            TABLE[name].expected,
+            made["factor"],
+        )
+    logger.info("%d rows in %s", metadata["total_rows"], arguments.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Compare simulated events with the public data set's published yields and with reference events.
+
+    python -m training.simulation.compare --events build/events --reference DIR --output build/comparison
+
+DIR holds one parquet file per process (and ``real_500.parquet``, compared if it is there). Writes ``comparison.json``
+and a plot of all 28 features per process, and prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pyarrow.parquet as pq
+from scipy.stats import kstwobign
+
+from sage.nuisances import PROCESSES, SIGNAL
+from sage.shifts import PRIMARIES
+from training.dataset import DATA_FILE
+from training.files import write_json
+from training.simulation.comparison import (
+    FEATURES,
+    Sample,
+    classifier_auc,
+    effective,
+    ks_table,
+    region_table,
+    response_table,
+    score_inflation,
+)
+from training.simulation.output import PARENTS_FILE
+
+REAL_FILE = "real_500.parquet"
+KS_FLOOR = 0.02
+N_PLOT_BINS = 40
+
+log = logging.getLogger("sage.simulation")
+
+
+def read_events(folder: Path) -> dict[str, Sample]:
+    """Read an events file with its showered events, by process."""
+    table = pq.read_table(folder / DATA_FILE).to_pandas()
+    parents = pq.read_table(folder / PARENTS_FILE)["parent"].to_numpy()
+    return _by_process(table, parents)
+
+
+def read_reference(path: Path) -> dict[str, Sample]:
+    """Read events without showered events, by process; every row counts as independent."""
+    table = pq.read_table(path).to_pandas()
+    return _by_process(table, np.arange(len(table)))
+
+
+def halves(sample: Sample) -> tuple[Sample, Sample]:
+    """Split a reference: what was tuned was tuned on the first half, and is reported on the second."""
+    rows = np.arange(len(sample.weights))
+    return sample.take(rows[::2]), sample.take(rows[1::2])
+
+
+def real_p_values(sample: Sample, real: Sample) -> dict[str, float]:
+    """KS p-values of the features against real events."""
+    table = ks_table(sample, real)
+    n = 1.0 / (1.0 / effective(sample.weights) + 1.0 / effective(real.weights))
+    return {name: float(kstwobign.sf(table[name] * np.sqrt(n))) for name in FEATURES}
+
+
+def plot(sample: Sample, reference: Sample, title: str) -> mpl.figure.Figure:
+    """Draw the 28 features of both samples after the selection."""
+    one, two = sample.selected(), reference.selected()
+    figure, axes = plt.subplots(7, 4, figsize=(16, 20), layout="constrained")
+    for name, axis in zip(FEATURES, axes.flat, strict=True):
+        values = [np.nan_to_num(part.columns[name], nan=-25.0) for part in (one, two)]
+        defined = values[1][values[1] != -25.0]
+        edges = np.linspace(*np.quantile(defined, [0.002, 0.99]), N_PLOT_BINS + 1)
+        for part, column, colour, label in ((two, values[1], "black", "reference"), (one, values[0], "C1", "this")):
+            # Fractions of all events, so that a wrong number of jets shows in every jet quantity.
+            share = part.weights / part.weights.sum()
+            counts, _ = np.histogram(column, edges, weights=share)
+            squares, _ = np.histogram(column, edges, weights=share**2)
+            axis.stairs(counts, edges, color=colour, label=label)
+            axis.errorbar((edges[1:] + edges[:-1]) / 2, counts, np.sqrt(squares), fmt="none", color=colour)
+        axis.set_title(name, fontsize="small")
+    axes.flat[0].legend()
+    figure.suptitle(title)
+    return figure
+
+
+def compare(events: Path, reference: Path, output: Path) -> dict[str, Any]:
+    """Compare all processes that both have; see the module's docstring."""
+    output.mkdir(parents=True, exist_ok=True)
+    samples = read_events(events)
+    real = read_reference(reference / REAL_FILE) if (reference / REAL_FILE).exists() else {}
+    report: dict[str, Any] = {}
+    for process in PROCESSES:
+        path = reference / f"{process}.parquet"
+        if process not in samples or not path.exists():
+            continue
+        sample = samples[process]
+        other = halves(read_reference(path)[process])[1]
+        report[process] = {
+            "rows": len(sample.weights),
+            "effective_rows": effective(sample.weights),
+            "regions": region_table(sample, process),
+            "responses": response_table(sample, process),
+            "ks": ks_table(sample, other),
+            "auc": classifier_auc(sample, other),
+        }
+        if process in real:
+            report[process]["real_p_values"] = real_p_values(sample, real[process])
+        figure = plot(sample, other, f"{process}: {events.name} against {reference.name}")
+        figure.savefig(output / f"{process}.png", dpi=80)
+        plt.close(figure)
+        _log(process, report[process])
+    if len(samples) > 1 and SIGNAL in samples:
+        report["score_inflation"] = score_inflation(samples, SIGNAL)
+        for process, values in report["score_inflation"].items():
+            log.info("%s inflation in score bins: %s", process, " ".join(f"{value:.2f}" for value in values))
+    write_json(output / "comparison.json", report)
+    return report
+
+
+def _by_process(table: Any, parents: np.ndarray) -> dict[str, Sample]:
+    out = {}
+    for process in PROCESSES:
+        rows = np.flatnonzero(table["detailed_labels"].to_numpy() == process)
+        if len(rows):
+            columns = {name: table[name].to_numpy()[rows] for name in PRIMARIES}
+            out[process] = Sample(columns, table["weights"].to_numpy(dtype=np.float64)[rows], parents[rows])
+    return out
+
+
+def _log(process: str, made: dict[str, Any]) -> None:
+    log.info("%s: %d rows, %.0f effective, AUC %.3f", process, made["rows"], made["effective_rows"], made["auc"])
+    for name, row in made["regions"].items():
+        log.info("  %-20s ratio %.3f +- %.3f  inflation %.2f", name, row["ratio"], row["error"], row["inflation"])
+    for region, rows in made["responses"].items():
+        shown = [f"{row['change']:.2f}({row['published']:.2f})" + ("" if row["within_errors"] else "!") for row in rows]
+        log.info("  %-20s %s", region, " ".join(shown))
+    chance = made["ks"]["chance_95"]
+    worst = sorted(((made["ks"][name], name) for name in FEATURES), reverse=True)[:5]
+    log.info("  KS (floor %.3f): %s", KS_FLOOR + chance, ", ".join(f"{name} {value:.3f}" for value, name in worst))
+    if "real_p_values" in made:
+        low = min(made["real_p_values"].items(), key=lambda item: item[1])
+        log.info("  lowest p-value against real events: %s %.4f", *low)
+
+
+def main() -> None:
+    """Run from the command line."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    options.add_argument("--events", type=Path, required=True, help="folder with simulated events")
+    options.add_argument("--reference", type=Path, required=True, help="folder with one parquet file per process")
+    options.add_argument("--output", type=Path, required=True, help="folder for the report and the plots")
+    arguments = options.parse_args()
+    mpl.use("Agg")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    compare(arguments.events, arguments.reference, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Table of the four processes: Pythia settings, cross-sections, expected events, early decisions.
+
+Settings and cross-sections are those of the challenge's own generation program (repository FAIR-Universe/genHEPdata,
+``share/config_*.cmnd`` and ``scripts/crosssection.json``); the challenge weights every event by the cross-section of
+its Pythia process code over the number of generated events of that code. The expected events at 10/fb before the
+selection are those of the public data set (arXiv:2410.02867, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sage.errors import InputError
+from sage.nuisances import PROCESSES, SIGNAL
+from training.dataset import LUMINOSITY
+
+COMMON_SETTINGS = (
+    "Print:quiet = on",
+    "Beams:idA = 2212",
+    "Beams:idB = 2212",
+    "Beams:eCM = 13000.",
+    "Main:timesAllowErrors = 300",
+    "Check:epTolErr = 1e-2",
+    # Taus decay in ``tau_decays``.
+    "15:mayDecay = off",
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of the challenge.
+
+    Arguments:
+        name: Its name in ``detailed_labels``.
+        settings: Pythia settings beyond ``COMMON_SETTINGS``.
+        cross_sections: Cross-section in fb by Pythia process code, times branching ratios where decays are forced.
+        expected: Expected events at 10/fb before the official selection.
+        keep: Fraction of generated events that are simulated by what the hard process promises, see ``Promise``.
+        tau_bias: How many times more often than in nature heavy hadrons decay to taus; weights make up for it.
+        row_weight: Weight within a process below which rows are thinned out, relative to an event that is kept for
+            sure and selected for sure.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    cross_sections: Mapping[int, float]
+    expected: float
+    keep: Promise
+    row_weight: float
+    tau_bias: float = 1.0
+
+    @property
+    def label(self) -> float:
+        """1 for the signal, 0 for backgrounds."""
+        return float(self.name == SIGNAL)
+
+    def event_weight(self, code: int, tried: int) -> float:
+        """Expected events at 10/fb that one of ``tried`` generated events of a process code stands for."""
+        if code not in self.cross_sections:
+            msg = f"Pythia made process code {code} for {self.name}, which has no cross-section; add it to processes.py"
+            raise InputError(msg)
+        return self.cross_sections[code] * LUMINOSITY / tried
+
+
+class Promise(NamedTuple):
+    """Fractions of events to simulate, by the leptons and taus of the hard process that can be reconstructed.
+
+    Rare ways into the selection (a jet mistaken for a tau, a lepton or a tau from a heavy quark) are simulated for a
+    fraction of events and weighted up, so every fraction is above zero unless the way is closed.
+
+    Arguments:
+        lepton_and_tau: A lepton, or tau that may give one, and another tau.
+        lepton: A lepton, or tau that may give one, but no other tau.
+        tau: No lepton but one tau.
+        nothing: Neither.
+        two_leptons: Two leptons that are not from taus, without a tau.
+    """
+
+    lepton_and_tau: float
+    lepton: float
+    tau: float
+    nothing: float
+    two_leptons: float
+
+
+TABLE = {
+    process.name: process
+    for process in (
+        Process(
+            "htautau",
+            ("HiggsSM:all = on", "25:onMode = off", "25:onIfMatch = 15 15"),
+            {
+                901: 57.65,
+                902: 1634.0,
+                903: 0.0493,
+                904: 38.17,
+                905: 69.79,
+                906: 60.54,
+                907: 162.7,
+                908: 16.09,
+                909: 6.577,
+            },
+            expected=1015.0,
+            keep=Promise(lepton_and_tau=1.0, lepton=0.03, tau=0.03, nothing=0.0, two_leptons=0.03),
+            row_weight=0.35,
+        ),
+        Process(
+            "ztautau",
+            # Pure Z in shape, but weighted with the cross-section of the process with photon, as the challenge does.
+            (
+                "WeakSingleBoson:all = on",
+                "WeakZ0:gmZmode = 2",
+                "WeakBosonAndParton:all = off",
+                "24:onMode = off",
+                "23:onMode = off",
+                "23:onIfMatch = 15 15",
+            ),
+            {221: 6_563_000.0},
+            expected=1_002_395.0,
+            keep=Promise(lepton_and_tau=1.0, lepton=0.03, tau=0.0, nothing=0.0, two_leptons=0.0),
+            row_weight=0.35,
+        ),
+        Process(
+            "ttbar",
+            # Top:all of the version the challenge used; later ones add g gamma -> t tbar to it.
+            (
+                "Top:gg2ttbar = on",
+                "Top:qqbar2ttbar = on",
+                "Top:qq2tq(t:W) = on",
+                "Top:ffbar2ttbar(s:gmZ) = on",
+                "Top:ffbar2tqbar(s:W) = on",
+                "Top:gmgm2ttbar = on",
+            ),
+            {601: 470_400.0, 602: 68_040.0, 603: 151_100.0, 604: 363.0, 605: 7_160.0, 606: 2.784},
+            expected=44_190.0,
+            keep=Promise(lepton_and_tau=1.0, lepton=0.15, tau=0.08, nothing=0.03, two_leptons=0.12),
+            row_weight=0.6,
+            tau_bias=6.0,
+        ),
+        Process(
+            "diboson",
+            ("WeakDoubleBoson:all = on", "WeakZ0:gmZmode = 0"),
+            {231: 7_192.0, 232: 25_900.0, 233: 59_810.0},
+            expected=3_783.0,
+            keep=Promise(lepton_and_tau=1.0, lepton=0.08, tau=0.06, nothing=0.0, two_leptons=0.06),
+            row_weight=0.6,
+        ),
+    )
+}
+"""The processes by name."""
+
+
+def find_processes(name: str) -> tuple[Process, ...]:
+    """Return one process by name, or all of them for ``all``.
+
+    Raises:
+        InputError: If there is no such process.
+    """
+    if name == "all":
+        return tuple(TABLE[process] for process in PROCESSES)
+    if name not in TABLE:
+        msg = f"no process {name!r}; choose all or one of {', '.join(TABLE)}"
+        raise InputError(msg)
+    return (TABLE[name],)

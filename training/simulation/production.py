@@ -1,0 +1,172 @@
+"""One shard: generation, detector, selection and weights of some events of one process.
+
+``full``
+    Every generated event has its own multiparton interactions, one set of tau decays and one detector pass.
+``fast``
+    The shower runs without multiparton interactions, which cost most of the time; the underlying event comes from a
+    library (``underlying``), and every showered event gets several sets of tau decays, each with its own underlying
+    event and detector pass.
+
+A row's weight is, up to the cross-section over the number of tried events, the inverse of the probability with which
+its event and tau decays were kept, times the probability that the tau tagger chooses its candidate. Rows of small
+weight (mis-tags, mostly) are thinned out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sage.errors import InputError
+from sage.shifts import PRIMARIES
+from training.simulation.detector import deposits, measure, overlay
+from training.simulation.generator import Effort, Generator, Showered
+from training.simulation.processes import TABLE, Process
+from training.simulation.selection import select_candidates
+from training.simulation.tau_decays import TauLibrary, load_library
+from training.simulation.underlying import NO_INTERACTIONS, load_underlying
+
+VERSION = 1
+"""Version of the simulated events: shards of different versions are not mixed."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to simulate.
+
+    Arguments:
+        name: Name on the command line.
+        effort: How much is drawn per event.
+        repeats: Detector passes of a set of decays without any hadronic tau; a pass selects few of them, by mis-tags.
+        shard_events: Showered events per shard, if nothing else is asked for.
+        overlaid: Whether the underlying event comes from the library.
+    """
+
+    name: str
+    effort: Effort
+    repeats: int
+    shard_events: int
+    overlaid: bool
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("full", Effort(sets=24, passes=1, boost=4.0), repeats=1, shard_events=2_000, overlaid=False),
+        Mode("fast", Effort(sets=64, passes=3, boost=2.5), repeats=3, shard_events=6_000, overlaid=True),
+    )
+}
+
+
+def find_mode(name: str) -> Mode:
+    """Return a mode by name.
+
+    Raises:
+        InputError: If there is no such mode.
+    """
+    if name not in MODES:
+        msg = f"no mode {name!r}; choose one of {', '.join(MODES)}"
+        raise InputError(msg)
+    return MODES[name]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Selected events of one shard.
+
+    Arguments:
+        values: The 16 primaries in the order of ``PRIMARIES``, shape (n, 16), float32.
+        weights: Weights up to the factor ``Process.event_weight`` of the row's code, shape (n,), float64.
+        codes: Pythia's process code, shape (n,), int16.
+        parents: Number of the showered event within the shard, shape (n,), int32, rising.
+        tried: Events of the hard process by process code.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    codes: np.ndarray
+    parents: np.ndarray
+    tried: dict[int, int]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+@dataclass(frozen=True)
+class Production:
+    """What decides the content of shards.
+
+    Arguments:
+        mode: Name of the mode.
+        seed: Seed of all random numbers.
+        shard_events: Showered events per shard.
+        z_quiet: Fraction of Z events with little recoil that are kept (importance sampling); weights make up for it.
+        version: Version of the simulation.
+    """
+
+    mode: str
+    seed: int
+    shard_events: int
+    z_quiet: float = 1.0
+    version: int = VERSION
+
+
+class Simulation:
+    """Makes shards; holds what all shards share.
+
+    Args:
+        production: What to make.
+        cache: Folder of the libraries, which are made there if absent.
+
+    Raises:
+        InputError: If there is no such mode.
+    """
+
+    def __init__(self, production: Production, cache: Path) -> None:
+        self._production = production
+        self._mode = find_mode(production.mode)
+        self._library: TauLibrary = load_library(cache)
+        self._underlying = load_underlying(cache) if self._mode.overlaid else None
+
+    def shard(self, process_name: str, index: int) -> Shard:
+        """Make shard ``index`` of a process; its content depends on nothing but seed, process, mode and index."""
+        process = TABLE[process_name]
+        mode, production = self._mode, self._production
+        place = (list(TABLE).index(process.name), list(MODES).index(mode.name), index)
+        generator_seed, own_seed = np.random.SeedSequence(production.seed, spawn_key=place).spawn(2)
+        rng = np.random.default_rng(own_seed)
+        extra = NO_INTERACTIONS if mode.overlaid else ()
+        effort = replace(mode.effort, quiet=production.z_quiet) if process.name == "ztautau" else mode.effort
+        generator = Generator(process, effort, self._library, generator_seed, extra)
+        pieces, first = [], 0
+        for showered in generator.batches(production.shard_events):
+            pieces.append(self._rows(process, showered, first, rng))
+            first += len(showered.codes)
+        values, weights, codes, parents = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+        return Shard(values, weights, codes.astype(np.int16), parents.astype(np.int32), generator.tried)
+
+    def _rows(self, process: Process, showered: Showered, first: int, rng: np.random.Generator) -> Rows:
+        n_taus = np.diff(showered.recoil.tau_offsets)[showered.parents] + np.diff(showered.decays.tau_offsets)
+        repeats = np.where(n_taus == 0, self._mode.repeats, 1)
+        sets = np.repeat(np.arange(len(repeats)), repeats)
+        everything = overlay(
+            deposits(showered.recoil).take(showered.parents[sets]), deposits(showered.decays).take(sets)
+        )
+        if self._underlying is not None:
+            drawn = rng.integers(len(self._underlying), size=len(sets))
+            everything = overlay(everything, self._underlying.take(drawn))
+        seeds = rng.integers(0, 2**64, len(sets), dtype=np.uint64)
+        rows = select_candidates(measure(everything, seeds, only_selectable=True))
+        of = sets[rows.events]
+        weights = showered.weights[of] / repeats[of] * rows.probability
+        smallest = process.row_weight * showered.usual[of]
+        kept = np.flatnonzero(rng.random(len(rows)) * smallest < weights)
+        parents = showered.parents[of[kept]]
+        values = np.stack([rows.columns[name][kept] for name in PRIMARIES], axis=-1)
+        return values, np.maximum(weights, smallest)[kept], showered.codes[parents], parents + first
+
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""The arrays of ``Shard``."""
