@@ -28,7 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
     options = parser("simulate", __doc__, EXAMPLE)
     options.add_argument("--process", default="all", help="all, htautau, ztautau, ttbar or diboson")
-    options.add_argument("--events", type=int, required=True, help="rows per process; whole shards, so a few more")
+    options.add_argument(
+        "--events",
+        required=True,
+        metavar="N|NAME=N,NAME=N...",
+        help="rows of each process, or of those named; whole shards, so a few more",
+    )
     options.add_argument("--mode", default="fast", help="full: one detector pass per event; fast: several")
     options.add_argument("--seed", type=int, required=True, help="decides all random numbers")
     options.add_argument("--workers", type=int, default=1, help="processes that work at the same time")
@@ -49,7 +54,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
     if missing:
         msg = f"package {missing[0]!r} is not installed; pip install -r requirements-simulation.txt"
         raise HarnessError(msg)
-    for name, least in (("events", 1), ("workers", 1), ("seed", 0), ("shard_events", 0)):
+    for name, least in (("workers", 1), ("seed", 0), ("shard_events", 0)):
         value = getattr(arguments, name)
         if value < least:
             msg = f"--{name.replace('_', '-')} is {value}; it must be at least {least}"
@@ -68,6 +73,20 @@ def _simulate(arguments: argparse.Namespace) -> None:
         raise
 
 
+def _rows(arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    """Return (process, rows) as --process and --events say."""
+    pairs = [part.rpartition("=") for part in str(arguments.events).split(",")]
+    out = []
+    for name, _, number in pairs:
+        if not number.strip().isdecimal() or int(number) < 1 or (len(pairs) > 1 and not name):
+            msg = (
+                f"--events is {arguments.events}; it must be at least 1, or such numbers by name: ztautau=100,ttbar=20"
+            )
+            raise HarnessError(msg)
+        out.append((name.strip() or arguments.process, int(number)))
+    return out
+
+
 def _run(arguments: argparse.Namespace) -> None:
     # Only now: these import Pythia.
     from training.simulation.output import merge
@@ -75,11 +94,11 @@ def _run(arguments: argparse.Namespace) -> None:
     from training.simulation.production import Production, find_mode
     from training.simulation.shards import claim, produce
 
-    processes = find_processes(arguments.process)
+    n_rows = {process.name: rows for name, rows in _rows(arguments) for process in find_processes(name)}
     shard_events = arguments.shard_events or find_mode(arguments.mode).shard_events
     production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet)
     claim(production, arguments.output)
-    shards = produce(processes, arguments.events, production, arguments.output, arguments.cache, arguments.workers)
+    shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers)
     metadata = merge(production, shards, arguments.output)
     for name, made in metadata["simulation"]["processes"].items():
         logger.info(

@@ -61,8 +61,8 @@ def test_mu_comes_back_where_only_rates_vary(model, mu):
     assert abs(found.mu_hat - mu) < 3 * found.delta_mu_hat
 
 
-def test_tables_hold_the_weighted_counts_of_their_rows(model):
-    """Asimov data from the rows themselves, at the nominal point, give every mu back."""
+def test_asimov_data_of_the_shipped_tables_give_every_mu_back(model):
+    """Counts set to the tables' expectation at the nominal point, with the constraint centres moved there."""
     yields = model.bundle.tables.interpolate((1.0, 1.0, 0.0))[0]
     soft_met = NAMES.index("soft_met")
     centres = np.zeros(6)

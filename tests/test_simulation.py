@@ -209,6 +209,8 @@ def test_hard_promise_prefers_central_pairs():
     [
         (["--process", "wjets"], "no process 'wjets'; choose all or one of"),
         (["--events", "0"], "--events is 0; it must be at least 1"),
+        (["--events", "ztautau=5,7"], "--events is ztautau=5,7; it must be"),
+        (["--events", "zz=5"], "no process 'zz'"),
         (["--mode", "slow"], "no mode 'slow'; choose one of full, fast"),
         (["--workers", "0"], "--workers is 0"),
         (["--z-quiet", "0"], "--z-quiet is 0.0"),

@@ -2,7 +2,7 @@
 
 This package may import ``sage``, never the other way round. Its modules in the order in which they run:
 
-    embed_events   the small events file in ``data/``, from one file per process
+    simulation     makes events in the challenge's format (``python -m scripts.simulate``), ``data/`` among them
     dataset        streaming reader of events files in the challenge's format
     config         the settings of everything below, from strict YAML
     train          trains the network at random nuisance points

@@ -100,10 +100,7 @@ def count_nodes(
 
 
 def fill_grid(response: Response) -> np.ndarray:
-    """Evaluate a response of yields (4, n_bins) at the nodes of the tables, shape (17, 17, 41, 4, n_bins), float32.
-
-    The node nearest to the nominal point is the nominal point; its response is 1, so it holds the direct counts.
-    """
+    """Evaluate a response of yields (4, n_bins) at the nodes of the tables, shape (17, 17, 41, 4, n_bins), float32."""
     grid = np.stack(np.meshgrid(*default_axes(), indexing="ij"), axis=-1).reshape(-1, len(AXES))
     # Axes made by linspace miss 1 by a rounding error.
     yields = response(np.round(grid, 9)).astype(np.float32)
@@ -155,8 +152,8 @@ def build_tables(config: Config, data: Path, training: Path, output: Path) -> di
     fit = {name: value[: len(points)] for name, value in counts.items()}
     nominal = fit["counts"][0]
 
-    flat = {name: value[1:].reshape(len(points) - 1, -1) for name, value in fit.items()}
-    flat_response = fit_response(np.array(points[1:]), flat["counts"], flat["moved"], nominal.ravel())
+    flat = {name: value.reshape(len(points), -1) for name, value in fit.items()}
+    flat_response = fit_response(np.array(points), flat["counts"], flat["moved"], nominal.ravel())
     response = Response(nominal, flat_response.coefficients.reshape(*nominal.shape, -1))
     yields = fill_grid(response)
     arrays = {name: axis.astype(np.float32) for name, axis in zip(AXES, default_axes(), strict=True)}

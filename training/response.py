@@ -6,8 +6,9 @@ into a table directly, that migration noise would put kinks into the likelihood,
     N(tes, jes, soft_met) = N(1, 1, 0) exp(sum_i c_i f_i(t, j, m)),
     t = (tes - 1) / 0.01,  j = (jes - 1) / 0.01,  m = log(1 + soft_met / GeV),
 
-with monomials f_i that vanish at the nominal point, where the response is therefore exact. Noise of width soft_met
-changes a yield by even powers of soft_met only, so no monomial is linear in m.
+with monomials f_i. The first is 1: at the nominal point no noise averages over the bins of an event, so the direct
+counts are rougher there than anywhere else, and a response forced through them is biased everywhere else. Noise of
+width soft_met changes a yield by even powers of soft_met only, so no monomial is linear in m.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sage.nuisances import CHALLENGE, Linear
 
 POWERS = np.array(
     [
+        (0, 0, 0),
         (1, 0, 0),
         (0, 1, 0),
         (2, 0, 0),
@@ -50,7 +52,7 @@ class Response:
 
     Arguments:
         nominal: Yields at the nominal point, any shape.
-        coefficients: Shape (*nominal.shape, 12), in the order of ``POWERS``.
+        coefficients: Shape (*nominal.shape, 13), in the order of ``POWERS``.
     """
 
     nominal: np.ndarray
@@ -64,7 +66,7 @@ class Response:
 
 
 def monomials(points: np.ndarray) -> np.ndarray:
-    """Evaluate the monomials at points (tes, jes, soft_met), shape (k, 3); returns shape (k, 12)."""
+    """Evaluate the monomials at points (tes, jes, soft_met), shape (k, 3); returns shape (k, 13)."""
     widths = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(nuisance.to_alpha, Linear)]
     scaled = np.column_stack([(points[:, :2] - 1.0) / widths, np.log1p(points[:, 2])])
     out: np.ndarray = np.prod(scaled[:, None, :] ** POWERS, axis=2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from scipy.stats import kstwobign
 
 from sage.nuisances import PROCESSES, SIGNAL
-from sage.shifts import PRIMARIES
+from sage.shifts import PRIMARIES, UNDEFINED
 from training.dataset import DATA_FILE
 from training.files import write_json
 from training.simulation.comparison import (
@@ -38,6 +39,9 @@ from training.simulation.output import PARENTS_FILE
 REAL_FILE = "real_500.parquet"
 KS_FLOOR = 0.02
 N_PLOT_BINS = 40
+COLOURS = ("C1", "C0", "C2", "C3", "C4")
+FEW = 500
+"""Samples up to this size are drawn as points."""
 
 log = logging.getLogger("sage.simulation")
 
@@ -68,31 +72,39 @@ def real_p_values(sample: Sample, real: Sample) -> dict[str, float]:
     return {name: float(kstwobign.sf(table[name] * np.sqrt(n))) for name in FEATURES}
 
 
-def plot(sample: Sample, reference: Sample, title: str) -> mpl.figure.Figure:
-    """Draw the 28 features of both samples after the selection."""
-    one, two = sample.selected(), reference.selected()
+def plot(samples: dict[str, Sample], title: str) -> mpl.figure.Figure:
+    """Draw the 28 features of samples after the selection; the last one decides the range."""
+    selected = {label: sample.selected() for label, sample in samples.items()}
     figure, axes = plt.subplots(7, 4, figsize=(16, 20), layout="constrained")
     for name, axis in zip(FEATURES, axes.flat, strict=True):
-        values = [np.nan_to_num(part.columns[name], nan=-25.0) for part in (one, two)]
-        defined = values[1][values[1] != -25.0]
-        edges = np.linspace(*np.quantile(defined, [0.002, 0.99]), N_PLOT_BINS + 1)
-        for part, column, colour, label in ((two, values[1], "black", "reference"), (one, values[0], "C1", "this")):
+        values = {label: np.nan_to_num(part.columns[name], nan=UNDEFINED) for label, part in selected.items()}
+        last = list(values.values())[-1]
+        edges = np.linspace(*np.quantile(last[last != UNDEFINED], [0.002, 0.99]), N_PLOT_BINS + 1)
+        colours = [*COLOURS[: len(values) - 1], "black"]
+        for (label, column), colour in zip(values.items(), colours, strict=True):
             # Fractions of all events, so that a wrong number of jets shows in every jet quantity.
-            share = part.weights / part.weights.sum()
+            share = selected[label].weights / selected[label].weights.sum()
             counts, _ = np.histogram(column, edges, weights=share)
             squares, _ = np.histogram(column, edges, weights=share**2)
-            axis.stairs(counts, edges, color=colour, label=label)
-            axis.errorbar((edges[1:] + edges[:-1]) / 2, counts, np.sqrt(squares), fmt="none", color=colour)
+            centres = (edges[1:] + edges[:-1]) / 2
+            if len(column) > FEW:
+                axis.stairs(counts, edges, color=colour, label=label)
+                axis.errorbar(centres, counts, np.sqrt(squares), fmt="none", color=colour)
+            else:
+                filled = counts > 0
+                points = (centres[filled], counts[filled], np.sqrt(squares[filled]))
+                axis.errorbar(*points, fmt="o", markersize=2, linewidth=0.5, color=colour, label=label)
         axis.set_title(name, fontsize="small")
     axes.flat[0].legend()
     figure.suptitle(title)
     return figure
 
 
-def compare(events: Path, reference: Path, output: Path) -> dict[str, Any]:
-    """Compare all processes that both have; see the module's docstring."""
+def compare(events: Path, reference: Path, output: Path, others: Sequence[Path] = ()) -> dict[str, Any]:
+    """Compare all processes that both have; see the module's docstring. ``others`` are drawn beside."""
     output.mkdir(parents=True, exist_ok=True)
     samples = read_events(events)
+    drawn_beside = {folder.name: read_events(folder) for folder in others}
     real = read_reference(reference / REAL_FILE) if (reference / REAL_FILE).exists() else {}
     report: dict[str, Any] = {}
     for process in PROCESSES:
@@ -111,8 +123,11 @@ def compare(events: Path, reference: Path, output: Path) -> dict[str, Any]:
         }
         if process in real:
             report[process]["real_p_values"] = real_p_values(sample, real[process])
-        figure = plot(sample, other, f"{process}: {events.name} against {reference.name}")
-        figure.savefig(output / f"{process}.png", dpi=80)
+        shown = {label: beside[process] for label, beside in drawn_beside.items() if process in beside}
+        if process in real:
+            shown["real"] = real[process]
+        figure = plot({events.name: sample, **shown, "reference": other}, process)
+        figure.savefig(output / f"{process}.png", dpi=60)
         plt.close(figure)
         _log(process, report[process])
     if len(samples) > 1 and SIGNAL in samples:
@@ -152,12 +167,13 @@ def main() -> None:
     """Run from the command line."""
     options = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     options.add_argument("--events", type=Path, required=True, help="folder with simulated events")
+    options.add_argument("--beside", type=Path, nargs="+", default=[], help="more such folders, for the plots")
     options.add_argument("--reference", type=Path, required=True, help="folder with one parquet file per process")
     options.add_argument("--output", type=Path, required=True, help="folder for the report and the plots")
     arguments = options.parse_args()
     mpl.use("Agg")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    compare(arguments.events, arguments.reference, arguments.output)
+    compare(arguments.events, arguments.reference, arguments.output, arguments.beside)
 
 
 if __name__ == "__main__":

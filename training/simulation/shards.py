@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from sage.errors import InputError
 from training.files import read_arrays, write_arrays, write_json
-from training.simulation.processes import Process
 from training.simulation.production import Production, Shard, Simulation
 
 SETTINGS_FILE = "simulation.json"
@@ -80,9 +79,7 @@ def read_shard(path: Path) -> Shard:
         raise InputError(msg) from error
 
 
-def produce(
-    processes: tuple[Process, ...], n_rows: int, production: Production, output: Path, cache: Path, workers: int
-) -> dict[str, int]:
+def produce(n_rows: dict[str, int], production: Production, output: Path, cache: Path, workers: int) -> dict[str, int]:
     """Make the shards that are missing for ``n_rows`` rows of each process.
 
     Returns:
@@ -91,11 +88,11 @@ def produce(
     # Libraries are made once, before workers that would all make them.
     simulation = Simulation(production, cache)
     if workers == 1:
-        return {process.name: _in_turn(process, n_rows, simulation, output) for process in processes}
+        return {name: _in_turn(name, rows, simulation, output) for name, rows in n_rows.items()}
     context = multiprocessing.get_context("spawn")
     arguments = (production, cache)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=arguments) as pool:
-        return {process.name: _in_parallel(process, n_rows, pool, output, workers) for process in processes}
+        return {name: _in_parallel(name, rows, pool, output, workers) for name, rows in n_rows.items()}
 
 
 def iterate(output: Path, process: str, n_shards: int) -> Iterator[Shard]:
@@ -104,34 +101,34 @@ def iterate(output: Path, process: str, n_shards: int) -> Iterator[Shard]:
         yield read_shard(shard_path(output, process, index))
 
 
-def _in_turn(process: Process, n_rows: int, simulation: Simulation, output: Path) -> int:
+def _in_turn(process: str, n_rows: int, simulation: Simulation, output: Path) -> int:
     rows, index = 0, 0
-    with tqdm(total=n_rows, desc=process.name, unit="rows", disable=None) as progress:
+    with tqdm(total=n_rows, desc=process, unit="rows", disable=None) as progress:
         while rows < n_rows:
-            path = shard_path(output, process.name, index)
+            path = shard_path(output, process, index)
             if not path.exists():
-                write_shard(path, simulation.shard(process.name, index))
+                write_shard(path, simulation.shard(process, index))
             found = len(read_shard(path))
             progress.update(found)
             rows, index = rows + found, index + 1
     return index
 
 
-def _in_parallel(process: Process, n_rows: int, pool: ProcessPoolExecutor, output: Path, workers: int) -> int:
+def _in_parallel(process: str, n_rows: int, pool: ProcessPoolExecutor, output: Path, workers: int) -> int:
     """Keep all workers busy without starting shards that will hardly be needed."""
     sizes: dict[int, int] = {}
     running: dict[Future[int], int] = {}
     index = 0
-    with tqdm(total=n_rows, desc=process.name, unit="rows", disable=None) as progress:
+    with tqdm(total=n_rows, desc=process, unit="rows", disable=None) as progress:
         while (needed := _needed(sizes, n_rows)) is None:
             typical = sum(sizes.values()) / len(sizes) if sizes else n_rows / workers
             if not running or (len(running) < workers and sum(sizes.values()) + len(running) * typical < n_rows):
-                path = shard_path(output, process.name, index)
+                path = shard_path(output, process, index)
                 if path.exists():
                     sizes[index] = len(read_shard(path))
                     progress.update(sizes[index])
                 else:
-                    running[pool.submit(_make, process.name, index, path)] = index
+                    running[pool.submit(_make, process, index, path)] = index
                 index += 1
                 continue
             done, _ = wait(running, return_when=FIRST_COMPLETED)
