@@ -17,7 +17,7 @@ from tqdm import tqdm
 from harness.leaderboard import leaderboard, scores_as_dict, sets_table
 from harness.pictures import draw_intervals
 from harness.results import read_results, write_atomically
-from harness.scores import score_results
+from harness.scores import pulls, score_results
 from scripts.common import parser, run_program
 
 EXAMPLE = "--results results/first --label 'full simulation'"
@@ -54,6 +54,8 @@ def work(given: argparse.Namespace) -> None:
     print("\nCoverage, interval and quantiles score are means over 1000 bootstraps of the sets, as in the final phase.")
     spread = ", ".join(f"{name} {values['std']:.4f}" for name, values in content["bootstrap"].items())
     print(f"Standard deviations of this run's bootstraps: {spread}.")
+    found = pulls(results)
+    print(f"Pulls (mu_hat - mu) / delta_mu_hat: mean {found.mean():.2f}, width {found.std():.2f}.")
     if results.statuses is not None:
         print(f"Answers by status: {', '.join(f'{name} {count}' for name, count in results.statuses.items())}.")
     print(f"Written: {output / 'scores.json'}, {output / 'intervals.png'}")

@@ -10,8 +10,8 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.leaderboard import leaderboard, scores_as_dict
-from harness.results import read_results
-from harness.scores import coverage_penalty, quantiles_score, score_results
+from harness.results import RunResults, SetResult, read_results
+from harness.scores import coverage_penalty, pulls, quantiles_score, score_results
 from tests import official
 
 # Made by running the official scoring program: see ``made`` in the file, and tests/official.py.
@@ -139,3 +139,9 @@ def test_damaged_results_are_refused(tmp_path, change, named):
     change(tmp_path)
     with pytest.raises(HarnessError, match=named):
         read_results(tmp_path)
+
+
+def test_pulls_are_those_of_every_pseudo_experiment():
+    one = SetResult(1.0, (1.5, 0.0), (0.5, 0.5), (1.0, -0.5), (2.0, 0.5))
+    other = SetResult(2.0, (2.0,), (1.0,), (1.0,), (3.0,))
+    np.testing.assert_allclose(pulls(RunResults((one, other), None, None)), [1.0, -2.0, 0.0])
