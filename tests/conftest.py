@@ -47,11 +47,11 @@ def analytic_yields(tes: float, jes: float, soft_met: float, n_bins: int) -> np.
 
 @pytest.fixture(autouse=True)
 def _own_log():
-    """Take back what a program under test does to the project's logger."""
+    """Start every test with the project's logger as an import leaves it, whatever a program under test has set up."""
     logger = logging.getLogger("sage")
-    before = list(logger.handlers), logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
+    logger.handlers[:] = []
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ class TestSubmission:
         (folder / "tools").mkdir()
         (folder / "tools" / "tool.py").write_text("VALUE = 3")
         (folder / "__pycache__").mkdir()
-        path = list(sys.path)
+        path, before = list(sys.path), {name: sys.modules.get(name) for name in ("model", "helper", "tool")}
         with importable(folder):
             model = start(folder, None)
             assert type(model).__module__ == "model"
@@ -112,7 +112,7 @@ class TestSubmission:
             assert not any(entry.endswith("__pycache__") for entry in sys.path)
         assert sys.path == path
         assert sys.modules["sage.nuisances"] is ours
-        assert not {"model", "helper", "tool"} & set(sys.modules)
+        assert {name: sys.modules.get(name) for name in before} == before
 
     @pytest.mark.parametrize(
         ("text", "named"),
