@@ -14,8 +14,8 @@ from benchmarks.measuring import GRAPH_BATCH, ROOT, compare_networks, describe, 
 from sage.bundle import read_bundle
 from sage.native import NativeNetwork
 
-BOUNDS = {"avx512": 20.0, "avx2": 10.0, "baseline": 3.0}
-"""Least ratio by what the machine can do."""
+BOUNDS = {"avx512": 12.0, "avx2": 6.0, "baseline": 2.0}
+"""Least ratio by what the machine can do: half of what is measured there, so that noise passes and a step back not."""
 
 
 def main() -> int:

@@ -42,6 +42,8 @@ N_PLOT_BINS = 40
 COLOURS = ("C1", "C0", "C2", "C3", "C4")
 FEW = 500
 """Samples up to this size are drawn as points."""
+LEAST_DRAWN = 100
+"""Fewer real events than this would only hide the rest."""
 
 log = logging.getLogger("sage.simulation")
 
@@ -124,7 +126,7 @@ def compare(events: Path, reference: Path, output: Path, others: Sequence[Path] 
         if process in real:
             report[process]["real_p_values"] = real_p_values(sample, real[process])
         shown = {label: beside[process] for label, beside in drawn_beside.items() if process in beside}
-        if process in real:
+        if process in real and len(real[process].weights) >= LEAST_DRAWN:
             shown["real"] = real[process]
         figure = plot({events.name: sample, **shown, "reference": other}, process)
         figure.savefig(output / f"{process}.png", dpi=60)
