@@ -56,8 +56,9 @@ def find_archive(record_address: str = RECORD_ADDRESS.format(record=RECORD)) -> 
     Raises:
         HarnessError: If there is no answer, or the record does not hold the data set.
     """
+    answer = _get(record_address)
     try:
-        files = _get(record_address).json()["files"]
+        files = answer.json()["files"]
         entry = next(item for item in files if item["key"] == ARCHIVE_NAME)
         algorithm, _, digest = entry["checksum"].partition(":")
         return RemoteFile(entry["links"]["self"], int(entry["size"]), algorithm, digest)
