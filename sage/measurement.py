@@ -119,7 +119,9 @@ def read_test_set(test_set: Mapping[str, Any]) -> tuple[Columns, np.ndarray, lis
     columns: Columns = {}
     usable: np.ndarray | None = None
     for name in PRIMARIES:
-        column = _column(frame, name)
+        column, converted_from = _column(frame, name)
+        if converted_from:
+            flags.append(f"converted: {name} from {converted_from}")
         finite = np.isfinite(column)
         usable = finite if usable is None else usable & finite
         columns[name] = column
@@ -155,22 +157,22 @@ def likelihood_of(observed: np.ndarray, bundle: Bundle) -> Likelihood:
     return Likelihood(bundle.tables, nuisances, observed, bundle.regions.has_signal)
 
 
-def _column(frame: Any, name: str) -> np.ndarray:
-    """Return one column of a data frame as a new or shared float32 array."""
+def _column(frame: Any, name: str) -> tuple[np.ndarray, str]:
+    """Return one column of a data frame as a new or shared float32 array, and the dtype it had if another one."""
     if name not in frame:
         msg = f"column {name!r} missing from test_set['data']; columns are selected by name, any order will do"
         raise InputError(msg)
     try:
         # Read as float64 first where the column is neither, so that no other type is silently truncated.
-        column = np.asarray(frame[name])
-        column = column if column.dtype == np.float32 else column.astype(np.float64).astype(np.float32)
+        given = np.asarray(frame[name])
+        column = given if given.dtype == np.float32 else given.astype(np.float64).astype(np.float32)
     except (TypeError, ValueError) as error:
         msg = f"column {name!r} of test_set['data'] does not hold numbers ({error}); convert it to float32"
         raise InputError(msg) from error
     if column.ndim != 1:
         msg = f"column {name!r} of test_set['data'] is there {column.shape[-1]} times; keep one of them"
         raise InputError(msg)
-    return column
+    return column, "" if given.dtype == np.float32 else str(given.dtype)
 
 
 def _weights(given: Any, n_events: int, flags: list[str]) -> np.ndarray:

@@ -203,6 +203,8 @@ def test_odd_frames_are_measured(model, test_set, kind):
     answer = model.predict({"data": frame, "weights": np.ones(len(frame))})
     check(answer, model)
     assert model.last_result.status != "fallback"
+    if kind in {"float64", "float16", "integers"}:
+        assert any(flag.startswith("converted: PRI_met from ") for flag in model.last_result.flags)
     if kind in {"one NaN", "one infinity"}:
         assert "unusable_rows: 1" in model.last_result.flags
 
