@@ -10,18 +10,11 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from harness.errors import HarnessError
+from sage.shifts import PRIMARIES
 
 PROCESS_ORDER = ("ztautau", "diboson", "ttbar", "htautau")
 """Order of the processes in the official test set. The seed of each process's Poisson draw depends on it."""
 
-PRIMARIES = (
-    *(f"PRI_{particle}_{quantity}" for particle in ("lep", "had") for quantity in ("pt", "eta", "phi")),
-    *(f"PRI_jet_{jet}_{quantity}" for jet in ("leading", "subleading") for quantity in ("pt", "eta", "phi")),
-    "PRI_n_jets",
-    "PRI_jet_all_pt",
-    "PRI_met",
-    "PRI_met_phi",
-)
 LABEL_COLUMNS = ("detailed_labels", "labels")
 REQUIRED = (*PRIMARIES, "weights", *LABEL_COLUMNS)
 

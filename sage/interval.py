@@ -82,7 +82,11 @@ def _limit(
         sigma = 1.0
     bound = math.inf if mu_range is None else (mu_range[1] if side > 0 else mu_range[0]) * side
     # The nuisances move along the ridge of the likelihood; its direction is a column of the covariance.
-    ridge = best.covariance[:, MU] / best.covariance[MU, MU] if best.covariance[MU, MU] > 0 else np.zeros(7)
+    ridge = (
+        best.covariance[:, MU] / best.covariance[MU, MU]
+        if best.covariance[MU, MU] > 0
+        else np.zeros_like(best.parameters)
+    )
     ridge[MU] = 1.0
     nearest = (best.mu, best.parameters)
 
@@ -100,9 +104,7 @@ def _limit(
         nearest = (mu, result.parameters)
         return result.value - best.value - RISE
 
-    inside, outside = best.mu, best.mu
-    f_inside, f_outside = -RISE, -RISE
-    step = sigma
+    inside, f_inside, step = best.mu, -RISE, sigma
     for _ in range(MAX_STEPS):
         outside = side * min(side * (best.mu + side * step), bound)
         f_outside = rise(outside)
@@ -126,7 +128,7 @@ def _limit(
         else:
             f_outside = f_outside / 2
             inside, f_inside = middle, f_middle
-        if min(abs(f_middle), 1.0) < TOLERANCE:
+        if abs(f_middle) < TOLERANCE:
             return middle, None
     return (outside, None) if f_outside < math.inf else (inside, "limit_at_bound")
 

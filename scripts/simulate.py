@@ -19,9 +19,7 @@ from sage.errors import SageError
 from scripts.common import logger, parser, run_program
 
 REQUIRED = ("pythia8mc", "awkward", "numba")
-EXAMPLE = (
-    "python -m scripts.simulate --process all --events 100000 --mode fast --seed 1 --workers 2 --output build/events"
-)
+EXAMPLE = "--process all --events 100000 --mode fast --seed 1 --workers 2 --output build/events"
 
 
 def main(argv: list[str] | None = None) -> int:
