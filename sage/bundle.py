@@ -18,11 +18,14 @@ import numpy as np
 
 from sage.errors import WeightsError
 from sage.graph import INPUTS, Normalisation
+from sage.likelihood import Templates
 from sage.nuisances import PROCESSES, VARIANTS
 from sage.regions import OPERATORS, Region, RegionSet
+from sage.response import POWERS, Response
 from sage.tables import AXES, GRID, YieldTables
 
-FORMAT = 1
+TEMPLATES = ("smooth", "grid")
+FORMAT = 2
 MANIFEST = "manifest.json"
 REMEDY = "build the weights again or take them from a release"
 
@@ -36,7 +39,10 @@ class Bundle:
         normalisation: Feature constants.
         regions: Regions with their bin edges.
         tables: Yield tables on the concatenated bins of ``regions``.
-        settings: Settings of the measurement: ``nuisances`` (variant) and ``mu_range`` (None or [low, high]).
+        response: Smooth yields on the same bins, from which the tables may have been filled.
+        variances: Variance of the simulated yields at the nominal point, shape (4, n_bins).
+        settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]) and
+            ``templates`` (``smooth`` for the response, ``grid`` for the tables).
         origin: What the files were made from, for reports.
     """
 
@@ -44,8 +50,15 @@ class Bundle:
     normalisation: Normalisation
     regions: RegionSet
     tables: YieldTables
+    response: Response
+    variances: np.ndarray
     settings: dict[str, Any]
     origin: dict[str, Any]
+
+    @property
+    def templates(self) -> Templates:
+        """The expected yields that the settings choose."""
+        return self.tables if self.settings["templates"] == "grid" else self.response
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -101,6 +114,10 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
         msg = f"{path}: unknown nuisance variant {manifest['settings']['nuisances']!r}; choose one of {list(VARIANTS)}"
         raise WeightsError(msg)
 
+    if manifest["settings"]["templates"] not in TEMPLATES:
+        msg = f"{path}: unknown templates {manifest['settings']['templates']!r}; choose one of {list(TEMPLATES)}"
+        raise WeightsError(msg)
+
     regions = _regions(path, manifest["region_set"])
     arrays = {name: _read_arrays(folder / name, entry) for name, entry in manifest["files"].items()}
     mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
@@ -112,6 +129,8 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
         normalisation=Normalisation(mean, std),
         regions=regions,
         tables=_tables(folder / "tables.npz", arrays["tables.npz"], regions),
+        response=_response(folder / "response.npz", arrays["response.npz"], regions),
+        variances=_joined(folder / "response.npz", arrays["response.npz"], "variance", regions),
         settings=manifest["settings"],
         origin=manifest["origin"],
     )
@@ -172,14 +191,35 @@ def _tables(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Yi
             msg = f"{path}: axis {name!r} must be {length} increasing values, got shape {axis.shape}; {REMEDY}"
             raise WeightsError(msg)
         axes.append(axis)
-    for region in regions.regions:
-        expected = (*GRID, len(PROCESSES), region.n_bins)
-        found = arrays[f"yields_{region.name}"]
-        if found.shape != expected:
-            msg = f"{path}: table of region {region.name!r} has shape {found.shape}, expected {expected}; {REMEDY}"
-            raise WeightsError(msg)
-        if (found < 0).any():
-            msg = f"{path}: table of region {region.name!r} has negative yields ({found.min():.3g}); {REMEDY}"
-            raise WeightsError(msg)
-    yields = np.concatenate([arrays[f"yields_{region.name}"] for region in regions.regions], axis=-1)
+    yields = _joined(path, arrays, "yields", regions, before=GRID)
     return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=yields)
+
+
+def _response(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Response:
+    nominal = _joined(path, arrays, "nominal", regions)
+    coefficients = _joined(path, arrays, "response", regions, after=(len(POWERS),), signed=True)
+    return Response(nominal.astype(np.float64), coefficients.astype(np.float64))
+
+
+def _joined(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    kind: str,
+    regions: RegionSet,
+    before: tuple[int, ...] = (),
+    after: tuple[int, ...] = (),
+    signed: bool = False,
+) -> np.ndarray:
+    """Check the arrays ``kind_REGION`` of shape (*before, 4, n_bins, *after) and join them along the bins."""
+    parts = []
+    for region in regions.regions:
+        found = arrays[f"{kind}_{region.name}"]
+        expected = (*before, len(PROCESSES), region.n_bins, *after)
+        if found.shape != expected:
+            msg = f"{path}: {kind} of region {region.name!r} has shape {found.shape}, expected {expected}; {REMEDY}"
+            raise WeightsError(msg)
+        if not signed and (found < 0).any():
+            msg = f"{path}: region {region.name!r} has negative {kind} ({found.min():.3g}); {REMEDY}"
+            raise WeightsError(msg)
+        parts.append(found)
+    return np.concatenate(parts, axis=len(before) + 1)

@@ -3,7 +3,7 @@
     lambda_b(mu, nu) = sum_p r_p(mu, nu) T_pb(tes, jes, soft_met)
     nll(mu, nu)      = sum_b [lambda_b - n_b + n_b log(n_b / lambda_b)] + sum_k (nu_k - c_k)^2 / (2 w_k^2)
 
-``r`` is mu for the signal and the product of the rate nuisances for a background, ``T`` the interpolated table
+``r`` is mu for the signal and the product of the rate nuisances for a background, ``T`` the expected yields
 (arXiv:2509.00672, likelihood). The saturated term is subtracted, so numbers stay small and the value is half of the
 saturated goodness-of-fit statistic. One convention everywhere: this is -ln L, a 68 % interval is a rise of 0.5.
 """
@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 from sage.nuisances import PROCESSES, SIGNAL, Nuisance
-from sage.tables import MIXED, N_TERMS, YieldTables
+from sage.tables import N_TERMS, PAIRS
 
 MU = 0
 """Position of the signal strength in a parameter vector; the nuisances follow in the order of their table."""
@@ -51,19 +52,30 @@ class Evaluation:
     fisher: np.ndarray
 
 
+class Templates(Protocol):
+    """Expected yields as a function of the shape nuisances: ``YieldTables`` or ``Response``."""
+
+    @property
+    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return, for each shape nuisance, the values at which the yields' slope may jump; flat beyond the ends."""
+
+    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
+        """Return yields, first and second derivatives at (tes, jes, soft_met), shape (10, P, B)."""
+
+
 @dataclass(frozen=True)
 class Likelihood:
     """The likelihood of one set of counts.
 
     Arguments:
-        tables: Yield tables.
-        nuisances: The nuisance table; shape nuisances in the order of the table's axes.
+        templates: Expected yields.
+        nuisances: The nuisance table; shape nuisances in the order of the templates' axes.
         counts: Observed events per bin, shape (n_bins,).
         has_signal: Whether each bin expects signal, shape (n_bins,).
         centres: Centres of the constraints (what auxiliary measurements gave), shape (n_nuisances,); 0 by default.
     """
 
-    tables: YieldTables
+    templates: Templates
     nuisances: tuple[Nuisance, ...]
     counts: np.ndarray
     has_signal: np.ndarray
@@ -101,7 +113,7 @@ class Likelihood:
 
     @cached_property
     def _shapes(self) -> list[int]:
-        """Positions of the shape nuisances, in the order of the table's axes."""
+        """Positions of the shape nuisances, in the order of the templates' axes."""
         return [i for i, nuisance in enumerate(self.nuisances) if nuisance.kind == "shape"]
 
     @cached_property
@@ -151,9 +163,9 @@ class Likelihood:
         return [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, nus, strict=True)]
 
     def _terms(self, alphas: list[tuple[float, float, float]]) -> np.ndarray:
-        """Return the yields and their derivatives in the shape nuisances, shape (7, P, B); see the table."""
+        """Return the yields and their derivatives in the shape nuisances, shape (10, P, B); see ``Templates``."""
         tes, jes, soft_met = (alphas[i][0] for i in self._shapes)
-        terms = self.tables.interpolate((tes, jes, soft_met))
+        terms = self.templates.terms((tes, jes, soft_met))
         terms[:, _SIGNAL_ROW] *= self.has_signal
         return terms
 
@@ -168,7 +180,7 @@ class Likelihood:
         return first
 
     def _second(self, terms: np.ndarray, alphas: list[tuple[float, float, float]], factors: Factors) -> np.ndarray:
-        """Return second derivatives (K, K) of the rate where terms are summed over bins, shape (7, P)."""
+        """Return second derivatives (K, K) of the rate where terms are summed over bins, shape (10, P)."""
         shapes, norms = self._shapes, self._norms
         factor, factor_1, factor_2 = factors
         along, crossed = terms @ factor, terms[1:4] @ factor_1.T
@@ -180,9 +192,10 @@ class Likelihood:
             second[MU, 1 + i] = second[1 + i, MU] = d_alpha * terms[1 + axis, _SIGNAL_ROW]
             for k, j in enumerate(norms):
                 second[1 + i, 1 + j] = second[1 + j, 1 + i] = d_alpha * crossed[axis, k]
-        for pair, (axis_a, axis_b) in enumerate(MIXED):
+        for pair, (axis_a, axis_b) in enumerate(PAIRS):
             i, j = shapes[axis_a], shapes[axis_b]
-            second[1 + i, 1 + j] = second[1 + j, 1 + i] = alphas[i][1] * alphas[j][1] * along[4 + pair]
+            second[1 + i, 1 + j] += alphas[i][1] * alphas[j][1] * along[4 + pair]
+            second[1 + j, 1 + i] = second[1 + i, 1 + j]
         for k, i in enumerate(norms):
             for m, j in enumerate(norms):
                 second[1 + i, 1 + j] = by_norms[k, m]

@@ -148,7 +148,7 @@ def _cell_by_cell(likelihood: Likelihood, begin: _Descent, low: np.ndarray, high
     """
     nodes = [np.array([])] * len(begin.at)
     shapes = [i for i, nuisance in enumerate(likelihood.nuisances) if nuisance.kind == "shape"]
-    for i, axis in zip(shapes, likelihood.tables.axes, strict=True):
+    for i, axis in zip(shapes, likelihood.templates.axes, strict=True):
         nodes[1 + i] = np.array([likelihood.nuisances[i].to_alpha.inverse(alpha) for alpha in axis])
     now, iterations = begin, begin.iterations
     for _ in range(MAX_CELLS):

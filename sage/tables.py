@@ -16,13 +16,15 @@ GRID = (17, 17, 41)
 SCALE_RANGE = (0.96, 1.04)
 SOFT_MET_RANGE = (0.0, 5.0)
 
-N_TERMS = 7
-"""Value, three first derivatives, three mixed second derivatives; pure second derivatives of a trilinear cell are 0."""
-MIXED = ((0, 1), (0, 2), (1, 2))
-"""Axis pairs of the mixed second derivatives, in the order of the terms."""
+PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+"""Axis pairs of the second derivatives, in the order of the terms."""
+N_TERMS = 1 + 3 + len(PAIRS)
+"""The value, its first and its second derivatives along the axes."""
 
-_DERIVED = np.array([[0, *(axis == i for i in range(3)), *(axis in pair for pair in MIXED)] for axis in range(3)], int)
-"""Whether each term is a derivative along each axis, shape (3, 7)."""
+DERIVATIVES = np.array(
+    [[0, *(axis == i for i in range(3)), *(pair.count(axis) for pair in PAIRS)] for axis in range(3)]
+)
+"""Order of each term's derivative along each axis, shape (3, 10)."""
 
 
 def default_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,15 +48,16 @@ class YieldTables:
     axes: tuple[np.ndarray, np.ndarray, np.ndarray]
     yields: np.ndarray
 
-    def interpolate(self, point: tuple[float, float, float]) -> np.ndarray:
+    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
         """Interpolate at one nuisance point, which is clamped to the grid.
 
         Arguments:
             point: (tes, jes, soft_met).
 
         Returns:
-            Shape (7, 4, n_bins), float64: the yields, their derivatives in tes, jes and soft_met, and the mixed second
-            derivatives of ``MIXED``. Derivatives along an axis are 0 beyond its ends.
+            Shape (10, 4, n_bins), float64: the yields, their derivatives in tes, jes and soft_met, and the second
+            derivatives of ``PAIRS``. Derivatives along an axis are 0 beyond its ends; within a cell the yields are
+            linear along each axis.
         """
         cells, factors = [], []
         for i, (axis, value) in enumerate(zip(self.axes, point, strict=True)):
@@ -65,8 +68,8 @@ class YieldTables:
             fraction = (clamped - axis[cell]) / width
             slope = 1.0 / width if clamped == value else 0.0
             cells.append(slice(cell, cell + 2))
-            either = np.array([[1.0 - fraction, fraction], [-slope, slope]])
-            factors.append(either[_DERIVED[i]])
+            by_order = np.array([[1.0 - fraction, fraction], [-slope, slope], [0.0, 0.0]])
+            factors.append(by_order[DERIVATIVES[i]])
         corners = self.yields[cells[0], cells[1], cells[2]].reshape(8, -1).astype(np.float64)
         tes, jes, met = factors
         matrix = tes[:, :, None, None] * jes[:, None, :, None] * met[:, None, None, :]

@@ -11,6 +11,7 @@ from sage.graph import jets_present, normalise, raw_inputs
 from sage.network import class_probabilities, from_arrays
 from sage.nuisances import PROCESSES
 from sage.regions import counts, quantities
+from sage.response import POWERS, Response, fit_response, monomials
 from sage.shifts import select, shift
 from sage.tables import GRID, SCALE_RANGE, SOFT_MET_RANGE, YieldTables, default_axes
 from tests.conftest import analytic_yields
@@ -20,7 +21,6 @@ from training.config import Config, TablesConfig, TrainingConfig
 from training.dataset import EventsFile
 from training.make_bundle import make_bundle, write_bundle
 from training.nodes import NOMINAL, Counter, choose_points
-from training.response import POWERS, Response, fit_response, monomials
 
 CONFIG = Config(
     seed=3,
@@ -51,7 +51,7 @@ def counter_of(built, data, **changes):
 def test_written_folder_is_read_back(built):
     build, bundle = built
     assert (build / "weights" / "manifest.json").exists()
-    assert bundle.settings == {"nuisances": "challenge", "mu_range": None}
+    assert bundle.settings == {"nuisances": "challenge", "mu_range": None, "templates": "smooth"}
     assert bundle.regions.name == "disjoint"
     assert bundle.tables.yields.shape == (*GRID, len(PROCESSES), bundle.regions.n_bins)
     assert bundle.origin["config"]["tables"]["nodes"] == CONFIG.tables.nodes
@@ -71,7 +71,7 @@ def test_nominal_node_follows_the_direct_counts(built, data):
     inputs = normalise(values, defined, bundle.normalisation)
     probabilities = class_probabilities(network, inputs, jets_present(selected))
     observed = quantities(selected, derived, probabilities)
-    nominal = bundle.tables.interpolate(NOMINAL)[0]
+    nominal = bundle.tables.terms(NOMINAL)[0]
     for p in range(len(PROCESSES)):
         weights = np.where(events.classes[kept] == p, events.weights[kept], 0.0)
         direct = counts(bundle.regions, observed, weights)
@@ -116,7 +116,7 @@ def test_tables_at_held_out_points_are_near_the_direct_counts(built, data):
     bundle, counter = built[1], counter_of(built, data, noise_draws=4)
     for point in ((1.008, 0.994, 0.6), (0.987, 1.012, 1.5), (1.01, 1.015, 0.2)):
         direct = counter.count(point, bundle.regions)
-        table = bundle.tables.interpolate(point)[0]
+        table = bundle.tables.terms(point)[0]
         # One event more or less is always possible.
         error = np.sqrt(direct["moved"] + direct["squares"].max(axis=1, keepdims=True) * 0.05)
         assert (np.abs(table - direct["counts"]) < 5 * error).all()
@@ -249,4 +249,4 @@ def test_grid_follows_the_response():
         point = np.array([[axes[0][i], axes[1][j], axes[2][k]]])
         np.testing.assert_allclose(tables.yields[i, j, k], response(point)[0], rtol=1e-6)
     between = (1.003, 0.9912, 1.71)
-    np.testing.assert_allclose(tables.interpolate(between)[0], response(np.array([between]))[0], rtol=3e-3)
+    np.testing.assert_allclose(tables.terms(between)[0], response(np.array([between]))[0], rtol=3e-3)

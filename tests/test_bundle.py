@@ -45,7 +45,7 @@ def test_the_shipped_bundle_is_accepted_and_consistent():
     assert bundle.tables.yields.shape == (*GRID, 4, bundle.regions.n_bins)
     manifest = json.loads((WEIGHTS / MANIFEST).read_text())
     assert describe_regions(bundle.regions) == manifest["region_set"]
-    total = bundle.tables.interpolate((1.0, 1.0, 0.0))[0].sum(axis=1)
+    total = bundle.tables.terms((1.0, 1.0, 0.0))[0].sum(axis=1)
     # Yields after the selection, arXiv:2410.02867 and the published analysis of the public data set.
     np.testing.assert_allclose(total, [966.0, 901137.5, 41283.4, 3433.5], rtol=0.05)
 

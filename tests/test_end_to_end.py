@@ -63,12 +63,12 @@ def test_mu_comes_back_where_only_rates_vary(model, mu):
 
 def test_asimov_data_of_the_shipped_tables_give_every_mu_back(model):
     """Counts set to the tables' expectation at the nominal point, with the constraint centres moved there."""
-    yields = model.bundle.tables.interpolate((1.0, 1.0, 0.0))[0]
+    yields = model.bundle.tables.terms((1.0, 1.0, 0.0))[0]
     soft_met = NAMES.index("soft_met")
     centres = np.zeros(6)
     centres[soft_met] = CHALLENGE[soft_met].nu_range[0]
     for mu in (0.0, 0.5, 1.0, 3.0):
         counts = yields.sum(axis=0) + (mu - 1) * yields[PROCESSES.index("htautau")]
         base = likelihood_of(counts, model.bundle)
-        likelihood = Likelihood(base.tables, base.nuisances, counts, base.has_signal, centres)
+        likelihood = Likelihood(base.templates, base.nuisances, counts, base.has_signal, centres)
         assert measure_interval(likelihood).fit.mu == pytest.approx(mu, abs=2e-3)

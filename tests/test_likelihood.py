@@ -30,8 +30,8 @@ def autograd_nll(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tens
         mapping = nuisance.to_alpha
         raw = torch.exp(mapping.width * nu) + mapping.offset if exponential else mapping.centre + mapping.width * nu
         alphas.append(raw.clamp(*nuisance.clip))
-    table = torch.from_numpy(likelihood.tables.yields)
-    for axis_array, alpha in zip(likelihood.tables.axes, alphas[:3], strict=True):
+    table = torch.from_numpy(likelihood.templates.yields)
+    for axis_array, alpha in zip(likelihood.templates.axes, alphas[:3], strict=True):
         axis = torch.from_numpy(axis_array)
         value = alpha.clamp(float(axis[0]), float(axis[-1]))
         cell = min(int(torch.searchsorted(axis, value.detach(), right=True)) - 1, len(axis) - 2)
@@ -71,7 +71,7 @@ def test_value_equals_a_loop_over_bins_with_scipy(analytic_tables):
     counts = rng.poisson(make(analytic_tables, np.zeros(N_BINS)).expected(truth)).astype(float)
     likelihood = make(analytic_tables, counts)
     tes, jes, met, tt, vv, bkg = (nuisance.alpha(nu)[0] for nuisance, nu in zip(CHALLENGE, truth[1:], strict=True))
-    yields = analytic_tables.interpolate((tes, jes, met))[0]
+    yields = analytic_tables.terms((tes, jes, met))[0]
     slow = 0.5 * float(truth[1:] @ truth[1:])
     for b in range(N_BINS):
         h, z, t, v = yields[:, b]

@@ -6,7 +6,7 @@ Counts the events of the test part, which the network has not seen, at some tens
 response per bin and process (see ``response``) and fills the grid of ``sage.tables``. Each point's counts go to a file
 of their own, named after everything that decides them, so an interrupted run goes on where it stopped.
 
-Writes ``tables.npz``, ``regions.json`` (cuts and edges) and ``report.json`` (residuals, sizes).
+Writes ``tables.npz``, ``response.npz``, ``regions.json`` (cuts and edges) and ``report.json`` (residuals, sizes).
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from sage.bundle import describe_regions
 from sage.graph import Normalisation
 from sage.nuisances import PROCESSES
 from sage.regions import REGION_SETS, RegionSet
+from sage.response import Response, fit_response
 from sage.tables import AXES, GRID, default_axes
 from training.binning import BinningRule, merge
 from training.config import Config, chosen_config, command_line
 from training.dataset import DATA_FILE
 from training.files import read_arrays, sha256, write_arrays, write_json
 from training.nodes import NOMINAL, Counter, Point, choose_points
-from training.response import Response, fit_response
 from training.train import NETWORK_FILE, REPORT_FILE
 
 TABLES_FILE = "tables.npz"
+RESPONSE_FILE = "response.npz"
 REGIONS_FILE = "regions.json"
 
 log = logging.getLogger(__name__)
@@ -159,6 +160,12 @@ def build_tables(config: Config, data: Path, training: Path, output: Path) -> di
     arrays = {name: axis.astype(np.float32) for name, axis in zip(AXES, default_axes(), strict=True)}
     arrays |= {f"yields_{name}": yields[..., place] for name, place in regions.slices.items()}
     write_arrays(output / TABLES_FILE, arrays)
+    smooth = {}
+    for name, place in regions.slices.items():
+        smooth[f"nominal_{name}"] = response.nominal[:, place]
+        smooth[f"response_{name}"] = response.coefficients[:, place]
+        smooth[f"variance_{name}"] = fit["squares"][0][:, place]
+    write_arrays(output / RESPONSE_FILE, smooth)
     write_json(output / REGIONS_FILE, describe_regions(regions))
 
     report = {

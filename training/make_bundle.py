@@ -2,9 +2,9 @@
 
     python -m training.make_bundle --data data --output weights
 
-Trains the network, builds the tables and writes ``network.npz``, ``tables.npz`` and ``manifest.json``; the result is
-read back with ``sage.bundle.read_bundle``. Steps that are finished in the build folder are not repeated with
-``--resume``. Equal events, settings and library versions give equal bytes.
+Trains the network, builds the tables and writes ``network.npz``, ``tables.npz``, ``response.npz`` and
+``manifest.json``; the result is read back with ``sage.bundle.read_bundle``. Steps that are finished in the build
+folder are not repeated with ``--resume``. Equal events, settings and library versions give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle
 from sage.graph import INPUTS
 from sage.nuisances import PROCESSES
-from training.build_tables import REGIONS_FILE, TABLES_FILE, build_tables
+from training.build_tables import REGIONS_FILE, RESPONSE_FILE, TABLES_FILE, build_tables
 from training.config import Config, chosen_config, command_line
 from training.files import read_arrays, sha256, write_bytes, write_json
 from training.train import NETWORK_FILE, REPORT_FILE, train, versions
@@ -39,14 +39,18 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
         What ``read_bundle`` makes of it.
     """
     report = json.loads((training / REPORT_FILE).read_text(encoding="utf-8"))
-    sources = {NETWORK_FILE: training / NETWORK_FILE, TABLES_FILE: tables / TABLES_FILE}
+    sources = {
+        NETWORK_FILE: training / NETWORK_FILE,
+        TABLES_FILE: tables / TABLES_FILE,
+        RESPONSE_FILE: tables / RESPONSE_FILE,
+    }
     for name, path in sources.items():
         write_bytes(output / name, path.read_bytes())
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "inputs": list(INPUTS),
         "classes": list(PROCESSES),
-        "settings": {"nuisances": "challenge", "mu_range": None},
+        "settings": {"nuisances": "challenge", "mu_range": None, "templates": "smooth"},
         "normalisation": report["normalisation"],
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
         "origin": {

@@ -13,11 +13,13 @@ width soft_met changes a yield by even powers of soft_met only, so no monomial i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from sage.nuisances import CHALLENGE, Linear
+from sage.tables import DERIVATIVES, N_TERMS, PAIRS, SCALE_RANGE, SOFT_MET_RANGE
 
 POWERS = np.array(
     [
@@ -46,17 +48,46 @@ LARGEST_LOG = 5.0
 """Bound on |log(N / N_nominal)| during and after the fit; reached only where there is next to nothing to fit."""
 
 
+_WIDTHS = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(nuisance.to_alpha, Linear)]
+
+
 @dataclass(frozen=True)
 class Response:
-    """Fitted coefficients.
+    """Fitted coefficients; yields are held constant beyond the ranges of ``sage.tables``.
 
     Arguments:
-        nominal: Yields at the nominal point, any shape.
+        nominal: Yields at the nominal point, any shape; (P, B) for ``terms``.
         coefficients: Shape (*nominal.shape, 13), in the order of ``POWERS``.
     """
 
     nominal: np.ndarray
     coefficients: np.ndarray
+
+    @property
+    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ends of tes, jes and soft_met, where the slope jumps to 0."""
+        return np.array(SCALE_RANGE), np.array(SCALE_RANGE), np.array(SOFT_MET_RANGE)
+
+    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
+        """Return the yields and their derivatives at one nuisance point.
+
+        Arguments:
+            point: (tes, jes, soft_met).
+
+        Returns:
+            Shape (10, P, B): the yields, their derivatives in tes, jes and soft_met, and the second derivatives of
+            ``PAIRS``. Derivatives along an axis are 0 beyond its ends.
+        """
+        flat = self.coefficients.reshape(-1, len(POWERS))
+        exponents = _basis_terms(point) @ flat.T
+        # The bound is met by next to empty bins only; there the yield is constant.
+        exponents[1:, np.abs(exponents[0]) > LARGEST_LOG] = 0.0
+        out = np.empty((N_TERMS, flat.shape[0]))
+        out[0] = self.nominal.ravel() * np.exp(np.clip(exponents[0], -LARGEST_LOG, LARGEST_LOG))
+        out[1:4] = out[0] * exponents[1:4]
+        for row, (a, b) in enumerate(PAIRS, start=4):
+            out[row] = out[0] * (exponents[row] + exponents[1 + a] * exponents[1 + b])
+        return out.reshape(N_TERMS, *self.nominal.shape)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return yields at points (k, 3), shape (k, *nominal.shape)."""
@@ -67,9 +98,28 @@ class Response:
 
 def monomials(points: np.ndarray) -> np.ndarray:
     """Evaluate the monomials at points (tes, jes, soft_met), shape (k, 3); returns shape (k, 13)."""
-    widths = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(nuisance.to_alpha, Linear)]
-    scaled = np.column_stack([(points[:, :2] - 1.0) / widths, np.log1p(points[:, 2])])
+    scaled = np.column_stack([(points[:, :2] - 1.0) / _WIDTHS, np.log1p(points[:, 2])])
     out: np.ndarray = np.prod(scaled[:, None, :] ** POWERS, axis=2)
+    return out
+
+
+def _basis_terms(point: tuple[float, float, float]) -> np.ndarray:
+    """Return the monomials at a point and their derivatives in tes, jes and soft_met, shape (10, 13)."""
+    orders = []
+    for axis, (value, (low, high)) in enumerate(zip(point, (SCALE_RANGE, SCALE_RANGE, SOFT_MET_RANGE), strict=True)):
+        clamped = min(max(value, low), high)
+        # The scaled variable with its derivatives in the physical one.
+        if axis < 2:
+            x, dx, d2x = (clamped - 1.0) / _WIDTHS[axis], 1.0 / _WIDTHS[axis], 0.0
+        else:
+            x, dx, d2x = math.log1p(clamped), 1.0 / (1.0 + clamped), -1.0 / (1.0 + clamped) ** 2
+        inside = clamped == value
+        n = POWERS[:, axis]
+        first = n * x ** np.maximum(n - 1, 0)
+        second = n * (n - 1) * x ** np.maximum(n - 2, 0)
+        orders.append(np.stack([x**n, inside * dx * first, inside * (dx**2 * second + d2x * first)]))
+    tes, jes, met = (orders[axis][DERIVATIVES[axis]] for axis in range(3))
+    out: np.ndarray = tes * jes * met
     return out
 
 
