@@ -13,24 +13,26 @@ from sage.network import DualBranchNetwork, class_probabilities, from_arrays
 from sage.nuisances import PROCESSES
 from sage.shifts import select, shift
 from tests.events import DATA_FILE, METADATA_FILE, columns_of, embedded_frame, small_data
+from training.checkpoint import CHECKPOINT_FILE, LOSSES_FILE
 from training.config import DEFAULT_CONFIG, Config, TablesConfig, TrainingConfig, read_config
 from training.dataset import EventsFile
 from training.files import read_arrays, write_arrays
 from training.inputs import draw_points
-from training.train import (
-    CHECKPOINT_FILE,
-    NETWORK_FILE,
-    REPORT_FILE,
-    Objective,
-    Trainer,
-    main,
-    prepare,
-    train,
-    with_shares,
-)
+from training.parallel import Processes
+from training.preparation import prepare
+from training.sampling import HeldOut
+from training.train import NETWORK_FILE, REPORT_FILE, Objective, Trainer, main, train, with_shares
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=256, points_per_batch=2, validation_points=2, learning_rate=1e-2)
 CONFIG = Config(seed=5, training=SETTINGS)
+HELD = HeldOut(CONFIG.seed, SETTINGS.validation_fraction)
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def trainer_of(config, data):
+    """A trainer as ``train`` makes it."""
+    file = EventsFile(data, config.test_size)
+    return Trainer(config, file, prepare(file, file.rows("train"), HELD), ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +69,28 @@ def test_other_seed_gives_other_losses(trained, data, tmp_path):
     assert train(config, data, tmp_path)["losses"][0] != trained[1]["losses"][0]
 
 
-def test_resumed_run_equals_the_uninterrupted_one(trained, data, tmp_path, monkeypatch):
-    whole = Trainer.train_epoch
+@pytest.mark.parametrize("stop", [(1, 3), (2, 0)], ids=["in an epoch", "between epochs"])
+def test_resumed_run_equals_the_uninterrupted_one(trained, data, tmp_path, monkeypatch, stop):
+    whole = Trainer.step
 
-    def interrupted(trainer, epoch):
-        if epoch == 2:
+    def interrupted(trainer, epoch, step, events):
+        if (epoch, step) == stop:
             raise KeyboardInterrupt
-        return whole(trainer, epoch)
+        return whole(trainer, epoch, step, events)
 
+    often = dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, checkpoint_minutes=0.0))
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_epoch", interrupted)
+        patch.setattr(Trainer, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, data, tmp_path)
+            train(often, data, tmp_path)
     assert not (tmp_path / NETWORK_FILE).exists()
+    progress = json.loads(str(read_arrays(tmp_path / CHECKPOINT_FILE)["log"]))["progress"]
+    assert (len(progress["epochs"]), progress["step"]) == stop
+    steps = []
+    monkeypatch.setattr(Trainer, "step", lambda *given: steps.append(given[1:3]) or whole(*given))
     train(CONFIG, data, tmp_path, resume=True)
-    for name in (NETWORK_FILE, REPORT_FILE, CHECKPOINT_FILE):
+    assert steps[0] == stop
+    for name in (NETWORK_FILE, REPORT_FILE, CHECKPOINT_FILE, LOSSES_FILE):
         assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes(), name
 
 
@@ -108,7 +117,7 @@ def test_best_epoch_is_kept(trained, data):
     for name, array in network.items():
         np.testing.assert_array_equal(array, expected[name])
         assert array.dtype == np.float32
-    trainer = Trainer(CONFIG, EventsFile(data, CONFIG.test_size))
+    trainer = trainer_of(CONFIG, data)
     trainer.network = from_arrays(kept)
     assert trainer.validate() == report["losses"][best]["validation"]
 
@@ -131,16 +140,17 @@ def test_probabilities_refer_to_the_shares():
 def test_training_rows_are_not_those_of_the_tables(trained, data):
     rows = trained[1]["rows"]
     total = EventsFile(data, 0.5).total_rows
-    assert rows["train"][0] == total // 2
-    assert rows["train"][1] == rows["validation"][0]
-    assert rows["validation"][1] == total
+    assert rows["train"] == [total // 2, total]
+    assert rows["used"] + rows["held_out"] == total - total // 2
+    assert rows["held_out"] == pytest.approx(0.1 * total / 2, rel=0.3)
 
 
 def test_constants_come_from_defined_values_of_selected_nominal_events(data):
     file = EventsFile(data, 0.5)
     rows = file.rows("train")
-    preparation = prepare(file, rows)
-    frame = pd.read_parquet(data / DATA_FILE).iloc[rows.start :]
+    preparation = prepare(file, rows, HELD)
+    used = HELD.others(file.read(rows))
+    frame = pd.read_parquet(data / DATA_FILE).iloc[rows.start :][used]
     events, kept = select(shift(columns_of(frame)))
     values, defined, _ = raw_inputs(events)
     assert preparation.n_selected == len(kept) < len(frame)
@@ -149,21 +159,25 @@ def test_constants_come_from_defined_values_of_selected_nominal_events(data):
         assert preparation.normalisation.mean[i] == pytest.approx(column.mean(), rel=1e-5, abs=1e-6)
         assert preparation.normalisation.std[i] == pytest.approx(column.std(), rel=1e-4)
     labels = frame["detailed_labels"].to_numpy()[kept]
-    weights = file.read(rows).weights[kept]
+    weights = file.read(rows, HELD.others).weights[kept]
     totals = [weights[labels == p].sum() * preparation.class_scale[k] for k, p in enumerate(PROCESSES)]
     np.testing.assert_allclose(totals, len(kept) / 4, rtol=1e-9)
+
+
+def summed(objective, network, events):
+    """Loss and weight at two points, all passes together."""
+    passes = objective.passes(network, events, np.random.default_rng(3), 2)
+    return np.sum([[float(loss.detach()), float(weight)] for loss, weight, _ in passes], axis=0)
 
 
 def test_loss_is_the_weighted_mean_over_selected_events(data):
     """Event by event, one point at a time, with the measurement's own functions."""
     file = EventsFile(data, 0.5)
     events = next(file.stream(file.rows("train")))
-    preparation = prepare(file, file.rows("train"))
-    trainer = Trainer(CONFIG, file)
+    preparation = prepare(file, file.rows("train"), HELD)
+    trainer = trainer_of(CONFIG, data)
     with torch.no_grad():
-        total, weight = Objective(preparation, torch.device("cpu"))(
-            trainer.network, events, np.random.default_rng(3), 2
-        )
+        total, weight = summed(Objective(CONFIG, preparation, ALONE), trainer.network, events)
     points = draw_points(np.random.default_rng(3), 2, len(events), torch.device("cpu"))
     expected, expected_weight = 0.0, 0.0
     constants = preparation.normalisation
@@ -200,7 +214,7 @@ def test_too_few_events_are_refused(tmp_path):
     frame = embedded_frame(3000)
     frame[frame["detailed_labels"] != "diboson"].head(600).to_parquet(tmp_path / DATA_FILE, index=False)
     (tmp_path / METADATA_FILE).write_text(json.dumps({"total_rows": 600, "sum_weights": 1.0}))
-    with pytest.raises(ValueError, match="'diboson' is empty or constant in rows 300 to 570; train on more events"):
+    with pytest.raises(ValueError, match="'diboson' is empty or constant in rows 300 to 600; train on more events"):
         train(CONFIG, tmp_path, tmp_path / "out")
 
 
@@ -254,7 +268,7 @@ def test_default_settings_are_read():
     ("text", "message"),
     [
         ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, test_size"),
-        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are device, epochs"),
+        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are device, bf16"),
         ("seed: one", r"setting 'seed' is 'one'; it must be of type int"),
         ("seed: 1.5", r"setting 'seed' is 1.5; it must be of type int"),
         ("seed: true", r"setting 'seed' is True; it must be of type int"),
