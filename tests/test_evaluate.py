@@ -88,5 +88,5 @@ def test_program_reports_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "fit_perceptron", lambda *given: fits.append(1) or fit(*given))
     assert evaluate(CONFIG, data, *folders, resume=True) == report
     assert fits == [1]
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="was written with other settings; resume with those or"):
         evaluate(dataclasses.replace(CONFIG, seed=6), data, *folders, resume=True)

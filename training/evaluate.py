@@ -226,7 +226,13 @@ def floors(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(
-    config: Config, data: Path, training: Path, output: Path, resume: bool = False, max_rows: int = 0
+    config: Config,
+    data: Path,
+    training: Path,
+    output: Path,
+    resume: bool = False,
+    max_rows: int = 0,
+    score_rows: int = 0,
 ) -> dict[str, Any]:
     """Train what is missing, score all classifiers and write the report.
 
@@ -236,7 +242,8 @@ def evaluate(
         training: Folder of the averaged network.
         output: Folder for the results and for the nominal network.
         resume: Use what ``output`` holds.
-        max_rows: Rows of each class that boosting and perceptron train on, and of the test part in all; 0 for all.
+        max_rows: Rows of each class, about, that boosting and perceptron train on; 0 for all.
+        score_rows: Rows of the test part that are scored; 0 for all.
 
     Returns:
         The content of ``evaluation.json``.
@@ -249,6 +256,7 @@ def evaluate(
         "seed": config.seed,
         "test_size": config.test_size,
         "max_rows": max_rows,
+        "score_rows": score_rows,
         "training": asdict(settings),
     }
     if not (training / NETWORK_FILE).exists():
@@ -276,7 +284,7 @@ def evaluate(
             else:
                 classify, details = fit_perceptron(*parts, config.seed)
         names = list(POINTS) if name in SHIFTED else ["nominal"]
-        results[name] = judge(score(file, classify, names, config.seed, max_rows)) | {"details": details}
+        results[name] = judge(score(file, classify, names, config.seed, score_rows)) | {"details": details}
         write_json(path, {"made_from": made_from, "result": results[name]})
         log.info("%s: cross entropy %.5f", name, results[name]["cross_entropy"])
     report = {"made_from": identity, "floors": floors(results), "classifiers": results}
@@ -305,9 +313,8 @@ def main() -> None:
     parser = command_line(__doc__, Path("build/evaluation"), "threads")
     parser.add_argument("--training", type=Path, default=Path("build/training"), help="folder of the trained network")
     parser.add_argument("--resume", action="store_true", help="use what the output folder already holds")
-    parser.add_argument(
-        "--max-rows", type=int, default=0, help="rows per class for boosting and perceptron, and to score; 0: all"
-    )
+    parser.add_argument("--max-rows", type=int, default=0, help="rows per class for boosting, perceptron; 0: all")
+    parser.add_argument("--score-rows", type=int, default=0, help="held-out rows that are scored; 0: all")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     report = evaluate(
@@ -317,6 +324,7 @@ def main() -> None:
         arguments.output,
         arguments.resume,
         arguments.max_rows,
+        arguments.score_rows,
     )
     log.info("%s", json.dumps(report["floors"], indent=1))
 

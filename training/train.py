@@ -169,7 +169,8 @@ class Trainer:
             progress.epochs.append(entry)
             progress.step, progress.sums = 0, [0.0, 0.0]
             self.save(folder)
-            log.info("epoch %d: loss %.5f, held out %.5f", epoch, entry["train"], entry["validation"])
+            if self.processes.rank == 0:
+                log.info("epoch %d: loss %.5f, held out %.5f", epoch, entry["train"], entry["validation"])
 
     def finished(self) -> bool:
         """Tell whether all epochs are done or the held-out loss has stopped falling."""
