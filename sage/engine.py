@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 
 from sage.errors import EngineError
 from sage.native import NativeNetwork
+from sage.parameters import unstack
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ THREAD_VARIABLE = "OMP_NUM_THREADS"
 
 GPU_CHUNK = 16384
 """Events per pass on a GPU: about 0.5 GB of intermediate results."""
+
+SMALLEST = np.finfo(np.float32).tiny
+"""Stands for a probability that float32 rounds to 0, where networks are averaged."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +57,7 @@ class Engine:
     """Runs the network on the first back end that works; which one that is turns out on first use.
 
     Arguments:
-        parameters: Network parameters by name.
+        parameters: Network parameters by name; with a first axis of networks if several vote (``sage.parameters``).
         kind: One of ``KINDS``; None to choose.
         threads: Threads on the CPU; None for this process's share of the cores.
 
@@ -135,9 +139,11 @@ class Engine:
 
     def _build(self, kind: str) -> Backend:
         threads = default_threads() if self._threads is None else self._threads
-        if kind == "native":
-            return _Native(self._parameters, threads)
-        return _Torch(self._parameters, kind, threads)
+        backends: list[Backend] = []
+        for parameters in unstack(self._parameters):
+            native = kind == "native"
+            backends.append(_Native(parameters, threads) if native else _Torch(parameters, kind, threads))
+        return backends[0] if len(backends) == 1 else _Mean(backends)
 
 
 class _Native:
@@ -175,6 +181,23 @@ class _Torch:
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         with _torch_threads(self._threads):
             yield from map(function, items)
+
+
+class _Mean:
+    """Several networks of one kind, whose logits are averaged."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self._backends = backends
+        self.name = f"{backends[0].name}, mean of {len(backends)}"
+        self.map = backends[0].map
+
+    def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
+        found = (backend.probabilities(values, jets) for backend in self._backends)
+        # Logarithms differ from the logits by a constant per event, which the normalisation removes.
+        logits = sum(np.log(np.maximum(part, SMALLEST)) for part in found) / len(self._backends)
+        out: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
+        out /= out.sum(axis=1, keepdims=True)
+        return out
 
 
 def check_choice(kind: str | None, threads: int | None) -> None:

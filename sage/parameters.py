@@ -5,7 +5,7 @@ The names are those of the dense module's ``state_dict``; the order is that of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -66,6 +66,36 @@ def check_parameters(arrays: Mapping[str, np.ndarray]) -> None:
         wrong = sorted(name for name in SHAPES.keys() | found.keys() if SHAPES.get(name) != found.get(name))
         msg = f"network parameter {wrong[0]!r} does not fit this architecture: rebuild the weights with this version"
         raise WeightsError(msg)
+
+
+def stack(networks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Put the parameters of networks that vote together into one set of arrays.
+
+    Arguments:
+        networks: Parameters by name of each.
+
+    Returns:
+        The parameters themselves if there is one network, else arrays with a first axis of networks.
+    """
+    if len(networks) == 1:
+        return dict(networks[0])
+    return {name: np.stack([network[name] for network in networks]) for name in networks[0]}
+
+
+def unstack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Return the parameters of each network; the inverse of ``stack``.
+
+    Raises:
+        WeightsError: If the arrays hold different numbers of networks.
+    """
+    extra = {name: np.ndim(value) - len(SHAPES[name]) for name, value in arrays.items() if name in SHAPES}
+    if not any(extra.values()):
+        return [dict(arrays)]
+    lengths = {len(arrays[name]) if number == 1 else 0 for name, number in extra.items()}
+    if len(lengths) != 1 or 0 in lengths or len(extra) != len(arrays):
+        msg = "network parameters hold different numbers of networks: rebuild the weights with this version"
+        raise WeightsError(msg)
+    return [{name: value[i] for name, value in arrays.items()} for i in range(lengths.pop())]
 
 
 def flatten(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

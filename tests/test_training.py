@@ -2,35 +2,45 @@
 
 import dataclasses
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
+from sage.engine import Engine
+from sage.errors import WeightsError
 from sage.graph import INPUTS, raw_inputs
 from sage.network import DualBranchNetwork, class_probabilities, from_arrays
 from sage.nuisances import PROCESSES
+from sage.parameters import stack, unstack
 from sage.shifts import select, shift
-from tests.events import DATA_FILE, METADATA_FILE, columns_of, embedded_frame, small_data
+from tests.events import DATA_FILE, METADATA_FILE, ROOT, columns_of, embedded_frame, small_data
+from training.checkpoint import CHECKPOINT_FILE, LOSSES_FILE
 from training.config import DEFAULT_CONFIG, Config, TablesConfig, TrainingConfig, read_config
 from training.dataset import EventsFile
 from training.files import read_arrays, write_arrays
 from training.inputs import draw_points
-from training.train import (
-    CHECKPOINT_FILE,
-    NETWORK_FILE,
-    REPORT_FILE,
-    Objective,
-    Trainer,
-    main,
-    prepare,
-    train,
-    with_shares,
-)
+from training.parallel import Processes, joined
+from training.preparation import prepare
+from training.sampling import HeldOut
+from training.train import NETWORK_FILE, REPORT_FILE, Objective, Trainer, main, train, with_shares
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=256, points_per_batch=2, validation_points=2, learning_rate=1e-2)
 CONFIG = Config(seed=5, training=SETTINGS)
+HELD = HeldOut(CONFIG.seed, SETTINGS.validation_fraction)
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def trainer_of(config, data):
+    """A trainer as ``train`` makes it."""
+    file = EventsFile(data, config.test_size)
+    return Trainer(config, file, prepare(file, file.rows("train"), HELD), ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +77,28 @@ def test_other_seed_gives_other_losses(trained, data, tmp_path):
     assert train(config, data, tmp_path)["losses"][0] != trained[1]["losses"][0]
 
 
-def test_resumed_run_equals_the_uninterrupted_one(trained, data, tmp_path, monkeypatch):
-    whole = Trainer.train_epoch
+@pytest.mark.parametrize("stop", [(1, 3), (2, 0)], ids=["in an epoch", "between epochs"])
+def test_resumed_run_equals_the_uninterrupted_one(trained, data, tmp_path, monkeypatch, stop):
+    whole = Trainer.step
 
-    def interrupted(trainer, epoch):
-        if epoch == 2:
+    def interrupted(trainer, epoch, step, events):
+        if (epoch, step) == stop:
             raise KeyboardInterrupt
-        return whole(trainer, epoch)
+        return whole(trainer, epoch, step, events)
 
+    often = dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, checkpoint_minutes=0.0))
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_epoch", interrupted)
+        patch.setattr(Trainer, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, data, tmp_path)
+            train(often, data, tmp_path)
     assert not (tmp_path / NETWORK_FILE).exists()
+    progress = json.loads(str(read_arrays(tmp_path / CHECKPOINT_FILE)["log"]))["progress"]
+    assert (len(progress["epochs"]), progress["step"]) == stop
+    steps = []
+    monkeypatch.setattr(Trainer, "step", lambda *given: steps.append(given[1:3]) or whole(*given))
     train(CONFIG, data, tmp_path, resume=True)
-    for name in (NETWORK_FILE, REPORT_FILE, CHECKPOINT_FILE):
+    assert steps[0] == stop
+    for name in (NETWORK_FILE, REPORT_FILE, CHECKPOINT_FILE, LOSSES_FILE):
         assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes(), name
 
 
@@ -108,7 +125,7 @@ def test_best_epoch_is_kept(trained, data):
     for name, array in network.items():
         np.testing.assert_array_equal(array, expected[name])
         assert array.dtype == np.float32
-    trainer = Trainer(CONFIG, EventsFile(data, CONFIG.test_size))
+    trainer = trainer_of(CONFIG, data)
     trainer.network = from_arrays(kept)
     assert trainer.validate() == report["losses"][best]["validation"]
 
@@ -131,16 +148,17 @@ def test_probabilities_refer_to_the_shares():
 def test_training_rows_are_not_those_of_the_tables(trained, data):
     rows = trained[1]["rows"]
     total = EventsFile(data, 0.5).total_rows
-    assert rows["train"][0] == total // 2
-    assert rows["train"][1] == rows["validation"][0]
-    assert rows["validation"][1] == total
+    assert rows["train"] == [total // 2, total]
+    assert rows["used"] + rows["held_out"] == total - total // 2
+    assert rows["held_out"] == pytest.approx(0.1 * total / 2, rel=0.3)
 
 
 def test_constants_come_from_defined_values_of_selected_nominal_events(data):
     file = EventsFile(data, 0.5)
     rows = file.rows("train")
-    preparation = prepare(file, rows)
-    frame = pd.read_parquet(data / DATA_FILE).iloc[rows.start :]
+    preparation = prepare(file, rows, HELD)
+    used = HELD.others(file.read(rows))
+    frame = pd.read_parquet(data / DATA_FILE).iloc[rows.start :][used]
     events, kept = select(shift(columns_of(frame)))
     values, defined, _ = raw_inputs(events)
     assert preparation.n_selected == len(kept) < len(frame)
@@ -149,21 +167,25 @@ def test_constants_come_from_defined_values_of_selected_nominal_events(data):
         assert preparation.normalisation.mean[i] == pytest.approx(column.mean(), rel=1e-5, abs=1e-6)
         assert preparation.normalisation.std[i] == pytest.approx(column.std(), rel=1e-4)
     labels = frame["detailed_labels"].to_numpy()[kept]
-    weights = file.read(rows).weights[kept]
+    weights = file.read(rows, HELD.others).weights[kept]
     totals = [weights[labels == p].sum() * preparation.class_scale[k] for k, p in enumerate(PROCESSES)]
     np.testing.assert_allclose(totals, len(kept) / 4, rtol=1e-9)
+
+
+def summed(objective, network, events):
+    """Loss and weight at two points, all passes together."""
+    passes = objective.passes(network, events, np.random.default_rng(3), 2)
+    return np.sum([[float(loss.detach()), float(weight)] for loss, weight, _ in passes], axis=0)
 
 
 def test_loss_is_the_weighted_mean_over_selected_events(data):
     """Event by event, one point at a time, with the measurement's own functions."""
     file = EventsFile(data, 0.5)
     events = next(file.stream(file.rows("train")))
-    preparation = prepare(file, file.rows("train"))
-    trainer = Trainer(CONFIG, file)
+    preparation = prepare(file, file.rows("train"), HELD)
+    trainer = trainer_of(CONFIG, data)
     with torch.no_grad():
-        total, weight = Objective(preparation, torch.device("cpu"))(
-            trainer.network, events, np.random.default_rng(3), 2
-        )
+        total, weight = summed(Objective(CONFIG, preparation, ALONE), trainer.network, events)
     points = draw_points(np.random.default_rng(3), 2, len(events), torch.device("cpu"))
     expected, expected_weight = 0.0, 0.0
     constants = preparation.normalisation
@@ -183,6 +205,144 @@ def test_loss_is_the_weighted_mean_over_selected_events(data):
     assert float(total) / float(weight) == pytest.approx(expected / expected_weight, rel=2e-3)
 
 
+def test_fifty_steps_repeat_bit_by_bit(data):
+    """Losses of single steps, not only of epochs."""
+    losses = []
+    for _ in range(2):
+        trainer = trainer_of(dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, batch_size=24)), data)
+        losses.append([trainer.step(0, i, events) for i, events in zip(range(50), trainer.batches(0))])  # noqa: B905
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 50
+    assert len({loss for loss, _ in losses[0]}) == 50
+
+
+def test_gradient_does_not_depend_on_the_passes(data):
+    gradients = []
+    for rows in (65536, 256):
+        trainer = trainer_of(
+            dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, rows_per_pass=rows)), data
+        )
+        trainer.step(0, 0, next(trainer.batches(0)))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in trainer.network.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_changes_the_loss_little(data):
+    losses = []
+    for bf16 in (False, True):
+        trainer = trainer_of(dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, bf16=bf16)), data)
+        loss, weight = trainer.step(0, 0, next(trainer.batches(0)))
+        losses.append(loss / weight)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_early_stop(data, tmp_path, monkeypatch):
+    found = iter([3.0, 2.0, 2.5, 2.1, 1.0])
+    monkeypatch.setattr(Trainer, "validate", lambda trainer: next(found))
+    settings = dataclasses.replace(SETTINGS, epochs=5, patience=2, max_rows=20, points_per_batch=1)
+    losses = train(dataclasses.replace(CONFIG, training=settings), data, tmp_path)["losses"]
+    assert [entry["validation"] for entry in losses] == [3.0, 2.0, 2.5, 2.1]
+
+
+def run_processes(arguments, n):
+    """Run the training program under torchrun; returns its output."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "-m", "training.train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_two_processes_equal_one(data, tmp_path):
+    """Same global batches, over gloo: losses to rounding, and equal parameters in both processes."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "seed: 5\ntraining: {epochs: 2, batch_size: 301, points_per_batch: 2, validation_points: 1, "
+        "learning_rate: 0.001, rows_per_pass: 200}\n"
+    )
+    common = ["--config", path, "--data", data, "--threads", 1]
+    train(read_config(path), data, tmp_path / "one")
+    run_processes([*common, "--output", tmp_path / "two"], 2)
+    one, two = (json.loads((tmp_path / name / REPORT_FILE).read_text())["losses"] for name in ("one", "two"))
+    for first, second in zip(one, two, strict=True):
+        assert second["train"] == pytest.approx(first["train"], rel=1e-5)
+        assert second["validation"] == pytest.approx(first["validation"], rel=1e-5)
+    networks = [read_arrays(tmp_path / name / NETWORK_FILE) for name in ("one", "two")]
+    for name, values in networks[0].items():
+        np.testing.assert_allclose(networks[1][name], values, atol=1e-3)
+
+
+def gradients_of_processes(rank, total, port, config, data, folder):
+    """One of several processes: write its gradient and parameters after a step."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(total), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    torch.set_num_threads(1)
+    file = EventsFile(data, config.test_size)
+    with joined("cpu") as processes:
+        trainer = Trainer(config, file, prepare(file, file.rows("train"), HELD), processes)
+        loss, _ = trainer.step(0, 0, next(trainer.batches(0)))
+        gradient = torch.cat([parameter.grad.flatten() for parameter in trainer.network.parameters()])
+        values = torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()])
+        np.savez(folder / f"{rank}.npz", loss=loss, gradient=gradient, values=values)
+
+
+def test_gradient_of_two_processes_is_that_of_one(data, tmp_path):
+    config = dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, rows_per_pass=150))
+    trainer = trainer_of(config, data)
+    loss, _ = trainer.step(0, 0, next(trainer.batches(0)))
+    expected = torch.cat([parameter.grad.flatten() for parameter in trainer.network.parameters()]).numpy()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(gradients_of_processes, (2, port, config, data, tmp_path), nprocs=2)
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in range(2))
+    np.testing.assert_array_equal(first["values"], second["values"])
+    np.testing.assert_array_equal(first["gradient"], second["gradient"])
+    assert float(first["loss"]) == pytest.approx(loss, rel=1e-6)
+    np.testing.assert_allclose(first["gradient"], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_networks_that_vote(data, tmp_path):
+    """Different bootstraps, one file; the engine averages their logits."""
+    settings = dataclasses.replace(SETTINGS, networks=3, epochs=1)
+    report = train(dataclasses.replace(CONFIG, training=settings), data, tmp_path)
+    assert [entry["network"] for entry in report["losses"]] == [0, 1, 2]
+    stacked = read_arrays(tmp_path / NETWORK_FILE)
+    members = unstack(stacked)
+    assert len(members) == 3
+    assert all(array.shape[0] == 3 for array in stacked.values())
+    again = stack(members)
+    for name, array in stacked.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert not np.array_equal(array[0], array[1]) or name.endswith("mixing")
+    values = np.random.default_rng(1).standard_normal((200, len(INPUTS))).astype(np.float32)
+    jets = np.ones((200, 2), dtype=bool)
+    logits = np.mean([np.log(class_probabilities(from_arrays(part), values, jets)) for part in members], axis=0)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for kind in ("native", "torch"):
+        found = Engine(stacked, kind, threads=1).probabilities(values, jets)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert found.dtype == np.float32
+    broken = {name: array[:2] if name == "gate.bias" else array for name, array in stacked.items()}
+    with pytest.raises(WeightsError, match="different numbers of networks"):
+        unstack(broken)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "nominal"])
+def test_other_distributions_of_points(distribution):
+    points = draw_points(np.random.default_rng(1), 4000, 1, torch.device("cpu"), distribution)
+    tes, jes, soft_met = (scale.squeeze(1).numpy() for scale in points.scales)
+    if distribution == "nominal":
+        assert (tes == 1).all()
+        assert (jes == 1).all()
+        assert (soft_met == 0).all()
+        return
+    for values, low, high in ((tes, 0.96, 1.04), (jes, 0.96, 1.04), (soft_met, 0.0, 5.0)):
+        assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+
+
 def test_points_follow_the_priors():
     points = draw_points(np.random.default_rng(1), 4000, 3, torch.device("cpu"))
     tes, jes, soft_met = (scale.squeeze(1).numpy() for scale in points.scales)
@@ -200,7 +360,7 @@ def test_too_few_events_are_refused(tmp_path):
     frame = embedded_frame(3000)
     frame[frame["detailed_labels"] != "diboson"].head(600).to_parquet(tmp_path / DATA_FILE, index=False)
     (tmp_path / METADATA_FILE).write_text(json.dumps({"total_rows": 600, "sum_weights": 1.0}))
-    with pytest.raises(ValueError, match="'diboson' is empty or constant in rows 300 to 570; train on more events"):
+    with pytest.raises(ValueError, match="'diboson' is empty or constant in rows 300 to 600; train on more events"):
         train(CONFIG, tmp_path, tmp_path / "out")
 
 
@@ -254,7 +414,7 @@ def test_default_settings_are_read():
     ("text", "message"),
     [
         ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, test_size"),
-        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are device, epochs"),
+        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are device, bf16"),
         ("seed: one", r"setting 'seed' is 'one'; it must be of type int"),
         ("seed: 1.5", r"setting 'seed' is 1.5; it must be of type int"),
         ("seed: true", r"setting 'seed' is True; it must be of type int"),

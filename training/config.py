@@ -16,6 +16,9 @@ import yaml
 
 from sage.nuisances import PROCESSES
 
+DISTRIBUTIONS = ("prior", "uniform", "nominal")
+"""Of the nuisance points that training draws; see ``TrainingConfig``."""
+
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 
 T = TypeVar("T")
@@ -26,35 +29,72 @@ class TrainingConfig:
     """How the network is trained.
 
     Arguments:
-        device: Torch device.
+        device: Torch device; with several processes ``cuda`` means one GPU for each.
+        bf16: Compute the network in bfloat16 where torch's autocast does so; meant for GPUs.
+        networks: Networks to train. More than one are trained on bootstrapped events, and their logits averaged.
         epochs: Passes over the training events.
-        batch_size: Events per optimiser step.
-        points_per_batch: Nuisance points each batch is seen at.
+        patience: Epochs without a better held-out loss after which training stops.
+        batch_size: Events per optimiser step, all processes together.
+        points_per_batch: Nuisance points each batch is seen at; 1 is enough for ``nominal`` points.
+        points: Distribution of the points, drawn afresh for each batch: ``prior``, that of the pseudo-experiments (tes
+            and jes normal around 1 with width 0.01, soft_met log-normal (0, 1) cut at 5 GeV); ``uniform``, in the
+            range of the yield tables; ``nominal``, no shifts.
+        rows_per_pass: Events times points that are computed at once; gradients of more are added up.
         learning_rate: Highest learning rate of the schedule.
         warmup: Fraction of all steps over which the learning rate rises; then it falls along a cosine to 0.
         weight_decay: AdamW's.
-        validation_fraction: Fraction of the training rows, the last ones, held out to choose the best epoch.
+        validation_fraction: Fraction of the training events, whole showered events where those are known, held out
+            to choose the best epoch.
         validation_points: Fixed nuisance points at which the held-out loss is taken.
         pool_rows: Rows shuffled together in memory.
+        max_rows: Rows of each class seen in an epoch, about; each epoch takes others, and their weights grow so that
+            the class keeps its total. 0 takes all. As classes weigh the same, rows of a class that has many more than
+            the others cost time and teach little.
+        checkpoint_minutes: Time between checkpoints; there is one after each epoch as well.
         share_htautau, share_ztautau, share_ttbar, share_diboson: Class proportions that the network's probabilities
-            refer to. Those of the public data set's rows, in which the backgrounds stand as in nature: the signal
-            probability then separates from the sum of backgrounds, and the cuts on the others mean their purity.
+            refer to. Equal ones are what the regions' cuts on them suppose.
     """
 
     device: str = "cpu"
+    bf16: bool = False
+    networks: int = 1
     epochs: int = 12
+    patience: int = 4
     batch_size: int = 128
     points_per_batch: int = 4
+    points: str = "prior"
+    rows_per_pass: int = 65536
     learning_rate: float = 1e-2
     warmup: float = 0.1
     weight_decay: float = 1e-4
     validation_fraction: float = 0.1
     validation_points: int = 8
     pool_rows: int = 2_000_000
-    share_htautau: float = 0.236
-    share_ztautau: float = 0.729
-    share_ttbar: float = 0.032
-    share_diboson: float = 0.003
+    max_rows: int = 0
+    checkpoint_minutes: float = 5.0
+    share_htautau: float = 0.25
+    share_ztautau: float = 0.25
+    share_ttbar: float = 0.25
+    share_diboson: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check what no type tells.
+
+        Raises:
+            ValueError: If a number is out of its range or the distribution has no such name.
+        """
+        if self.points not in DISTRIBUTIONS:
+            msg = f"training: points is {self.points!r}; choose one of {', '.join(DISTRIBUTIONS)}"
+            raise ValueError(msg)
+        at_least = dict.fromkeys(("networks", "epochs", "patience", "batch_size", "points_per_batch"), 1)
+        at_least |= dict.fromkeys(("rows_per_pass", "validation_points", "pool_rows"), 1) | {"max_rows": 0}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                msg = f"training: {name} is {getattr(self, name)}; it must be at least {least}"
+                raise ValueError(msg)
+        if not 0.0 < self.validation_fraction < 1.0:
+            msg = f"training: validation_fraction is {self.validation_fraction}; it lies between 0 and 1"
+            raise ValueError(msg)
 
     def shares(self) -> tuple[float, ...]:
         """Return the class proportions in the order of ``PROCESSES``."""
@@ -139,14 +179,14 @@ def command_line(doc: str | None, output: Path, *options: str) -> argparse.Argum
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the events file")
     parser.add_argument("--output", type=Path, default=output, help="folder for the results")
     for name in ("seed", *options):
-        kind = str if name in ("device", "region_set") else int
+        kind = {"device": str, "region_set": str, "checkpoint_minutes": float}.get(name, int)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="replaces the setting of that name")
     return parser
 
 
 def chosen_config(arguments: argparse.Namespace) -> Config:
     """Read the settings that the command line names, with what it replaces."""
-    names = ("seed", "device", "threads", "region_set", "workers")
+    names = ("seed", "device", "threads", "checkpoint_minutes", "region_set", "workers")
     return read_config(arguments.config, **{name: getattr(arguments, name, None) for name in names})
 
 

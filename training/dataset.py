@@ -8,7 +8,7 @@ the weights of a part are scaled so that they sum to the full file's ``sum_weigh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from sage.shifts import PRIMARIES, Columns
 
 DATA_FILE = "FAIR_Universe_HiggsML_data.parquet"
 METADATA_FILE = "FAIR_Universe_HiggsML_data_metadata.json"
+PARENTS_FILE = "parents.parquet"
+"""Beside the events of our own simulation: the showered event that each row comes from."""
 LABEL_COLUMNS = ("weights", "detailed_labels", "labels")
 LUMINOSITY = 10
 """Integrated luminosity in inverse femtobarn that the weights stand for."""
@@ -38,11 +40,14 @@ class Events:
         columns: The 16 primary columns, each of shape (n,), float32.
         weights: Expected number of events at 10 fb^-1 each stands for, shape (n,), float64.
         classes: Index of the process in ``PROCESSES``, shape (n,), int64.
+        keys: Number of the showered event each row comes from, or of the row where that is not known, shape (n,),
+            int64. Rows with equal keys are not independent.
     """
 
     columns: Columns
     weights: np.ndarray
     classes: np.ndarray
+    keys: np.ndarray
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -50,7 +55,11 @@ class Events:
     def take(self, rows: np.ndarray) -> Events:
         """Return the events at the given places."""
         columns = {name: column[rows] for name, column in self.columns.items()}
-        return Events(columns, self.weights[rows], self.classes[rows])
+        return Events(columns, self.weights[rows], self.classes[rows], self.keys[rows])
+
+
+Keep = Callable[[Events], np.ndarray]
+"""Chooses events: returns a boolean for each, shape (n,)."""
 
 
 def join(pieces: Sequence[Events]) -> Events:
@@ -59,6 +68,7 @@ def join(pieces: Sequence[Events]) -> Events:
         {name: np.concatenate([piece.columns[name] for piece in pieces]) for name in PRIMARIES},
         np.concatenate([piece.weights for piece in pieces]),
         np.concatenate([piece.classes for piece in pieces]),
+        np.concatenate([piece.keys for piece in pieces]),
     )
 
 
@@ -97,6 +107,8 @@ class EventsFile:
             )
             raise InputError(msg)
         self.test_rows = int(test_size * self.total_rows)
+        self._parents = self._open_parents(folder / PARENTS_FILE)
+        self._scales: dict[range, float] = {}
 
     def rows(self, part: Part) -> range:
         """Return the row numbers of a part."""
@@ -106,33 +118,40 @@ class EventsFile:
             "all": range(self.total_rows),
         }[part]
 
-    def stream(self, rows: range, shuffle: np.random.Generator | None = None) -> Iterator[Events]:
+    def stream(
+        self, rows: range, shuffle: np.random.Generator | None = None, keep: Keep | None = None
+    ) -> Iterator[Events]:
         """Yield events, one row group (or what of it lies in ``rows``) at a time.
 
         Args:
             rows: Row numbers; the weights of all of them together are scaled to ``sum_weights``.
             shuffle: Puts the row groups in random order; their order in the file if absent.
+            keep: Chooses events of each row group; the others are dropped.
 
         Raises:
             InputError: If there are no events, or a column holds null, an infinite number or an unknown process.
         """
         scale = self._scale(rows)
-        for batch in self._tables(rows, [*PRIMARIES, "weights", "detailed_labels"], shuffle):
+        for numbers, batch in self._tables(rows, [*PRIMARIES, "weights", "detailed_labels"], shuffle):
             columns = {name: self._numbers(batch, name).astype(np.float32) for name in PRIMARIES}
-            yield Events(columns, self._numbers(batch, "weights") * scale, self._classes(batch))
+            weights = self._numbers(batch, "weights") * scale
+            events = Events(columns, weights, self._classes(batch), self._keys(numbers))
+            yield events if keep is None else events.take(np.flatnonzero(keep(events)))
 
-    def read(self, rows: range) -> Events:
+    def read(self, rows: range, keep: Keep | None = None) -> Events:
         """Read rows into memory; see ``stream``."""
-        return join(list(self.stream(rows)))
+        return join(list(self.stream(rows, keep=keep)))
 
-    def batches(self, rows: range, size: int, pool_rows: int, rng: np.random.Generator) -> Iterator[Events]:
+    def batches(
+        self, rows: range, size: int, pool_rows: int, rng: np.random.Generator, keep: Keep | None = None
+    ) -> Iterator[Events]:
         """Yield events in random order, ``size`` at a time.
 
         Row groups come in random order and are shuffled together as far as ``pool_rows`` allow; the rows are all in
         memory, and the order is uniform, if that is at least ``len(rows)``. The last batch of a pool may be smaller.
         """
         pool: list[Events] = []
-        for piece in self.stream(rows, rng):
+        for piece in self.stream(rows, rng, keep):
             if pool and sum(map(len, pool)) + len(piece) > pool_rows:
                 yield from _cut(join(pool), size, rng)
                 pool = []
@@ -140,15 +159,23 @@ class EventsFile:
         yield from _cut(join(pool), size, rng)
 
     def _scale(self, rows: range) -> float:
-        total = sum(float(self._numbers(batch, "weights").sum()) for batch in self._tables(rows, ["weights"]))
-        if not total > 0.0:
-            msg = f"{self.path}: weights of rows {rows.start} to {rows.stop} sum to {total}; choose a part with events"
-            raise InputError(msg)
-        return self.sum_weights / total
+        # Remembered, because it takes a pass over the file.
+        if rows not in self._scales:
+            pieces = self._tables(rows, ["weights"])
+            total = sum(float(self._numbers(batch, "weights").sum()) for _, batch in pieces)
+            if not total > 0.0:
+                msg = (
+                    f"{self.path}: weights of rows {rows.start} to {rows.stop} sum to {total}; "
+                    "choose a part with events"
+                )
+                raise InputError(msg)
+            self._scales[rows] = self.sum_weights / total
+        return self._scales[rows]
 
     def _tables(
         self, rows: range, columns: list[str], shuffle: np.random.Generator | None = None
-    ) -> Iterator[pa.Table]:
+    ) -> Iterator[tuple[range, pa.Table]]:
+        """Yield row numbers and columns, one row group (or what of it lies in ``rows``) at a time."""
         layout = self._parquet.metadata
         stops = np.cumsum([layout.row_group(group).num_rows for group in range(layout.num_row_groups)])
         groups = np.arange(len(stops)) if shuffle is None else shuffle.permutation(len(stops))
@@ -156,7 +183,23 @@ class EventsFile:
             start = int(stops[group]) - layout.row_group(group).num_rows
             first, last = max(start, rows.start), min(int(stops[group]), rows.stop)
             if first < last:
-                yield self._parquet.read_row_group(group, columns=columns).slice(first - start, last - first)
+                table = self._parquet.read_row_group(group, columns=columns)
+                yield range(first, last), table.slice(first - start, last - first)
+
+    def _open_parents(self, path: Path) -> np.ndarray | None:
+        """Read the showered event of each row, if the file has them: 8 bytes per row, of simulated files only."""
+        if not path.exists():
+            return None
+        parents: np.ndarray = pq.read_table(path, columns=["parent"])["parent"].to_numpy()
+        if len(parents) != self.total_rows:
+            msg = f"{path}: holds {len(parents)} rows, the events file {self.total_rows}; use files of one production"
+            raise InputError(msg)
+        return parents
+
+    def _keys(self, numbers: range) -> np.ndarray:
+        if self._parents is None:
+            return np.arange(numbers.start, numbers.stop)
+        return self._parents[numbers.start : numbers.stop]
 
     def _numbers(self, batch: pa.Table, name: str) -> np.ndarray:
         column = batch[name]

@@ -16,6 +16,7 @@ from sage.features import angular_distances, derived
 from sage.graph import INPUTS, JETS, required_jets
 from sage.nuisances import CHALLENGE, SHAPE_NAMES
 from sage.shifts import Columns, shift, thresholds
+from sage.tables import SCALE_RANGE, SOFT_MET_RANGE
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,48 @@ class Points:
     scales: tuple[Tensor, Tensor, Tensor]
     noise: tuple[Tensor, Tensor]
 
+    def take(self, points: slice, events: slice) -> Points:
+        """Return some of the points for some of the events."""
+        tes, jes, soft_met = (scale[points] for scale in self.scales)
+        noise_x, noise_y = (noise[points, events] for noise in self.noise)
+        return Points((tes, jes, soft_met), (noise_x, noise_y))
 
-def draw_points(rng: np.random.Generator, n_points: int, n_events: int, device: torch.device) -> Points:
-    """Draw nuisance points from the distributions of the pseudo-experiments, and independent noise for each event."""
-    shapes = [nuisance for nuisance in CHALLENGE if nuisance.name in SHAPE_NAMES]
-    values = [[nuisance.alpha(nu)[0] for nu in rng.standard_normal(n_points)] for nuisance in shapes]
+
+def draw_points(
+    rng: np.random.Generator, n_points: int, n_events: int, device: torch.device, distribution: str = "prior"
+) -> Points:
+    """Draw nuisance points, and independent noise for each event at each point.
+
+    Args:
+        rng: Source of random numbers; on the host, so that all devices see the same points.
+        n_points: Number of points k.
+        n_events: Number of events n.
+        device: Where the tensors go.
+        distribution: One of ``training.config.DISTRIBUTIONS``. The prior is that of the
+            pseudo-experiments: tes and jes normal around 1 with width 0.01, soft_met log-normal (0, 1), cut at 5 GeV
+            (arXiv:2410.02867, section 3).
+    """
+    values = np.array([_DRAWS[distribution](rng, n_points, i) for i in range(len(SHAPE_NAMES))])
     noise = rng.standard_normal((2, n_points, n_events), dtype=np.float32)
-    tes, jes, soft_met = (torch.tensor(value, dtype=torch.float32, device=device).unsqueeze(1) for value in values)
+    tes, jes, soft_met = torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(2)
     noise_x, noise_y = torch.from_numpy(noise).to(device)
     return Points((tes, jes, soft_met), (noise_x, noise_y))
+
+
+def _prior(rng: np.random.Generator, n_points: int, i: int) -> list[float]:
+    shapes = [nuisance for nuisance in CHALLENGE if nuisance.name in SHAPE_NAMES]
+    return [shapes[i].alpha(nu)[0] for nu in rng.standard_normal(n_points).tolist()]
+
+
+def _uniform(rng: np.random.Generator, n_points: int, i: int) -> np.ndarray:
+    return rng.uniform(*(SCALE_RANGE, SCALE_RANGE, SOFT_MET_RANGE)[i], n_points)
+
+
+def _nominal(rng: np.random.Generator, n_points: int, i: int) -> np.ndarray:
+    return np.full(n_points, (1.0, 1.0, 0.0)[i])
+
+
+_DRAWS = {"prior": _prior, "uniform": _uniform, "nominal": _nominal}
 
 
 def inputs_at_points(columns: Columns, points: Points, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:

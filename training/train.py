@@ -2,197 +2,239 @@
 
     python -m training.train --data data --output build/training
     python -m training.train --data data --output build/training --resume
+    torchrun --nproc-per-node 4 -m training.train --device cuda --config training/configs/seed.yaml --data FOLDER
 
-Every batch is seen at several points (tes, jes, soft_met) drawn afresh from the distributions of the
-pseudo-experiments; the loss is the cross entropy of the four classes, averaged over them, each class with the same
-total weight so that rare ones are learnt as well; their true proportions enter the last bias afterwards. An event that
-fails the shifted selection has weight 0. The best epoch by the loss on held-out events at fixed points is kept. Equal
-seed and threads give bitwise equal results on a CPU, also across an interruption: all random draws are keyed by seed,
-epoch and step.
+Every batch is seen at several points (tes, jes, soft_met) drawn afresh, by default from the distribution of the
+pseudo-experiments: tes and jes normal around 1 with width 0.01, soft_met log-normal (0, 1) cut at 5 GeV. The loss is
+the cross entropy of the four classes, averaged over the points, each class with the same total weight so that rare ones
+are learnt as well; other class proportions can enter the last bias afterwards. An event that fails the shifted
+selection has weight 0. The best epoch by the loss on held-out events at fixed points is kept.
 
-Writes ``network.npz`` (parameters, float32) and ``training.json`` (settings, losses, feature constants, versions).
+Equal seed and threads give bitwise equal results on a CPU, also across an interruption: every random draw is keyed by
+seed, network, epoch and step, so the position in a checkpoint is the state of all generators. A resumed run reads the
+events up to that position again. Processes started by ``torchrun`` share the events of each batch and differ from one
+process by rounding only. bfloat16 and GPUs are behind the settings but have not been run.
+
+Writes ``network.npz`` (parameters, float32), ``training.json`` (settings, losses, feature constants, versions) and, as
+it goes, ``losses.json`` and a checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import platform
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sage import __version__
-from sage.graph import INPUTS, Normalisation, raw_inputs
 from sage.network import DualBranchNetwork
 from sage.nuisances import PROCESSES
-from sage.shifts import select, shift
+from sage.parameters import stack
+from training.checkpoint import CHECKPOINT_FILE, Progress, read_checkpoint, write_checkpoint
 from training.config import Config, chosen_config, command_line
 from training.dataset import Events, EventsFile
-from training.files import read_arrays, sha256, write_arrays, write_json
+from training.files import sha256, write_arrays, write_json
 from training.inputs import draw_points, inputs_at_points
+from training.parallel import Processes, joined
+from training.preparation import Preparation, prepare
+from training.sampling import BOOTSTRAP, HeldOut, Thinning, poisson
 
 NETWORK_FILE = "network.npz"
 REPORT_FILE = "training.json"
-CHECKPOINT_FILE = "checkpoint.npz"
-VALIDATION_STREAM = 2**32 - 1
-"""Takes the place of the epoch in the key of the held-out points' random numbers."""
+
+ORDER, POINTS, VALIDATION = range(3)
+"""What random numbers are for; part of their key, after the seed."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What one pass over the nominal training events yields.
-
-    Arguments:
-        normalisation: Feature constants.
-        class_scale: Factor per class that gives all classes the same total weight and an average of 1, shape (4,).
-        n_selected: Selected nominal training events.
-    """
-
-    normalisation: Normalisation
-    class_scale: np.ndarray
-    n_selected: int
-
-
-def prepare(file: EventsFile, rows: range) -> Preparation:
-    """Measure feature constants from defined values of the selected nominal events, each event counted once.
-
-    Raises:
-        ValueError: If a process has no selected event or an input never varies.
-    """
-    entries, sums, squares = np.zeros((3, len(INPUTS)))
-    n_selected, totals = 0, np.zeros(len(PROCESSES))
-    for events in file.stream(rows):
-        columns, kept = select(shift(events.columns))
-        values, defined, _ = raw_inputs(columns)
-        clean = np.where(defined, values, 0.0).astype(np.float64)
-        entries += defined.sum(axis=0)
-        sums += clean.sum(axis=0)
-        squares += (clean**2).sum(axis=0)
-        n_selected += len(kept)
-        totals += np.bincount(events.classes[kept], events.weights[kept], minlength=len(PROCESSES))
-    with np.errstate(all="ignore"):
-        mean = sums / entries
-        std = np.sqrt(squares / entries - mean**2)
-    bad = [name for name, deviation in zip(INPUTS, std, strict=True) if not deviation > 0.0]
-    bad += [name for name, total in zip(PROCESSES, totals, strict=True) if not total > 0.0]
-    if bad:
-        msg = f"{bad[0]!r} is empty or constant in rows {rows.start} to {rows.stop}; train on more events"
-        raise ValueError(msg)
-    normalisation = Normalisation(mean.astype(np.float32), std.astype(np.float32))
-    return Preparation(normalisation, n_selected / len(PROCESSES) / totals, n_selected)
 
 
 class Objective:
     """The loss of a network on some events at some nuisance points.
 
     Args:
+        config: The settings.
         preparation: Feature constants and class weights.
-        device: Where to compute.
+        processes: This process among those that share each batch.
     """
 
-    def __init__(self, preparation: Preparation, device: torch.device) -> None:
-        self.device = device
-        self._mean = torch.from_numpy(preparation.normalisation.mean).to(device)
-        self._std = torch.from_numpy(preparation.normalisation.std).to(device)
+    def __init__(self, config: Config, preparation: Preparation, processes: Processes) -> None:
+        self._settings = config.training
+        self._processes = processes
+        self._mean = torch.from_numpy(preparation.normalisation.mean).to(processes.device)
+        self._std = torch.from_numpy(preparation.normalisation.std).to(processes.device)
         self._class_scale = preparation.class_scale
 
-    def __call__(
-        self, network: DualBranchNetwork, events: Events, rng: np.random.Generator, n_points: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of cross entropies over events and points, and the sum of those weights."""
-        columns = {name: torch.from_numpy(column).to(self.device) for name, column in events.columns.items()}
-        points = draw_points(rng, n_points, len(events), self.device)
-        values, jets, keep = inputs_at_points(columns, points, self._mean, self._std)
+    def passes(
+        self, network: nn.Module, events: Events, rng: np.random.Generator, n_points: int
+    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Compute this process's part of the loss, some points at a time.
+
+        Yields:
+            The weighted sum of cross entropies over events and points, the sum of those weights, and whether more
+            points follow.
+        """
+        device, share = self._processes.device, self._processes.share()
+        points = draw_points(rng, n_points, len(events), device, self._settings.points)
+        columns = {name: torch.from_numpy(column[share]).to(device) for name, column in events.columns.items()}
         balanced = (events.weights * self._class_scale[events.classes]).astype(np.float32)
-        weights = (torch.from_numpy(balanced).to(self.device) * keep).flatten()
-        labels = torch.from_numpy(events.classes).to(self.device).expand_as(keep)
-        logits = network(values.flatten(0, 1), jets.flatten(0, 1))
-        losses = cross_entropy(logits, labels.flatten(), reduction="none")
-        return (losses * weights).sum(), weights.sum()
+        weights = torch.from_numpy(balanced[share]).to(device)
+        classes = torch.from_numpy(events.classes[share]).to(device)
+        at_once = max(1, self._settings.rows_per_pass // max(1, len(weights)))
+        for start in range(0, n_points, at_once):
+            here = points.take(slice(start, start + at_once), share)
+            values, jets, keep = inputs_at_points(columns, here, self._mean, self._std)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._settings.bf16):
+                logits = network(values.flatten(0, 1), jets.flatten(0, 1))
+            losses = cross_entropy(logits.float(), classes.expand_as(keep).flatten(), reduction="none")
+            weight = (weights * keep).flatten()
+            yield (losses * weight).sum(), weight.sum(), start + at_once < n_points
 
 
 class Trainer:
-    """Network, optimiser and log, with everything needed to stop and go on.
+    """Network, optimiser and progress, with everything needed to stop and go on.
 
     Args:
         config: The settings.
         file: Events; the rows after the test part are used.
+        preparation: Feature constants and class weights of those events.
+        processes: This process among those that train together.
+        member: Number of the network, if several are trained.
     """
 
-    def __init__(self, config: Config, file: EventsFile) -> None:
-        self.config, self.file = config, file
+    def __init__(
+        self, config: Config, file: EventsFile, preparation: Preparation, processes: Processes, member: int = 0
+    ) -> None:
+        self.config, self.file, self.member, self.processes = config, file, member, processes
         settings = config.training
-        rows = file.rows("train")
-        self.train_rows = range(rows.start, rows.stop - int(settings.validation_fraction * len(rows)))
-        self.validation_rows = range(self.train_rows.stop, rows.stop)
-        self.device = torch.device(settings.device)
-        self.preparation = prepare(file, self.train_rows)
-        self.objective = Objective(self.preparation, self.device)
+        self.rows = file.rows("train")
+        self.held_out = HeldOut(config.seed, settings.validation_fraction)
+        self.objective = Objective(config, preparation, processes)
+        wanted = np.full(len(PROCESSES), settings.max_rows or math.inf)
+        self.fractions = np.minimum(1.0, wanted / preparation.rows)
+        self.steps_per_epoch = math.ceil(float(self.fractions @ preparation.rows) / settings.batch_size)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.network = DualBranchNetwork().to(self.device)
+            torch.manual_seed(config.seed + member)
+            self.network = DualBranchNetwork().to(processes.device)
+        self.parallel = DistributedDataParallel(self.network) if processes.total > 1 else None
         self.optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=settings.weight_decay)
-        self.steps_per_epoch = math.ceil(len(self.train_rows) / settings.batch_size)
         self.best = self.parameters()
-        self.history: list[dict[str, float]] = []
+        self.progress = Progress()
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Return a copy of the network's parameters by name."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self.network.state_dict().items()}
 
     def run(self, folder: Path) -> None:
-        """Train the epochs that are left, writing a checkpoint after each."""
-        for epoch in range(len(self.history), self.config.training.epochs):
-            entry = {"epoch": epoch, "train": self.train_epoch(epoch), "validation": self.validate()}
-            if all(entry["validation"] < earlier["validation"] for earlier in self.history):
+        """Train the epochs that are left, writing a checkpoint after each and every few minutes."""
+        settings, progress = self.config.training, self.progress
+        saved = time.monotonic()
+        while not self.finished():
+            epoch = len(progress.epochs)
+            self.network.train()
+            for events in tqdm(
+                islice(self.batches(epoch), progress.step, None),
+                f"epoch {epoch}",
+                self.steps_per_epoch,
+                initial=progress.step,
+                disable=None if self.processes.rank == 0 else True,
+                leave=False,
+            ):
+                loss, weight = self.step(epoch, progress.step, events)
+                progress.add(loss, weight)
+                if not math.isfinite(loss):
+                    msg = (
+                        f"loss is {loss} after step {progress.step - 1} of epoch {epoch}; "
+                        "lower learning_rate or raise batch_size"
+                    )
+                    raise ValueError(msg)
+                if time.monotonic() - saved > 60.0 * settings.checkpoint_minutes:
+                    self.save(folder)
+                    saved = time.monotonic()
+            entry = {"epoch": epoch, "train": progress.sums[0] / progress.sums[1], "validation": self.validate()}
+            if all(entry["validation"] < earlier["validation"] for earlier in progress.epochs):
                 self.best = self.parameters()
-            self.history.append(entry)
-            self.save(folder / CHECKPOINT_FILE)
-            log.info("epoch %d: loss %.5f, held out %.5f", epoch, entry["train"], entry["validation"])
+            progress.epochs.append(entry)
+            progress.step, progress.sums = 0, [0.0, 0.0]
+            self.save(folder)
+            if self.processes.rank == 0:
+                log.info("epoch %d: loss %.5f, held out %.5f", epoch, entry["train"], entry["validation"])
 
-    def train_epoch(self, epoch: int) -> float:
-        """Pass once over the training events; returns the mean loss."""
-        settings = self.config.training
-        order = np.random.default_rng([self.config.seed, epoch])
-        batches = self.file.batches(self.train_rows, settings.batch_size, settings.pool_rows, order)
-        losses, weights = 0.0, 0.0
-        self.network.train()
-        for step, events in enumerate(tqdm(batches, total=self.steps_per_epoch, disable=None, leave=False)):
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.learning_rate(epoch * self.steps_per_epoch + step)
-            rng = np.random.default_rng([self.config.seed, epoch, step])
-            loss, weight = self.objective(self.network, events, rng, settings.points_per_batch)
-            self.optimiser.zero_grad()
-            # Weights average to 1. Their sum in a small last batch may be 0, and such a batch deserves a small step.
-            least = 0.5 * settings.batch_size * settings.points_per_batch
-            (loss / weight.clamp_min(least)).backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
-            losses, weights = losses + float(loss.detach()), weights + float(weight)
-            if not math.isfinite(losses):
-                msg = f"loss is {losses} after step {step} of epoch {epoch}; lower learning_rate or raise batch_size"
-                raise ValueError(msg)
-        return losses / weights
+    def finished(self) -> bool:
+        """Tell whether all epochs are done or the held-out loss has stopped falling."""
+        losses = [entry["validation"] for entry in self.progress.epochs]
+        if len(losses) >= self.config.training.epochs:
+            return True
+        return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= self.config.training.patience
+
+    def batches(self, epoch: int) -> Iterator[Events]:
+        """Yield the events of an epoch, in an order and of a choice that belong to it, with their weights."""
+        settings, key = self.config.training, (self.config.seed, self.member, epoch)
+        keep = Thinning(self.held_out, self.fractions, key)
+        order = np.random.default_rng([ORDER, *key])
+        for events in self.file.batches(self.rows, settings.batch_size, settings.pool_rows, order, keep):
+            weights = events.weights / self.fractions[events.classes]
+            if settings.networks > 1:
+                weights = weights * poisson(events.keys, BOOTSTRAP, self.config.seed, self.member)
+            yield Events(events.columns, weights, events.classes, events.keys)
+
+    def step(self, epoch: int, step: int, events: Events) -> tuple[float, float]:
+        """Take one optimiser step.
+
+        Returns:
+            The weighted sum of the loss over all processes, and the weight.
+        """
+        settings, total = self.config.training, self.processes.total
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(epoch * self.steps_per_epoch + step)
+        self.optimiser.zero_grad()
+        rng = np.random.default_rng([POINTS, self.config.seed, self.member, epoch, step])
+        sums = torch.zeros(2, dtype=torch.float64, device=self.processes.device)
+        network = self.network if self.parallel is None else self.parallel
+        passes = self.objective.passes(network, events, rng, settings.points_per_batch)
+        for loss, weight, more in passes:
+            # Only the last pass sends gradients to the other processes.
+            with self.parallel.no_sync() if self.parallel is not None and more else nullcontext():
+                loss.backward()  # type: ignore[no-untyped-call]
+            sums += torch.stack([loss.detach(), weight]).double()
+        loss_sum, weight_sum = self.processes.add_up(sums).tolist()
+        # Weights average to 1. Their sum in a small last batch may be 0, and such a batch deserves a small step.
+        least = 0.5 * settings.batch_size * settings.points_per_batch
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                # Gradients arrive as the mean over the processes.
+                parameter.grad *= total / max(weight_sum, least)
+        self.optimiser.step()
+        return loss_sum, weight_sum
 
     @torch.no_grad()
     def validate(self) -> float:
         """Return the mean loss on the held-out events at the fixed points."""
         self.network.eval()
-        losses, weights = 0.0, 0.0
-        for i, events in enumerate(self.file.stream(self.validation_rows)):
-            rng = np.random.default_rng([self.config.seed, VALIDATION_STREAM, i])
-            loss, weight = self.objective(self.network, events, rng, self.config.training.validation_points)
-            losses, weights = losses + float(loss), weights + float(weight)
-        return losses / weights
+        sums = torch.zeros(2, dtype=torch.float64, device=self.processes.device)
+        for i, events in enumerate(self.file.stream(self.rows, keep=self.held_out)):
+            rng = np.random.default_rng([VALIDATION, self.config.seed, i])
+            for loss, weight, _ in self.objective.passes(
+                self.network, events, rng, self.config.training.validation_points
+            ):
+                sums += torch.stack([loss, weight]).double()
+        loss_sum, weight_sum = self.processes.add_up(sums).tolist()
+        if not weight_sum > 0.0:
+            msg = f"no event in rows {self.rows.start} to {self.rows.stop} is held out; raise validation_fraction"
+            raise ValueError(msg)
+        return loss_sum / weight_sum
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of a step: linear rise, then a cosine down to 0."""
@@ -203,54 +245,26 @@ class Trainer:
             return settings.learning_rate * (step + 1) / rise
         return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rise) / (total - rise))))
 
-    def save(self, path: Path) -> None:
-        """Write all that changes during training to one file of plain arrays."""
-        arrays = {f"network/{name}": value for name, value in self.parameters().items()}
-        arrays |= {f"best/{name}": value for name, value in self.best.items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            arrays |= {f"optimiser/{i}/{name}": value.cpu().numpy() for name, value in state.items()}
-        arrays["log"] = np.array(json.dumps({"config": asdict(self.config), "history": self.history}))
-        write_arrays(path, arrays)
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint and the losses so far."""
+        if self.processes.rank == 0:
+            write_checkpoint(
+                folder, self.network.state_dict(), self.best, self.optimiser, self.progress, self.identity()
+            )
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide the result."""
+        training = {name: value for name, value in asdict(self.config.training).items() if name != "checkpoint_minutes"}
+        return {"seed": self.config.seed, "test_size": self.config.test_size, "member": self.member, **training}
+
+    def load(self, folder: Path) -> None:
+        """Go on from the checkpoint in a folder.
 
         Raises:
             ValueError: If it was written with other settings.
         """
-        arrays = read_arrays(path)
-        content = json.loads(str(arrays.pop("log")))
-        if content["config"] != json.loads(json.dumps(asdict(self.config))):
-            msg = f"{path}: was written with other settings; resume with those or start in another folder"
-            raise ValueError(msg)
-        groups: dict[str, dict[str, Any]] = {"network": {}, "best": {}, "optimiser": {}}
-        for name, array in arrays.items():
-            kind, rest = name.split("/", 1)
-            groups[kind][rest] = array
-        self.network.load_state_dict({name: torch.from_numpy(array) for name, array in groups["network"].items()})
-        self.best = groups["best"]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, array in groups["optimiser"].items():
-            i, key = name.split("/")
-            state.setdefault(int(i), {})[key] = torch.from_numpy(array)
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        self.history = content["history"]
-
-    def report(self) -> dict[str, Any]:
-        """Return what ``training.json`` holds."""
-        constants = self.preparation.normalisation
-        return {
-            "config": asdict(self.config),
-            "data": {"file": self.file.path.name, "sha256": sha256(self.file.path)},
-            "rows": {
-                "train": [self.train_rows.start, self.train_rows.stop],
-                "validation": [self.validation_rows.start, self.validation_rows.stop],
-                "selected": self.preparation.n_selected,
-            },
-            "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
-            "losses": self.history,
-            "versions": versions(),
-        }
+        network, self.best, self.progress = read_checkpoint(folder, self.optimiser, self.identity())
+        self.network.load_state_dict({name: torch.from_numpy(array) for name, array in network.items()})
 
 
 def with_shares(parameters: dict[str, np.ndarray], shares: tuple[float, ...]) -> dict[str, np.ndarray]:
@@ -279,31 +293,59 @@ def versions() -> dict[str, str]:
 
 
 def train(config: Config, data: Path, output: Path, resume: bool = False) -> dict[str, Any]:
-    """Train a network and write it.
+    """Train the network, or several, and write them.
 
     Args:
         config: The settings.
         data: Folder of the events file.
-        output: Folder that receives ``network.npz``, ``training.json`` and the checkpoint.
+        output: Folder that receives ``network.npz``, ``training.json`` and, in a folder of its own for each network
+            if there are several, checkpoint and losses.
         resume: Go on from the checkpoint in ``output`` if there is one.
 
     Returns:
         The content of ``training.json``.
     """
     torch.set_num_threads(config.threads)
-    trainer = Trainer(config, EventsFile(data, config.test_size))
-    if resume and (output / CHECKPOINT_FILE).exists():
-        trainer.load(output / CHECKPOINT_FILE)
-    trainer.run(output)
-    write_arrays(output / NETWORK_FILE, with_shares(trainer.best, config.training.shares()))
-    report = trainer.report()
-    write_json(output / REPORT_FILE, report)
+    settings = config.training
+    file = EventsFile(data, config.test_size)
+    rows, held_out = file.rows("train"), HeldOut(config.seed, settings.validation_fraction)
+    preparation = prepare(file, rows, held_out)
+    networks, losses = [], []
+    with joined(settings.device) as processes:
+        for member in range(settings.networks):
+            folder = output if settings.networks == 1 else output / f"network_{member}"
+            trainer = Trainer(config, file, preparation, processes, member)
+            if resume and (folder / CHECKPOINT_FILE).exists():
+                trainer.load(folder)
+            # Nobody overwrites the checkpoint before all have read it.
+            processes.wait()
+            trainer.run(folder)
+            networks.append(with_shares(trainer.best, settings.shares()))
+            losses += [{"network": member, **entry} for entry in trainer.progress.epochs]
+        constants = preparation.normalisation
+        report = {
+            "config": asdict(config),
+            "data": {"file": file.path.name, "sha256": sha256(file.path)},
+            "rows": {
+                "train": [rows.start, rows.stop],
+                "used": int(preparation.rows.sum()),
+                "held_out": len(rows) - int(preparation.rows.sum()),
+                "selected": preparation.n_selected,
+            },
+            "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
+            "losses": losses,
+            "versions": versions(),
+        }
+        if processes.rank == 0:
+            write_arrays(output / NETWORK_FILE, stack(networks))
+            write_json(output / REPORT_FILE, report)
+        processes.wait()
     return report
 
 
 def main() -> None:
     """Run from the command line."""
-    parser = command_line(__doc__, Path("build/training"), "device", "threads")
+    parser = command_line(__doc__, Path("build/training"), "device", "threads", "checkpoint_minutes")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

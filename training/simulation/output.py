@@ -22,13 +22,12 @@ from tqdm import tqdm
 
 from sage.errors import InputError
 from sage.shifts import PRIMARIES
-from training.dataset import DATA_FILE, LABEL_COLUMNS, LUMINOSITY, METADATA_FILE
+from training.dataset import DATA_FILE, LABEL_COLUMNS, LUMINOSITY, METADATA_FILE, PARENTS_FILE
 from training.files import write_json
 from training.simulation.processes import TABLE, Process
 from training.simulation.production import Production, Shard
 from training.simulation.shards import iterate
 
-PARENTS_FILE = "parents.parquet"
 BORDERS = (0.3, 0.5)
 """The challenge's test part ends at the first; the second halves the file."""
 BUCKET_ROWS = 131_072

@@ -1,0 +1,61 @@
+"""What training has to know about its events beforehand: feature constants and class weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sage.graph import INPUTS, Normalisation, raw_inputs
+from sage.nuisances import PROCESSES
+from sage.shifts import select, shift
+from training.dataset import EventsFile
+from training.sampling import HeldOut
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What one pass over the nominal training events yields.
+
+    Arguments:
+        normalisation: Feature constants.
+        class_scale: Factor per class that gives all classes the same total weight and an average of 1, shape (4,).
+        rows: Rows per class, shape (4,).
+        n_selected: Selected nominal training events.
+    """
+
+    normalisation: Normalisation
+    class_scale: np.ndarray
+    rows: np.ndarray
+    n_selected: int
+
+
+def prepare(file: EventsFile, rows: range, held_out: HeldOut) -> Preparation:
+    """Measure feature constants from defined values of the selected nominal events, each event counted once.
+
+    Raises:
+        ValueError: If a process has no selected event or an input never varies.
+    """
+    entries, sums, squares = np.zeros((3, len(INPUTS)))
+    found, totals = np.zeros((2, len(PROCESSES)))
+    n_selected = 0
+    for events in file.stream(rows, keep=held_out.others):
+        found += np.bincount(events.classes, minlength=len(PROCESSES))
+        columns, kept = select(shift(events.columns))
+        values, defined, _ = raw_inputs(columns)
+        clean = np.where(defined, values, 0.0).astype(np.float64)
+        entries += defined.sum(axis=0)
+        sums += clean.sum(axis=0)
+        squares += (clean**2).sum(axis=0)
+        n_selected += len(kept)
+        totals += np.bincount(events.classes[kept], events.weights[kept], minlength=len(PROCESSES))
+    with np.errstate(all="ignore"):
+        mean = sums / entries
+        std = np.sqrt(squares / entries - mean**2)
+    bad = [name for name, deviation in zip(INPUTS, std, strict=True) if not deviation > 0.0]
+    bad += [name for name, total in zip(PROCESSES, totals, strict=True) if not total > 0.0]
+    if bad:
+        msg = f"{bad[0]!r} is empty or constant in rows {rows.start} to {rows.stop}; train on more events"
+        raise ValueError(msg)
+    normalisation = Normalisation(mean.astype(np.float32), std.astype(np.float32))
+    return Preparation(normalisation, n_selected / len(PROCESSES) / totals, found, n_selected)
