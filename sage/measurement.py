@@ -154,7 +154,8 @@ def count_events(columns: Columns, bundle: Bundle, engine: Engine, weights: np.n
 def likelihood_of(observed: np.ndarray, bundle: Bundle) -> Likelihood:
     """Return the likelihood of observed counts, shape (n_bins,), under the bundle's templates and settings."""
     nuisances = variant(bundle.settings["nuisances"])
-    return Likelihood(bundle.templates, nuisances, observed, bundle.regions.has_signal)
+    variances = bundle.variances if bundle.settings["simulation_uncertainty"] else None
+    return Likelihood(bundle.templates, nuisances, observed, bundle.regions.has_signal, variances=variances)
 
 
 def _column(frame: Any, name: str) -> tuple[np.ndarray, str]:

@@ -120,6 +120,27 @@ def test_two_hundred_toys_have_unit_pulls(analytic_tables, draw_nuisances):
     assert 109 <= covered <= 163
 
 
+@pytest.mark.stat
+def test_templates_from_few_events_are_covered(analytic_tables):
+    """Templates scatter with five expected events per simulated one; only the fit that knows it has unit pulls."""
+    rng = np.random.default_rng(15)
+    size, pulls = 5.0, {True: [], False: []}
+    truth = np.array([1.0, *np.zeros(6)])
+    nominal = analytic_tables.terms((1.0, 1.0, 0.0))[0]
+    for _ in range(150):
+        drawn = rng.poisson(nominal / size) * size
+        simulated = dataclasses.replace(analytic_tables, yields=analytic_tables.yields * (drawn / nominal))
+        counts = rng.poisson(expected(analytic_tables, truth)).astype(float)
+        for known in (True, False):
+            variances = size * drawn if known else None
+            likelihood = dataclasses.replace(likelihood_of(simulated, counts), variances=variances)
+            result = fit_global(likelihood)
+            pulls[known].append((result.mu - 1.0) / result.sigma_mu)
+    # Four standard errors of the width of 150 pulls.
+    assert abs(np.std(pulls[True]) - 1.0) < 0.23
+    assert np.std(pulls[False]) > 1.5
+
+
 def test_kinks_of_rough_tables_do_not_stop_the_fit():
     """A table with independent noise at each node has a kink at every face; the minimum may lie on one."""
     rng = np.random.default_rng(14)
