@@ -90,7 +90,7 @@ def interval_of(
     return Interval(best, best.mu - sigma, best.mu + sigma, ("interval_from_curvature",))
 
 
-def _rise(mu: float, thresholds: tuple[np.ndarray, np.ndarray] | None) -> float:
+def rise_at(mu: float, thresholds: tuple[np.ndarray, np.ndarray] | None) -> float:
     """Return by how much the profiled nll has risen at a limit at ``mu``."""
     return RISE if thresholds is None else float(np.interp(mu, *thresholds))
 
@@ -122,7 +122,7 @@ def _newton_limit(
     sigma = best.sigma_mu
     if not (best.converged and math.isfinite(sigma)):
         return None
-    step = side * math.sqrt(2.0 * _rise(best.mu + side * sigma, thresholds)) * sigma
+    step = side * math.sqrt(2.0 * rise_at(best.mu + side * sigma, thresholds)) * sigma
     at = best.parameters + step * best.covariance[:, MU] / best.covariance[MU, MU]
     for _ in range(NEWTON_STEPS):
         at = np.minimum(np.maximum(at, low), high)
@@ -142,7 +142,7 @@ def _newton_limit(
         back, ridge = np.linalg.solve(block, np.column_stack([point.gradient[free], mixed])).T
         # The quadratic that the profiled nll is near this signal strength.
         distance = 0.5 * float(point.gradient[free] @ back)
-        rise = point.value - distance - best.value - _rise(float(at[MU]), thresholds)
+        rise = point.value - distance - best.value - rise_at(float(at[MU]), thresholds)
         slope = side * float(point.gradient[MU] - mixed @ back)
         curvature = float(point.hessian[MU, MU] - mixed @ ridge)
         if distance < EDM_GOAL and abs(rise) < TOLERANCE:
@@ -189,9 +189,9 @@ def _bracketed_limit(
         if result.value < best.value - NEW_MINIMUM:
             raise _LowerMinimumError(result.parameters)
         nearest = (mu, result.parameters)
-        return result.value - best.value - _rise(mu, thresholds)
+        return result.value - best.value - rise_at(mu, thresholds)
 
-    inside, f_inside, step = best.mu, -_rise(best.mu, thresholds), sigma
+    inside, f_inside, step = best.mu, -rise_at(best.mu, thresholds), sigma
     for _ in range(MAX_STEPS):
         outside = side * min(side * (best.mu + side * step), bound)
         f_outside = rise(outside)

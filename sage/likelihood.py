@@ -96,6 +96,21 @@ class Likelihood:
         rate: np.ndarray = self._rate_factors(parameters[MU], alphas)[0] @ self._terms(alphas)[0]
         return rate
 
+    def slopes(self, parameters: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the expected events in (mu, nu...), shape (1 + n_nuisances, n_bins)."""
+        alphas = self._alphas(parameters)
+        return self._first(self._terms(alphas), alphas, self._rate_factors(parameters[MU], alphas))
+
+    @cached_property
+    def simulation_variance(self) -> np.ndarray:
+        """Variance of each bin's simulated expectation with mu = 1, shape (B,)."""
+        if self.variances is None:
+            return np.zeros(len(self.counts))
+        variances = self.variances.astype(np.float64)
+        variances[_SIGNAL_ROW] *= self.has_signal
+        total: np.ndarray = variances.sum(axis=0)
+        return total
+
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu...); infinite outside its domain."""
         rate = self.expected(parameters)
@@ -116,7 +131,7 @@ class Likelihood:
         gradient[1:] += (parameters[1:] - self.centres) * self._precisions
         constraint = self._constraint
         observed = (first * curvature) @ first.T + second + constraint
-        total = rate + self._variance
+        total = rate + self.simulation_variance
         information = np.divide(1.0, total, out=np.zeros_like(rate), where=total > 0)
         fisher = (first * information) @ first.T + constraint
         return Evaluation(self._value(rate, rate_terms, parameters), gradient, observed, fisher)
@@ -157,23 +172,13 @@ class Likelihood:
         filled = self.counts > NO_EVENTS
         return filled, np.where(filled, self.counts, 0.0)
 
-    @cached_property
-    def _variance(self) -> np.ndarray:
-        """Variance of each bin's simulated expectation with mu = 1, shape (B,)."""
-        if self.variances is None:
-            return np.zeros(len(self.counts))
-        variances = self.variances.astype(np.float64)
-        variances[_SIGNAL_ROW] *= self.has_signal
-        total: np.ndarray = variances.sum(axis=0)
-        return total
-
     def _rate_terms(self, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return x, f' and f'' of every bin, shape (B,) each; see the head of the module.
 
         By the envelope theorem f' = 1 - n / x, which is also (lambda - x) / s^2.
         """
         filled, n = self._filled
-        variance = self._variance
+        variance = self.simulation_variance
         shifted = rate - variance
         root = np.hypot(shifted, 2.0 * np.sqrt(variance) * np.sqrt(n))
         # The root of x^2 - shifted x - s^2 n = 0 that is not negative, without cancellation.
@@ -198,7 +203,7 @@ class Likelihood:
         excess = x - n
         # Bin by bin and with log1p: the sums of rates and of counts are large and nearly equal.
         logs = n * np.log1p(np.divide(excess, n, out=np.zeros_like(n), where=filled))
-        poisson = (excess - logs + 0.5 * self._variance * slope**2).sum()
+        poisson = (excess - logs + 0.5 * self.simulation_variance * slope**2).sum()
         pulls = parameters[1:] - self.centres
         return float(poisson + 0.5 * (pulls * self._precisions) @ pulls)
 
