@@ -25,6 +25,15 @@ from sage.response import POWERS, Response
 from sage.tables import AXES, GRID, YieldTables
 
 TEMPLATES = ("smooth", "grid")
+PROFILES = ("newton", "seed")
+DEFAULT_SETTINGS: dict[str, Any] = {
+    "mu_range": None,
+    "templates": "smooth",
+    "simulation_uncertainty": False,
+    "profile": "newton",
+    "thresholds": None,
+}
+"""What a manifest may leave out of its settings; their meaning is told at ``Bundle``."""
 FORMAT = 2
 MANIFEST = "manifest.json"
 REMEDY = "build the weights again or take them from a release"
@@ -41,8 +50,10 @@ class Bundle:
         tables: Yield tables on the concatenated bins of ``regions``.
         response: Smooth yields on the same bins, from which the tables may have been filled.
         variances: Variance of the simulated yields at the nominal point, shape (4, n_bins).
-        settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]) and
-            ``templates`` (``smooth`` for the response, ``grid`` for the tables).
+        settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]),
+            ``templates`` (``smooth`` for the response, ``grid`` for the tables), ``simulation_uncertainty`` (whether
+            the fit takes ``variances`` into account), ``profile`` (``newton``, or ``seed`` for the published recipe)
+            and ``thresholds`` (None, or the rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}).
         origin: What the files were made from, for reports.
     """
 
@@ -110,14 +121,7 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
         if tuple(manifest[key]) != expected:
             msg = f"{path}: {key} {manifest[key]} differ from those of this code {list(expected)}; {REMEDY}"
             raise WeightsError(msg)
-    if manifest["settings"]["nuisances"] not in VARIANTS:
-        msg = f"{path}: unknown nuisance variant {manifest['settings']['nuisances']!r}; choose one of {list(VARIANTS)}"
-        raise WeightsError(msg)
-
-    if manifest["settings"]["templates"] not in TEMPLATES:
-        msg = f"{path}: unknown templates {manifest['settings']['templates']!r}; choose one of {list(TEMPLATES)}"
-        raise WeightsError(msg)
-
+    settings = _settings(path, manifest["settings"])
     regions = _regions(path, manifest["region_set"])
     arrays = {name: _read_arrays(folder / name, entry) for name, entry in manifest["files"].items()}
     mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
@@ -131,9 +135,34 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
         tables=_tables(folder / "tables.npz", arrays["tables.npz"], regions),
         response=_response(folder / "response.npz", arrays["response.npz"], regions),
         variances=_joined(folder / "response.npz", arrays["response.npz"], "variance", regions),
-        settings=manifest["settings"],
+        settings=settings,
         origin=manifest["origin"],
     )
+
+
+def _settings(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Fill up the settings with their defaults and check them."""
+    settings = DEFAULT_SETTINGS | entry
+    for key, allowed, what in (
+        ("nuisances", tuple(VARIANTS), "nuisance variant"),
+        ("templates", TEMPLATES, "templates"),
+        ("profile", PROFILES, "profile"),
+        ("simulation_uncertainty", (True, False), "simulation_uncertainty"),
+    ):
+        if settings[key] not in allowed:
+            msg = f"{path}: unknown {what} {settings[key]!r}; choose one of {list(allowed)}"
+            raise WeightsError(msg)
+    bounds = settings["mu_range"]
+    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+        msg = f"{path}: mu_range must be null or [low, high] with low < high, got {bounds}; {REMEDY}"
+        raise WeightsError(msg)
+    thresholds = settings["thresholds"]
+    if thresholds is not None:
+        mu, rise = (np.asarray(thresholds[key], dtype=np.float64) for key in ("mu", "delta_nll"))
+        if mu.ndim != 1 or mu.shape != rise.shape or not len(mu) or not ((np.diff(mu) > 0).all() and (rise > 0).all()):
+            msg = f"{path}: thresholds must be increasing mu with one positive delta_nll each; {REMEDY}"
+            raise WeightsError(msg)
+    return settings
 
 
 def _regions(path: Path, entry: dict[str, Any]) -> RegionSet:

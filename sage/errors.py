@@ -15,3 +15,7 @@ class WeightsError(SageError):
 
 class EngineError(SageError):
     """The network cannot run: no GPU, or a native library or torch that is missing, foreign or broken."""
+
+
+class FitError(SageError):
+    """A fit gave no usable minimum or interval."""

@@ -1,8 +1,9 @@
 """Step 9: the 68 % interval of the signal strength from the profile likelihood.
 
 The limits are where the profiled negative log-likelihood has risen by 0.5 above its minimum (arXiv:1007.1727), found
-by bracketing and false position. Nothing clips them to positive values: a limit may be negative, down to where some
-bin would expect less than nothing. A bound on mu exists only as a named setting.
+by Newton's method, or by bracketing and false position where that does not converge. Nothing clips them to positive
+values: a limit may be negative, down to where some bin would expect less than nothing. A bound on mu exists only as a
+named setting.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sage.likelihood import MU, Likelihood
-from sage.profiling import FitResult, fit, fit_global
+from sage.profiling import EDM_GOAL, FitResult, fit, fit_global, free_parameters, parameter_ranges
 
 RISE = 0.5
 TOLERANCE = 1e-5
 """Accuracy of a limit, relative to the parabolic standard deviation."""
 MAX_STEPS = 60
+NEWTON_STEPS = 12
 NEW_MINIMUM = 1e-6
 """By how much a profile fit must undercut the minimum to be taken as the new one."""
 
@@ -48,22 +50,37 @@ class _LowerMinimumError(Exception):
         self.parameters = parameters
 
 
-def measure_interval(likelihood: Likelihood, mu_range: tuple[float, float] | None = None) -> Interval:
+def measure_interval(
+    likelihood: Likelihood,
+    mu_range: tuple[float, float] | None = None,
+    thresholds: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Interval:
     """Fit the signal strength and find its 68 % limits.
 
     Arguments:
         likelihood: The likelihood of the observed counts.
         mu_range: Bounds on the signal strength; None (the default) for none.
+        thresholds: Increasing mu, and the rise of the profiled nll at a limit there, one each: interpolated, constant
+            beyond the ends (Feldman and Cousins, arXiv:physics/9711021). None (the default) for 0.5 everywhere.
 
     Returns:
         The interval; its flags tell if a limit sits at a bound or had to be taken from the curvature.
     """
-    best = fit_global(likelihood, mu_range)
+    return interval_of(likelihood, fit_global(likelihood, mu_range), mu_range, thresholds)
+
+
+def interval_of(
+    likelihood: Likelihood,
+    best: FitResult,
+    mu_range: tuple[float, float] | None = None,
+    thresholds: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Interval:
+    """Find the 68 % limits around a minimum; arguments and result as for ``measure_interval``."""
     for _ in range(3):
         flags = [] if best.converged else ["fit_not_converged"]
         try:
-            low, low_flag = _limit(likelihood, best, -1, mu_range)
-            high, high_flag = _limit(likelihood, best, +1, mu_range)
+            low, low_flag = _limit(likelihood, best, -1, mu_range, thresholds)
+            high, high_flag = _limit(likelihood, best, +1, mu_range, thresholds)
         except _LowerMinimumError as found:
             best = fit(likelihood, found.parameters, mu_range=mu_range)
             continue
@@ -73,14 +90,84 @@ def measure_interval(likelihood: Likelihood, mu_range: tuple[float, float] | Non
     return Interval(best, best.mu - sigma, best.mu + sigma, ("interval_from_curvature",))
 
 
+def rise_at(mu: float, thresholds: tuple[np.ndarray, np.ndarray] | None) -> float:
+    """Return by how much the profiled nll has risen at a limit at ``mu``."""
+    return RISE if thresholds is None else float(np.interp(mu, *thresholds))
+
+
 def _limit(
-    likelihood: Likelihood, best: FitResult, side: int, mu_range: tuple[float, float] | None
+    likelihood: Likelihood,
+    best: FitResult,
+    side: int,
+    mu_range: tuple[float, float] | None,
+    thresholds: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[float, str | None]:
     """Find the limit on one side; return it with a flag if it is not a crossing."""
+    bound = math.inf if mu_range is None else (mu_range[1] if side > 0 else mu_range[0]) * side
+    limit = _newton_limit(likelihood, best, side, thresholds)
+    if limit is None:
+        return _bracketed_limit(likelihood, best, side, bound, thresholds)
+    return (limit, None) if side * limit <= bound else (side * bound, "limit_at_bound")
+
+
+def _newton_limit(
+    likelihood: Likelihood, best: FitResult, side: int, thresholds: tuple[np.ndarray, np.ndarray] | None
+) -> float | None:
+    """Solve for the limit and the nuisances there together, by Newton steps (Venzon and Moolgavkar, 1988).
+
+    Returns:
+        The limit, or None where this does not converge (a kink, an edge of the domain) and a bracket is needed.
+    """
+    low, high = parameter_ranges(likelihood, None, None)
+    sigma = best.sigma_mu
+    if not (best.converged and math.isfinite(sigma)):
+        return None
+    step = side * math.sqrt(2.0 * rise_at(best.mu + side * sigma, thresholds)) * sigma
+    at = best.parameters + step * best.covariance[:, MU] / best.covariance[MU, MU]
+    for _ in range(NEWTON_STEPS):
+        at = np.minimum(np.maximum(at, low), high)
+        point = likelihood.evaluate(at)
+        if not math.isfinite(point.value):
+            return None
+        if point.value < best.value - NEW_MINIMUM:
+            raise _LowerMinimumError(at)
+        free = free_parameters(at, point.gradient, low, high)
+        free[MU] = False
+        block = point.hessian[np.ix_(free, free)]
+        mixed = point.hessian[free, MU]
+        try:
+            np.linalg.cholesky(block)
+        except np.linalg.LinAlgError:
+            return None
+        back, ridge = np.linalg.solve(block, np.column_stack([point.gradient[free], mixed])).T
+        # The quadratic that the profiled nll is near this signal strength.
+        distance = 0.5 * float(point.gradient[free] @ back)
+        rise = point.value - distance - best.value - rise_at(float(at[MU]), thresholds)
+        slope = side * float(point.gradient[MU] - mixed @ back)
+        curvature = float(point.hessian[MU, MU] - mixed @ ridge)
+        if distance < EDM_GOAL and abs(rise) < TOLERANCE:
+            return float(at[MU])
+        square = slope**2 - 2.0 * curvature * rise
+        if slope <= 0 or square < 0:
+            return None
+        step = side * max(-2.0 * rise / (slope + math.sqrt(square)), side * (best.mu - at[MU]) / 2)
+        at = at.copy()
+        at[free] -= back + step * ridge
+        at[MU] += step
+    return None
+
+
+def _bracketed_limit(
+    likelihood: Likelihood,
+    best: FitResult,
+    side: int,
+    bound: float,
+    thresholds: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[float, str | None]:
+    """Find the limit by profile fits that bracket it; needs no derivative of the profile."""
     sigma = best.sigma_mu
     if not math.isfinite(sigma):
         sigma = 1.0
-    bound = math.inf if mu_range is None else (mu_range[1] if side > 0 else mu_range[0]) * side
     # The nuisances move along the ridge of the likelihood; its direction is a column of the covariance.
     ridge = (
         best.covariance[:, MU] / best.covariance[MU, MU]
@@ -102,9 +189,9 @@ def _limit(
         if result.value < best.value - NEW_MINIMUM:
             raise _LowerMinimumError(result.parameters)
         nearest = (mu, result.parameters)
-        return result.value - best.value - RISE
+        return result.value - best.value - rise_at(mu, thresholds)
 
-    inside, f_inside, step = best.mu, -RISE, sigma
+    inside, f_inside, step = best.mu, -rise_at(best.mu, thresholds), sigma
     for _ in range(MAX_STEPS):
         outside = side * min(side * (best.mu + side * step), bound)
         f_outside = rise(outside)

@@ -1,11 +1,18 @@
 """Step 7: the binned Poisson likelihood with Gaussian constraints, with gradient and Hessian in closed form.
 
     lambda_b(mu, nu) = sum_p r_p(mu, nu) T_pb(tes, jes, soft_met)
-    nll(mu, nu)      = sum_b [lambda_b - n_b + n_b log(n_b / lambda_b)] + sum_k (nu_k - c_k)^2 / (2 w_k^2)
+    nll(mu, nu)      = sum_b f_b(lambda_b) + sum_k (nu_k - c_k)^2 / (2 w_k^2)
+    f_b(lambda)      = min over x of x - n_b + n_b log(n_b / x) + (x - lambda)^2 / (2 s_b^2)
 
 ``r`` is mu for the signal and the product of the rate nuisances for a background, ``T`` the expected yields
 (arXiv:2509.00672, likelihood). The saturated term is subtracted, so numbers stay small and the value is half of the
 saturated goodness-of-fit statistic. One convention everywhere: this is -ln L, a 68 % interval is a rise of 0.5.
+
+``T`` comes from finite simulation. What a bin truly expects is ``x = gamma lambda``, one nuisance per bin that the
+simulation constrains to ``lambda`` within ``s`` (Barlow and Beeston's method with one parameter per bin, Conway,
+arXiv:1103.0354). Its minimum is the root of a quadratic equation; with s = 0 it is ``lambda`` and ``f`` the Poisson
+term. ``s`` stays what it is at the nominal point with mu = 1: it hardly depends on mu, because nearly all of it is
+background, and held constant it keeps ``f`` convex in ``lambda``, which a constant relative uncertainty would not.
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ class Evaluation:
             holds events, or expects less than nothing.
         gradient: First derivatives, shape (1 + n_nuisances,).
         hessian: Second derivatives, square.
-        fisher: Expected second derivatives (events replaced by their expectation); positive semi-definite.
+        fisher: Expected second derivatives (to leading order; events at their expectation); positive semi-definite.
     """
 
     value: float
@@ -73,6 +80,7 @@ class Likelihood:
         counts: Observed events per bin, shape (n_bins,).
         has_signal: Whether each bin expects signal, shape (n_bins,).
         centres: Centres of the constraints (what auxiliary measurements gave), shape (n_nuisances,); 0 by default.
+        variances: Variances of the simulated yields at the nominal point, shape (P, n_bins); None for exact templates.
     """
 
     templates: Templates
@@ -80,6 +88,7 @@ class Likelihood:
     counts: np.ndarray
     has_signal: np.ndarray
     centres: np.ndarray = field(default_factory=lambda: np.zeros(6))
+    variances: np.ndarray | None = None
 
     def expected(self, parameters: np.ndarray) -> np.ndarray:
         """Return the expected events per bin at (mu, nu...), shape (n_bins,)."""
@@ -87,9 +96,25 @@ class Likelihood:
         rate: np.ndarray = self._rate_factors(parameters[MU], alphas)[0] @ self._terms(alphas)[0]
         return rate
 
+    def slopes(self, parameters: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the expected events in (mu, nu...), shape (1 + n_nuisances, n_bins)."""
+        alphas = self._alphas(parameters)
+        return self._first(self._terms(alphas), alphas, self._rate_factors(parameters[MU], alphas))
+
+    @cached_property
+    def simulation_variance(self) -> np.ndarray:
+        """Variance of each bin's simulated expectation with mu = 1, shape (B,)."""
+        if self.variances is None:
+            return np.zeros(len(self.counts))
+        variances = self.variances.astype(np.float64)
+        variances[_SIGNAL_ROW] *= self.has_signal
+        total: np.ndarray = variances.sum(axis=0)
+        return total
+
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu...); infinite outside its domain."""
-        return self._value(self.expected(parameters), parameters)
+        rate = self.expected(parameters)
+        return self._value(rate, self._rate_terms(rate), parameters)
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
         """Return value, gradient, Hessian and Fisher information at (mu, nu...)."""
@@ -98,18 +123,18 @@ class Likelihood:
         factors = self._rate_factors(parameters[MU], alphas)
         rate = factors[0] @ terms[0]
         first = self._first(terms, alphas, factors)
-        positive = rate > 0
-        inverse = np.divide(1.0, rate, out=np.zeros_like(rate), where=positive)
-        ratio = self.counts * inverse
-        excess = 1.0 - ratio
+        rate_terms = self._rate_terms(rate)
+        slope, curvature = rate_terms[1], rate_terms[2]
         # Second derivatives are linear in the terms, so the terms are summed over the bins first.
-        second = self._second((terms.reshape(-1, len(rate)) @ excess).reshape(N_TERMS, -1), alphas, factors)
-        gradient = first @ excess
+        second = self._second((terms.reshape(-1, len(rate)) @ slope).reshape(N_TERMS, -1), alphas, factors)
+        gradient = first @ slope
         gradient[1:] += (parameters[1:] - self.centres) * self._precisions
         constraint = self._constraint
-        observed = (first * (ratio * inverse)) @ first.T + second + constraint
-        fisher = (first * inverse) @ first.T + constraint
-        return Evaluation(self._value(rate, parameters), gradient, observed, fisher)
+        observed = (first * curvature) @ first.T + second + constraint
+        total = rate + self.simulation_variance
+        information = np.divide(1.0, total, out=np.zeros_like(rate), where=total > 0)
+        fisher = (first * information) @ first.T + constraint
+        return Evaluation(self._value(rate, rate_terms, parameters), gradient, observed, fisher)
 
     @cached_property
     def _shapes(self) -> list[int]:
@@ -142,18 +167,43 @@ class Likelihood:
         return np.diag(np.concatenate([[0.0], self._precisions]))
 
     @cached_property
-    def _filled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Bins with events, bins without, and the counts of the former."""
+    def _filled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each bin has events, and the counts with 0 where it has none."""
         filled = self.counts > NO_EVENTS
-        return np.flatnonzero(filled), np.flatnonzero(~filled), self.counts[filled]
+        return filled, np.where(filled, self.counts, 0.0)
 
-    def _value(self, rate: np.ndarray, parameters: np.ndarray) -> float:
-        filled, empty, n = self._filled
-        if not rate.min(initial=0.0) >= 0 or (rate[filled] == 0).any():
+    def _rate_terms(self, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return x, f' and f'' of every bin, shape (B,) each; see the head of the module.
+
+        By the envelope theorem f' = 1 - n / x, which is also (lambda - x) / s^2.
+        """
+        filled, n = self._filled
+        variance = self.simulation_variance
+        shifted = rate - variance
+        root = np.hypot(shifted, 2.0 * np.sqrt(variance) * np.sqrt(n))
+        # The root of x^2 - shifted x - s^2 n = 0 that is not negative, without cancellation.
+        larger = 0.5 * (np.abs(shifted) + root)
+        smaller = np.divide(variance * n, larger, out=np.zeros_like(rate), where=larger > 0)
+        x = np.where(shifted >= 0, larger, smaller)
+        ratio = np.divide(n, x, out=np.zeros_like(rate), where=x > 0)
+        spread = x + variance * ratio
+        curvature = np.divide(ratio, spread, out=np.zeros_like(rate), where=spread > 0)
+        # Without events x is at 0 while the simulation allows it: f is then a parabola.
+        at_zero = ~filled & (shifted < 0) & (variance > 0)
+        slope = 1.0 - ratio
+        slope[at_zero] = rate[at_zero] / variance[at_zero]
+        curvature[at_zero] = 1.0 / variance[at_zero]
+        return x, slope, curvature
+
+    def _value(self, rate: np.ndarray, rate_terms: tuple[np.ndarray, ...], parameters: np.ndarray) -> float:
+        x, slope, _ = rate_terms
+        filled, n = self._filled
+        if not rate.min(initial=0.0) >= 0 or not x.min(where=filled, initial=math.inf) > 0:
             return math.inf
-        excess = rate[filled] - n
+        excess = x - n
         # Bin by bin and with log1p: the sums of rates and of counts are large and nearly equal.
-        poisson = (rate[empty] - self.counts[empty]).sum() + (excess - n * np.log1p(excess / n)).sum()
+        logs = n * np.log1p(np.divide(excess, n, out=np.zeros_like(n), where=filled))
+        poisson = (excess - logs + 0.5 * self.simulation_variance * slope**2).sum()
         pulls = parameters[1:] - self.centres
         return float(poisson + 0.5 * (pulls * self._precisions) @ pulls)
 

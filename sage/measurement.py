@@ -18,10 +18,12 @@ from sage.bundle import Bundle
 from sage.engine import Engine
 from sage.errors import InputError
 from sage.graph import jets_present, normalise, raw_inputs
-from sage.interval import Interval, measure_interval
+from sage.interval import Interval
+from sage.ladder import climb
 from sage.likelihood import Likelihood
 from sage.nuisances import variant
 from sage.regions import counts, quantities
+from sage.seed_profile import seed_interval
 from sage.shifts import PRIMARIES, Columns
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Measurement:
         nll: Negative log-likelihood at the minimum, relative to the saturated model; None if not measured.
         n_events: Rows of the input.
         nuisances: Fitted nuisance parameters by name; empty if not measured.
+        mu_range: Bounds on mu that the settings name, if any.
     """
 
     mu_hat: float
@@ -65,6 +68,7 @@ class Measurement:
     nll: float | None = None
     n_events: int = 0
     nuisances: dict[str, NuisanceResult] = field(default_factory=dict)
+    mu_range: tuple[float, float] | None = None
 
     @property
     def delta_mu_hat(self) -> float:
@@ -95,7 +99,7 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, engine: Engine) -> Meas
         if n_events == 0:
             return _fallback("no_events", n_events)
         observed = count_events(columns, bundle, engine, weights)
-        interval = measure_interval(likelihood_of(observed, bundle), _mu_range(bundle))
+        interval = fit_interval(likelihood_of(observed, bundle), bundle.settings)
         return _result(interval, bundle, [*flags, *engine.flags], n_events)
     except InputError as error:
         return _fallback(f"input: {error}", n_events)
@@ -154,7 +158,26 @@ def count_events(columns: Columns, bundle: Bundle, engine: Engine, weights: np.n
 def likelihood_of(observed: np.ndarray, bundle: Bundle) -> Likelihood:
     """Return the likelihood of observed counts, shape (n_bins,), under the bundle's templates and settings."""
     nuisances = variant(bundle.settings["nuisances"])
-    return Likelihood(bundle.templates, nuisances, observed, bundle.regions.has_signal)
+    variances = bundle.variances if bundle.settings["simulation_uncertainty"] else None
+    return Likelihood(bundle.templates, nuisances, observed, bundle.regions.has_signal, variances=variances)
+
+
+def fit_interval(likelihood: Likelihood, settings: Mapping[str, Any]) -> Interval:
+    """Return the signal strength and its limits as a bundle's settings want them.
+
+    Raises:
+        FitError: If every step of ``sage.ladder`` fails.
+    """
+    if settings["profile"] == "seed":
+        return seed_interval(likelihood)
+    given = settings["thresholds"]
+    thresholds = None if given is None else (np.array(given["mu"]), np.array(given["delta_nll"]))
+    return climb(likelihood, _mu_range(settings), thresholds)
+
+
+def _mu_range(settings: Mapping[str, Any]) -> tuple[float, float] | None:
+    given = settings["mu_range"]
+    return None if given is None else (float(given[0]), float(given[1]))
 
 
 def _column(frame: Any, name: str) -> tuple[np.ndarray, str]:
@@ -187,11 +210,6 @@ def _weights(given: Any, n_events: int, flags: list[str]) -> np.ndarray:
     return weights
 
 
-def _mu_range(bundle: Bundle) -> tuple[float, float] | None:
-    given = bundle.settings.get("mu_range")
-    return None if given is None else (float(given[0]), float(given[1]))
-
-
 def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int) -> Measurement:
     """Turn an interval into an answer, or into the fall-back if it holds no finite numbers."""
     mu_hat, low, high = interval.fit.mu, interval.low, interval.high
@@ -211,9 +229,10 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
         p84=max(high, mu_hat),
         status="flagged" if all_flags else "ok",
         flags=all_flags,
-        nll=interval.fit.value,
+        nll=interval.fit.value if math.isfinite(interval.fit.value) else None,
         n_events=n_events,
         nuisances=nuisances,
+        mu_range=_mu_range(bundle.settings),
     )
 
 

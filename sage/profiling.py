@@ -7,6 +7,7 @@ projected onto the parameter ranges. It needs no randomness and no clock, so a f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,8 +23,12 @@ DAMPING_MIN, DAMPING_MAX = 1e-2, 1e6
 FACE = 1e-9
 """Distance from the face of a table cell, in nu, at which a point counts as on it."""
 MAX_CELLS = 100
-SOFT_MET_STARTS = (0.0, -2.0, 1.2)
+SOFT_MET_STARTS = (-2.0, 0.0, 1.2)
 """Starting points in nu of soft_met: its effect is quadratic near 0, so the likelihood can have two valleys."""
+SAME_START = 0.5
+"""Distance from a minimum in nu of soft_met within which no further descent is started."""
+SAME_MINIMUM = 1e-3
+"""Squared distance to a known minimum, in standard deviations, at which a descent is ended as leading there."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def fit(
     start: np.ndarray,
     fixed_mu: float | None = None,
     mu_range: tuple[float, float] | None = None,
+    damping: float = 0.0,
 ) -> FitResult:
     """Minimise from one starting point.
 
@@ -71,27 +77,49 @@ def fit(
         start: (mu, nu...); moved into the ranges if outside.
         fixed_mu: Signal strength to hold, if any.
         mu_range: Bounds on a free signal strength, if any.
+        damping: Damping of the first step.
     """
     low, high = parameter_ranges(likelihood, fixed_mu, mu_range)
-    descent = _newton(likelihood, np.clip(start, low, high), low, high)
-    if descent.edm > EDM_GOAL:
-        descent = _cell_by_cell(likelihood, descent, low, high)
-    free = _free(descent.at, descent.point.gradient, low, high) | descent.on_kink
-    covariance = np.zeros((len(start), len(start)))
-    covariance[np.ix_(free, free)] = np.linalg.inv(_curvature(descent.point, free))
-    converged = math.isfinite(descent.point.value) and descent.edm < EDM_ACCEPT
-    return FitResult(descent.at, descent.point.value, covariance, descent.edm, descent.iterations, converged)
+    descent = _newton(likelihood, np.clip(start, low, high), low, high, damping)
+    return _finish(likelihood, descent, low, high)
 
 
 def fit_global(likelihood: Likelihood, mu_range: tuple[float, float] | None = None) -> FitResult:
     """Minimise with the signal strength free, from several starting points, and return the lowest minimum."""
-    results = []
-    soft_met = 1 + [nuisance.name for nuisance in likelihood.nuisances].index("soft_met")
+    best = fit(likelihood, np.concatenate([[1.0], likelihood.centres]), mu_range=mu_range)
+    return lowest_valley(likelihood, best, mu_range=mu_range)
+
+
+def lowest_valley(
+    likelihood: Likelihood,
+    best: FitResult,
+    fixed_mu: float | None = None,
+    mu_range: tuple[float, float] | None = None,
+) -> FitResult:
+    """Descend into the other valleys of soft_met as well; return the lowest minimum, ``best`` among them."""
+    low, high = parameter_ranges(likelihood, fixed_mu, mu_range)
+    i = 1 + [nuisance.name for nuisance in likelihood.nuisances].index("soft_met")
+    minima = [best]
     for offset in SOFT_MET_STARTS:
-        start = np.concatenate([[1.0], likelihood.centres])
-        start[soft_met] += offset
-        results.append(fit(likelihood, start, mu_range=mu_range))
-    return min(results, key=lambda result: (not result.converged, result.value))
+        start = best.parameters.copy()
+        start[i] = min(max(likelihood.centres[i - 1] + offset, low[i]), high[i])
+        if any(abs(known.parameters[i] - start[i]) < SAME_START for known in minima):
+            continue
+        descent = _newton(likelihood, start, low, high, known=minima)
+        if not _leads_to(descent.at, descent.point, minima):
+            minima.append(_finish(likelihood, descent, low, high))
+    return min(minima, key=lambda result: (not result.converged, result.value))
+
+
+def _finish(likelihood: Likelihood, descent: _Descent, low: np.ndarray, high: np.ndarray) -> FitResult:
+    """Go on cell by cell if the descent stalled, and add the covariance."""
+    if descent.edm > EDM_GOAL:
+        descent = _cell_by_cell(likelihood, descent, low, high)
+    free = free_parameters(descent.at, descent.point.gradient, low, high) | descent.on_kink
+    covariance = np.zeros((len(low), len(low)))
+    covariance[np.ix_(free, free)] = np.linalg.inv(_curvature(descent.point, free))
+    converged = math.isfinite(descent.point.value) and descent.edm < EDM_ACCEPT
+    return FitResult(descent.at, descent.point.value, covariance, descent.edm, descent.iterations, converged)
 
 
 def parameter_ranges(
@@ -117,27 +145,46 @@ class _Descent:
     on_kink: np.ndarray
 
 
-def _newton(likelihood: Likelihood, at: np.ndarray, low: np.ndarray, high: np.ndarray) -> _Descent:
-    """Descend by damped Newton steps projected onto the box."""
+def _newton(
+    likelihood: Likelihood,
+    at: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    damping: float = 0.0,
+    known: Sequence[FitResult] = (),
+) -> _Descent:
+    """Descend by damped Newton steps projected onto the box; end early on the way to a known minimum."""
     point = likelihood.evaluate(at)
-    damping, edm, iterations = 0.0, math.inf, 0
-    while iterations < MAX_ITERATIONS:
-        free = _free(at, point.gradient, low, high)
+    edm, iterations = math.inf, 0
+    while iterations < MAX_ITERATIONS and not _leads_to(at, point, known):
+        free = free_parameters(at, point.gradient, low, high)
         curvature = _curvature(point, free)
         gradient = point.gradient[free]
-        edm = 0.5 * float(gradient @ np.linalg.solve(curvature, gradient))
+        step = np.linalg.solve(curvature, gradient)
+        edm = 0.5 * float(gradient @ step)
         if not math.isfinite(edm) or edm < EDM_GOAL or damping > DAMPING_MAX:
             break
         iterations += 1
+        if damping > 0:
+            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), gradient)
         trial = at.copy()
-        trial[free] -= np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), gradient)
-        trial = np.clip(trial, low, high)
+        trial[free] -= step
+        trial = np.minimum(np.maximum(trial, low), high)
         moved = likelihood.evaluate(trial)
         if moved.value < point.value:
             at, point, damping = trial, moved, 0.1 * damping if damping > DAMPING_MIN else 0.0
         else:
             damping = max(10.0 * damping, DAMPING_MIN)
     return _Descent(at, point, edm, iterations, np.zeros(len(at), dtype=bool))
+
+
+def _leads_to(at: np.ndarray, point: Evaluation, known: Sequence[FitResult]) -> bool:
+    """Return whether a point is so near a known minimum that Newton's method would end there."""
+    for minimum in known:
+        distance = at - minimum.parameters
+        if distance @ point.fisher @ distance < SAME_MINIMUM:
+            return True
+    return False
 
 
 def _cell_by_cell(likelihood: Likelihood, begin: _Descent, low: np.ndarray, high: np.ndarray) -> _Descent:
@@ -175,7 +222,7 @@ def _cell_by_cell(likelihood: Likelihood, begin: _Descent, low: np.ndarray, high
     return replace(now, edm=math.inf, iterations=iterations)
 
 
-def _free(at: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def free_parameters(at: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return which parameters may move: not fixed, and not at a bound with the descent pointing outward."""
     outward = ((at <= low) & (gradient > 0)) | ((at >= high) & (gradient < 0))
     return np.asarray((low < high) & ~outward)
@@ -183,7 +230,7 @@ def _free(at: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarra
 
 def _curvature(point: Evaluation, free: np.ndarray) -> np.ndarray:
     """Return a positive definite second-derivative matrix of the free parameters."""
-    block = np.ix_(free, free)
+    block = (slice(None), slice(None)) if free.all() else np.ix_(free, free)
     for matrix in (point.hessian[block], point.fisher[block]):
         try:
             np.linalg.cholesky(matrix)

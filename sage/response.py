@@ -48,6 +48,10 @@ LARGEST_LOG = 5.0
 """Bound on |log(N / N_nominal)| during and after the fit; reached only where there is next to nothing to fit."""
 
 
+_ORDERS = int(POWERS.max()) + 1
+_ENTRIES = (3 * np.arange(3)[:, None, None] + DERIVATIVES[:, :, None]) * _ORDERS + POWERS.T[:, None, :]
+"""Where the factor of each axis, term and monomial is among [axis, order of derivative, power], shape (3, 10, 13)."""
+
 _WIDTHS = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(nuisance.to_alpha, Linear)]
 
 
@@ -105,7 +109,7 @@ def monomials(points: np.ndarray) -> np.ndarray:
 
 def _basis_terms(point: tuple[float, float, float]) -> np.ndarray:
     """Return the monomials at a point and their derivatives in tes, jes and soft_met, shape (10, 13)."""
-    orders = []
+    table = []
     for axis, (value, (low, high)) in enumerate(zip(point, (SCALE_RANGE, SCALE_RANGE, SOFT_MET_RANGE), strict=True)):
         clamped = min(max(value, low), high)
         # The scaled variable with its derivatives in the physical one.
@@ -113,12 +117,17 @@ def _basis_terms(point: tuple[float, float, float]) -> np.ndarray:
             x, dx, d2x = (clamped - 1.0) / _WIDTHS[axis], 1.0 / _WIDTHS[axis], 0.0
         else:
             x, dx, d2x = math.log1p(clamped), 1.0 / (1.0 + clamped), -1.0 / (1.0 + clamped) ** 2
-        inside = clamped == value
-        n = POWERS[:, axis]
-        first = n * x ** np.maximum(n - 1, 0)
-        second = n * (n - 1) * x ** np.maximum(n - 2, 0)
-        orders.append(np.stack([x**n, inside * dx * first, inside * (dx**2 * second + d2x * first)]))
-    tes, jes, met = (orders[axis][DERIVATIVES[axis]] for axis in range(3))
+        if clamped != value:
+            dx = d2x = 0.0
+        powers = [x**n for n in range(_ORDERS)]
+        first = [0.0, *(n * powers[n - 1] for n in range(1, _ORDERS))]
+        second = [0.0, 0.0, *(n * (n - 1) * powers[n - 2] for n in range(2, _ORDERS))]
+        table += [
+            *powers,
+            *(dx * d for d in first),
+            *(dx**2 * d2 + d2x * d for d, d2 in zip(first, second, strict=True)),
+        ]
+    tes, jes, met = np.array(table)[_ENTRIES]
     out: np.ndarray = tes * jes * met
     return out
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from model import WEIGHTS
-from sage.bundle import MANIFEST, describe_regions, read_bundle
+from sage.bundle import DEFAULT_SETTINGS, MANIFEST, describe_regions, read_bundle
 from sage.errors import WeightsError
+from sage.measurement import likelihood_of
 from sage.tables import GRID
 
 
@@ -153,3 +154,35 @@ def test_every_message_ends_with_a_way_out(folder):
     (folder / "network.npz").unlink()
     with pytest.raises(WeightsError, match="build the weights again or take them from a release"):
         read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nuisances": "none"},
+        {"templates": "cubic"},
+        {"profile": "slow"},
+        {"simulation_uncertainty": "no"},
+        {"mu_range": [3.0, 0.1]},
+        {"thresholds": {"mu": [0.0, 1.0], "delta_nll": [0.5]}},
+        {"thresholds": {"mu": [0.0, 1.0], "delta_nll": [0.5, -0.5]}},
+        {"thresholds": {"mu": [1.0, 0.0], "delta_nll": [0.5, 0.5]}},
+    ],
+)
+def test_settings_that_are_none(folder, change):
+    edit_manifest(folder, lambda m: m["settings"].update(change))
+    with pytest.raises(WeightsError, match=next(iter(change)).rstrip("s")):
+        read_bundle(folder)
+
+
+def test_a_manifest_may_leave_settings_out(folder):
+    edit_manifest(folder, lambda m: m.update(settings={"nuisances": "challenge"}))
+    assert read_bundle(folder).settings == DEFAULT_SETTINGS | {"nuisances": "challenge"}
+
+
+def test_the_likelihood_follows_the_settings(folder):
+    for chosen in (False, True):
+        edit_manifest(folder, lambda m, chosen=chosen: m["settings"].update(simulation_uncertainty=chosen))
+        bundle = read_bundle(folder)
+        used = likelihood_of(np.zeros(bundle.regions.n_bins), bundle).variances
+        assert used is (bundle.variances if chosen else None)

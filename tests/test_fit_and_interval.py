@@ -120,6 +120,27 @@ def test_two_hundred_toys_have_unit_pulls(analytic_tables, draw_nuisances):
     assert 109 <= covered <= 163
 
 
+@pytest.mark.stat
+def test_templates_from_few_events_are_covered(analytic_tables):
+    """Templates scatter with five expected events per simulated one; only the fit that knows it has unit pulls."""
+    rng = np.random.default_rng(15)
+    size, pulls = 5.0, {True: [], False: []}
+    truth = np.array([1.0, *np.zeros(6)])
+    nominal = analytic_tables.terms((1.0, 1.0, 0.0))[0]
+    for _ in range(150):
+        drawn = rng.poisson(nominal / size) * size
+        simulated = dataclasses.replace(analytic_tables, yields=analytic_tables.yields * (drawn / nominal))
+        counts = rng.poisson(expected(analytic_tables, truth)).astype(float)
+        for known in (True, False):
+            variances = size * drawn if known else None
+            likelihood = dataclasses.replace(likelihood_of(simulated, counts), variances=variances)
+            result = fit_global(likelihood)
+            pulls[known].append((result.mu - 1.0) / result.sigma_mu)
+    # Four standard errors of the width of 150 pulls.
+    assert abs(np.std(pulls[True]) - 1.0) < 0.23
+    assert np.std(pulls[False]) > 1.5
+
+
 def test_kinks_of_rough_tables_do_not_stop_the_fit():
     """A table with independent noise at each node has a kink at every face; the minimum may lie on one."""
     rng = np.random.default_rng(14)
@@ -144,6 +165,36 @@ def test_signal_may_be_negative_but_no_expectation(analytic_tables):
     assert interval.fit.mu < 0
     assert interval.low < interval.fit.mu
     assert (likelihood_of(analytic_tables, counts).expected(interval.fit.parameters) > 0).all()
+
+
+@pytest.mark.parametrize("with_bracket", [False, True])
+def test_a_limit_is_where_the_profile_crosses_its_threshold(analytic_tables, monkeypatch, with_bracket):
+    if with_bracket:
+        monkeypatch.setattr("sage.interval._newton_limit", lambda *_: None)
+    rng = np.random.default_rng(16)
+    truth = np.array([1.0, 0.5, -0.8, 0.4, 0.3, -0.5, 0.2])
+    likelihood = likelihood_of(analytic_tables, rng.poisson(expected(analytic_tables, truth)).astype(float))
+    thresholds = np.array([0.0, 1.0, 2.0]), np.array([0.3, 0.5, 1.2])
+    plain, interval = measure_interval(likelihood), measure_interval(likelihood, thresholds=thresholds)
+    for limit in (interval.low, interval.high):
+        rise = fit(likelihood, interval.fit.parameters, fixed_mu=limit).value - interval.fit.value
+        assert rise == pytest.approx(np.interp(limit, *thresholds), abs=1e-4)
+    assert plain.low < interval.low < interval.fit.mu < plain.high < interval.high
+    half = np.array([0.0]), np.array([0.5])
+    assert measure_interval(likelihood, thresholds=half).low == pytest.approx(plain.low, abs=1e-6)
+
+
+def test_newton_and_the_bracket_find_the_same_limits(analytic_tables, monkeypatch, draw_nuisances):
+    rng = np.random.default_rng(17)
+    for _ in range(10):
+        truth = np.concatenate([[rng.uniform(0.1, 3.0)], draw_nuisances(rng)])
+        likelihood = likelihood_of(analytic_tables, rng.poisson(expected(analytic_tables, truth)).astype(float))
+        by_newton = measure_interval(likelihood)
+        with monkeypatch.context() as patch:
+            patch.setattr("sage.interval._newton_limit", lambda *_: None)
+            bracketed = measure_interval(likelihood)
+        for one, other in ((by_newton.low, bracketed.low), (by_newton.high, bracketed.high)):
+            assert one == pytest.approx(other, abs=1e-3 * by_newton.fit.sigma_mu)
 
 
 def test_bound_on_mu_is_kept_and_flagged(analytic_tables):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 
 from sage.likelihood import Likelihood
 from sage.nuisances import CHALLENGE, PROCESSES, variant
@@ -21,8 +21,8 @@ def make(tables, counts, name="challenge", centres=None, has_signal=None) -> Lik
     return Likelihood(tables, variant(name), counts, has_signal, np.zeros(6) if centres is None else centres)
 
 
-def autograd_nll(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tensor:
-    """The same function in torch, with its own trilinear interpolation; for autograd only."""
+def autograd_rate(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tensor:
+    """The expected events in torch, with its own trilinear interpolation; for autograd only."""
     mu, nus = parameters[0], parameters[1:]
     alphas = []
     for nuisance, nu in zip(likelihood.nuisances, nus, strict=True):
@@ -39,7 +39,12 @@ def autograd_nll(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tens
         table = table[cell] * (1 - share) + table[cell + 1] * share
     signal, z, tt, vv = (table[PROCESSES.index(name)] for name in ("htautau", "ztautau", "ttbar", "diboson"))
     tt_scale, vv_scale, bkg = alphas[3:]
-    rate = mu * signal * torch.from_numpy(likelihood.has_signal) + bkg * (z + tt_scale * tt + vv_scale * vv)
+    return mu * signal * torch.from_numpy(likelihood.has_signal) + bkg * (z + tt_scale * tt + vv_scale * vv)
+
+
+def autograd_nll(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tensor:
+    """The likelihood without simulation uncertainty in torch."""
+    rate, nus = autograd_rate(likelihood, parameters), parameters[1:]
     n = torch.from_numpy(likelihood.counts)
     poisson = (rate - n + torch.special.xlogy(n, n / rate)).sum()
     return poisson + 0.5 * ((nus - torch.from_numpy(likelihood.centres)) ** 2).sum()
@@ -119,3 +124,115 @@ def test_a_diboson_scale_of_zero_has_finite_derivatives(analytic_tables):
     point = likelihood.evaluate(np.array([1.0, 0, 0, 0, 0, -4.0, 0]))
     assert np.isfinite(point.gradient).all()
     assert point.gradient[5] != 0.0
+
+
+def variances_of(tables, size: float) -> np.ndarray:
+    """Variances of ``size`` events' weight per expected event."""
+    return size * tables.terms((1.0, 1.0, 0.0))[0]
+
+
+def explicit_nll(likelihood: Likelihood, rate: np.ndarray, gammas: np.ndarray) -> float:
+    """The bins' part of the likelihood with the per-bin factors as free parameters of their own."""
+    n, x = likelihood.counts, gammas * rate
+    saturated = np.where(n > 0, n * np.log(np.where(n > 0, n, 1.0)), 0.0)
+    logs = np.where(n > 0, n * np.log(np.where(n > 0, x, 1.0)), 0.0)
+    deltas = np.sqrt(likelihood.variances.sum(axis=0)) / rate
+    return float((x - n + saturated - logs + 0.5 * ((gammas - 1.0) / deltas) ** 2).sum())
+
+
+@pytest.mark.parametrize("size", [0.05, 1.0, 20.0])
+def test_profiled_simulation_uncertainty_equals_a_minimisation_over_all_factors(analytic_tables, size):
+    rng = np.random.default_rng(21)
+    truth = np.array([1.2, 0.3, -0.6, 0.2, 0.5, -0.4, 0.1])
+    counts = rng.poisson(make(analytic_tables, np.zeros(N_BINS)).expected(truth)).astype(float)
+    counts[:3] = 0.0
+    likelihood = dataclasses.replace(make(analytic_tables, counts), variances=variances_of(analytic_tables, size))
+    rate = likelihood.expected(truth)
+    at = np.ones(N_BINS)
+    for b in range(N_BINS):
+        # The bins are independent, so a coordinate at a time finds the minimum over all of them.
+        at[b] = optimize.minimize_scalar(
+            lambda gamma, b=b: explicit_nll(likelihood, rate, np.where(np.arange(N_BINS) == b, gamma, at)),
+            bounds=(0.0, 5.0),
+            method="bounded",
+            options={"xatol": 1e-12},
+        ).x
+    minimum = explicit_nll(likelihood, rate, at) + 0.5 * float(truth[1:] @ truth[1:])
+    assert likelihood.value(truth) == pytest.approx(minimum, rel=1e-7, abs=1e-6)
+
+
+def autograd_profiled(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tensor:
+    """``autograd_nll`` of explicit per-bin expectations at the minimum that plain bisection finds."""
+    exact = dataclasses.replace(likelihood, variances=None)
+    rate = autograd_rate(exact, parameters)
+    n, variance = torch.from_numpy(likelihood.counts), torch.from_numpy(likelihood.variances.sum(axis=0))
+    low, high = torch.zeros_like(rate), 10.0 * (rate + n + variance).detach()
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        rising = 1.0 - n / middle + (middle - rate.detach()) / variance > 0
+        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
+    x = 0.5 * (low + high)
+    # One Newton step with the graph attached: makes x depend on the rate as the root does, to first order.
+    x = x - (1.0 - n / x + (x - rate) / variance) / (n / x**2 + 1.0 / variance)
+    nus = parameters[1:] - torch.from_numpy(likelihood.centres)
+    poisson = x - n + torch.special.xlogy(n, n / x) + 0.5 * (x - rate) ** 2 / variance
+    return poisson.sum() + 0.5 * (nus**2).sum()
+
+
+@pytest.mark.parametrize("size", [0.05, 1.0, 20.0])
+def test_derivatives_with_simulation_uncertainty_equal_autograd(analytic_tables, size):
+    rng = np.random.default_rng(22)
+    for _ in range(5):
+        truth = np.array([1.0, *rng.uniform(0.05, 1.5, 6)])
+        counts = rng.poisson(make(analytic_tables, np.zeros(N_BINS)).expected(truth)).astype(float)
+        likelihood = make(analytic_tables, counts, centres=rng.normal(size=6))
+        likelihood = dataclasses.replace(likelihood, variances=variances_of(analytic_tables, size))
+        at = truth + rng.uniform(-0.04, 0.04, 7)
+        point = likelihood.evaluate(at)
+        torch_at = torch.tensor(at, requires_grad=True)
+        value = autograd_profiled(likelihood, torch_at)
+        gradient = torch.autograd.grad(value, torch_at)[0].numpy()
+        hessian = torch.autograd.functional.hessian(lambda p, li=likelihood: autograd_profiled(li, p), torch_at).numpy()
+        assert point.value == likelihood.value(at) == pytest.approx(value.item(), rel=1e-9, abs=1e-8)
+        np.testing.assert_allclose(point.gradient, gradient, rtol=1e-7, atol=1e-8 * np.abs(gradient).max())
+        np.testing.assert_allclose(point.hessian, hessian, rtol=1e-7, atol=1e-8 * np.abs(hessian).max())
+        assert np.linalg.eigvalsh(point.fisher).min() > 0
+
+
+def test_exact_simulation_is_the_poisson_likelihood(analytic_tables):
+    rng = np.random.default_rng(23)
+    truth = np.array([0.8, 0.3, -0.6, 0.2, 0.5, -0.4, 0.1])
+    counts = rng.poisson(make(analytic_tables, np.zeros(N_BINS)).expected(truth)).astype(float)
+    counts[0] = 0.0
+    poisson = make(analytic_tables, counts)
+    tiny = dataclasses.replace(poisson, variances=variances_of(analytic_tables, 1e-14))
+    for one, other in zip(
+        poisson.evaluate(truth).__dict__.values(), tiny.evaluate(truth).__dict__.values(), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-9 * np.abs(one).max())
+
+
+def test_signal_left_out_of_a_bin_takes_its_variance_along(analytic_tables):
+    variances = variances_of(analytic_tables, 1.0)
+    counts = np.full(N_BINS, 20000.0)
+    background = variances * np.array([0.0, 1.0, 1.0, 1.0])[:, None]
+    for has_signal, same in ((False, True), (True, False)):
+        likelihood = make(analytic_tables, counts, has_signal=np.full(N_BINS, has_signal))
+        values = [dataclasses.replace(likelihood, variances=v).value(np.zeros(7)) for v in (variances, background)]
+        assert (values[0] == values[1]) == same
+
+
+@pytest.mark.parametrize("variance", [0.5, 3.0, 40.0])
+def test_a_bin_without_events_is_continuous_with_its_slope(analytic_tables, variance):
+    """Without events the per-bin function turns from a parabola into a line; value and slope join there."""
+    yields = np.zeros_like(analytic_tables.yields)
+    yields[..., 0, 0] = 1.0
+    tables = dataclasses.replace(analytic_tables, yields=yields)
+    variances = np.zeros((4, N_BINS))
+    variances[0, 0] = variance
+    likelihood = dataclasses.replace(make(tables, np.zeros(N_BINS)), variances=variances)
+    step = 1e-4
+    for mu in np.concatenate([np.linspace(0.01, 2 * variance, 7), [variance - step / 2, variance]]):
+        before, point, after = (likelihood.evaluate(np.array([m, *np.zeros(6)])) for m in (mu - step, mu, mu + step))
+        assert (after.value - before.value) / (2 * step) == pytest.approx(point.gradient[0], abs=step)
+    assert likelihood.value(np.array([-0.1, *np.zeros(6)])) == math.inf
