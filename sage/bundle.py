@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sage.calibration import read_calibration
 from sage.errors import WeightsError
 from sage.graph import INPUTS, Normalisation
 from sage.likelihood import Templates
@@ -41,8 +42,9 @@ class Bundle:
         tables: Yield tables on the concatenated bins of ``regions``.
         response: Smooth yields on the same bins, from which the tables may have been filled.
         variances: Variance of the simulated yields at the nominal point, shape (4, n_bins).
-        settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]) and
-            ``templates`` (``smooth`` for the response, ``grid`` for the tables).
+        settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]),
+            ``templates`` (``smooth`` for the response, ``grid`` for the tables) and ``calibration`` (see
+            ``sage.calibration.Calibration``).
         origin: What the files were made from, for reports.
     """
 
@@ -117,6 +119,12 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
     if manifest["settings"]["templates"] not in TEMPLATES:
         msg = f"{path}: unknown templates {manifest['settings']['templates']!r}; choose one of {list(TEMPLATES)}"
         raise WeightsError(msg)
+
+    try:
+        read_calibration(manifest["settings"])
+    except (ValueError, TypeError) as error:
+        msg = f"{path}: setting 'calibration': {error}; {REMEDY}"
+        raise WeightsError(msg) from error
 
     regions = _regions(path, manifest["region_set"])
     arrays = {name: _read_arrays(folder / name, entry) for name, entry in manifest["files"].items()}
