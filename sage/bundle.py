@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sage.calibration import read_calibration
 from sage.errors import WeightsError
 from sage.graph import INPUTS, Normalisation
 from sage.likelihood import Templates
@@ -52,8 +53,9 @@ class Bundle:
         variances: Variance of the simulated yields at the nominal point, shape (4, n_bins).
         settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]),
             ``templates`` (``smooth`` for the response, ``grid`` for the tables), ``simulation_uncertainty`` (whether
-            the fit takes ``variances`` into account), ``profile`` (``newton``, or ``seed`` for the published recipe)
-            and ``thresholds`` (None, or the rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}).
+            the fit takes ``variances`` into account), ``profile`` (``newton``, or ``seed`` for the published recipe),
+            ``thresholds`` (None, or the rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}) and
+            ``calibration`` (see ``sage.calibration.Calibration``).
         origin: What the files were made from, for reports.
     """
 
@@ -162,6 +164,11 @@ def _settings(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
         if mu.ndim != 1 or mu.shape != rise.shape or not len(mu) or not ((np.diff(mu) > 0).all() and (rise > 0).all()):
             msg = f"{path}: thresholds must be increasing mu with one positive delta_nll each; {REMEDY}"
             raise WeightsError(msg)
+    try:
+        read_calibration(settings)
+    except (ValueError, TypeError) as error:
+        msg = f"{path}: setting 'calibration': {error}; {REMEDY}"
+        raise WeightsError(msg) from error
     return settings
 
 
