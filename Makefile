@@ -50,7 +50,7 @@ $(RUN): requirements.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 
-$(DEV): requirements-dev.txt requirements-simulation.txt requirements.txt | $(VENV)/bin/pip
+$(DEV): requirements-dev.txt requirements-simulation.txt requirements-cluster.txt requirements.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@ $(RUN)
 

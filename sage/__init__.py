@@ -10,6 +10,8 @@ Its modules follow the data, one step each:
     network     the dual-branch graph network: inputs -> class probabilities, as a dense torch module
     native      the same as a compiled kernel; ``engine`` chooses between them
     regions     probabilities -> counts per region and bin
+    nodes       counts of simulated events at chosen nuisance points
+    response    smooth yields fitted to them
     tables      yield tables and their trilinear interpolation
     likelihood  Poisson negative log-likelihood with constraints
     profile     the fit over the nuisance parameters

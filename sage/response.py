@@ -14,12 +14,13 @@ width soft_met changes a yield by even powers of soft_met only, so no monomial i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sage.nuisances import CHALLENGE, Linear
-from sage.tables import DERIVATIVES, N_TERMS, PAIRS, SCALE_RANGE, SOFT_MET_RANGE
+from sage.tables import DERIVATIVES, GRID, N_TERMS, PAIRS, SCALE_RANGE, SOFT_MET_RANGE, grid_points
 
 POWERS = np.array(
     [
@@ -39,6 +40,9 @@ POWERS = np.array(
     ]
 )
 """Exponents of (t, j, m) of each monomial."""
+
+Point = tuple[float, float, float]
+"""tes, jes and soft_met in GeV."""
 
 EXPECTED_SIZE = 0.1
 """Typical change of log N per unit of t or j and over the range of m; each further factor t, j is as much smaller."""
@@ -166,3 +170,26 @@ def fit_response(points: np.ndarray, counts: np.ndarray, variances: np.ndarray, 
         gradient = np.einsum("nki,nk->ni", weighted, relative.T - value) - coefficients / widths**2
         coefficients = coefficients + np.linalg.solve(matrix, gradient[:, :, None])[:, :, 0]
     return Response(nominal, coefficients)
+
+
+def fit_counts(points: Sequence[Point], counts: np.ndarray, moved: np.ndarray) -> Response:
+    """Fit the response to what ``sage.nodes.count_points`` found at points of which the first is the nominal one.
+
+    Args:
+        points: The k points.
+        counts: Shape (k, P, B).
+        moved: Shape (k, P, B).
+
+    Returns:
+        The response of yields (P, B).
+    """
+    nominal = counts[0]
+    values, errors2 = (array.reshape(len(points), -1) for array in (counts, moved))
+    fitted = fit_response(np.array(points), values, errors2, nominal.ravel())
+    return Response(nominal, fitted.coefficients.reshape(*nominal.shape, -1))
+
+
+def fill_grid(response: Response) -> np.ndarray:
+    """Evaluate a response of yields (P, B) at the nodes of the tables, shape (17, 17, 41, P, B), float32."""
+    yields = response(np.array(grid_points())).astype(np.float32)
+    return yields.reshape(*GRID, *response.nominal.shape)

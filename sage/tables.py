@@ -36,6 +36,13 @@ def default_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+def grid_points() -> list[tuple[float, float, float]]:
+    """Return the grid's 11 849 nodes, tes slowest, as the yields are laid out."""
+    # Axes made by linspace miss 1 by a rounding error.
+    axes = [np.round(axis, 9).tolist() for axis in default_axes()]
+    return [(tes, jes, soft_met) for tes in axes[0] for jes in axes[1] for soft_met in axes[2]]
+
+
 @dataclass(frozen=True)
 class YieldTables:
     """Expected events at 10 fb^-1 on a grid of nuisance points.

@@ -9,18 +9,19 @@ from sage.bundle import read_bundle
 from sage.errors import WeightsError
 from sage.graph import jets_present, normalise, raw_inputs
 from sage.network import class_probabilities, from_arrays
+from sage.nodes import NOMINAL, Noise, choose_points
 from sage.nuisances import PROCESSES
 from sage.regions import counts, quantities
-from sage.response import POWERS, Response, fit_response, monomials
+from sage.response import POWERS, Response, fill_grid, fit_response, monomials
 from sage.shifts import select, shift
-from sage.tables import GRID, SCALE_RANGE, SOFT_MET_RANGE, YieldTables, default_axes
+from sage.tables import GRID, YieldTables, default_axes
 from tests.conftest import analytic_yields
 from tests.events import small_data
-from training.build_tables import build_tables, count_nodes, fill_grid, read_network
+from training.build_tables import build_tables, read_network
 from training.config import Config, TablesConfig, TrainingConfig
+from training.counting import Counter, Job, count_nodes
 from training.dataset import EventsFile
 from training.make_bundle import make_bundle, write_bundle
-from training.nodes import NOMINAL, Counter, choose_points
 
 CONFIG = Config(
     seed=3,
@@ -44,8 +45,13 @@ def built(data, tmp_path_factory):
 
 def counter_of(built, data, **changes):
     parameters, normalisation = read_network(built[0] / "training")
-    counter = Counter(data, 0.5, "test", parameters, normalisation, CONFIG.seed, CONFIG.tables.noise_draws)
+    counter = Counter(data, 0.5, "test", parameters, normalisation, Noise(CONFIG.seed, CONFIG.tables.noise_draws))
     return dataclasses.replace(counter, **changes)
+
+
+def count_one(counter, point, regions):
+    """Counts at one point."""
+    return {name: value[0] for name, value in counter.count([point], regions).items()}
 
 
 def test_written_folder_is_read_back(built):
@@ -55,7 +61,7 @@ def test_written_folder_is_read_back(built):
     assert bundle.regions.name == "disjoint"
     assert bundle.tables.yields.shape == (*GRID, len(PROCESSES), bundle.regions.n_bins)
     assert bundle.origin["config"]["tables"]["nodes"] == CONFIG.tables.nodes
-    assert set(bundle.origin) == {"data", "rows", "seed", "config", "versions", "created_with"}
+    assert set(bundle.origin) == {"data", "rows", "seed", "config", "versions", "created_with", "tables"}
     again = read_bundle(build / "weights")
     np.testing.assert_array_equal(again.tables.yields, bundle.tables.yields)
 
@@ -84,7 +90,7 @@ def test_nominal_node_follows_the_direct_counts(built, data):
 def test_counts_of_pieces_and_draws_add_up(built, data):
     counter = counter_of(built, data)
     regions = built[1].regions
-    nominal = counter.count(NOMINAL, regions)
+    nominal = count_one(counter, NOMINAL, regions)
     assert (nominal["moved"] == 0).all()
     file = EventsFile(data, 0.5)
     events = file.read(file.rows("test"))
@@ -93,7 +99,7 @@ def test_counts_of_pieces_and_draws_add_up(built, data):
         mine = kept[events.classes[kept] == p]
         assert nominal["counts"][p].sum() == pytest.approx(events.weights[mine].sum())
         assert nominal["squares"][p].sum() == pytest.approx((events.weights[mine] ** 2).sum())
-    shifted = counter.count((1.0, 1.0, 2.0), regions)
+    shifted = count_one(counter, (1.0, 1.0, 2.0), regions)
     np.testing.assert_allclose(shifted["counts"].sum(axis=1), nominal["counts"].sum(axis=1))
     # Every event that moves leaves one bin and enters another.
     change = np.abs(shifted["counts"] - nominal["counts"])
@@ -101,21 +107,10 @@ def test_counts_of_pieces_and_draws_add_up(built, data):
     assert (change[shifted["moved"] == 0] < 1e-6).all()
 
 
-def test_noise_is_drawn_afresh_at_every_point_and_for_every_seed(built, data):
-    counter = counter_of(built, data)
-    point = (1.0, 1.0, 3.0)
-    first = counter.count(point, built[1].regions)["counts"]
-    np.testing.assert_array_equal(counter.count(point, built[1].regions)["counts"], first)
-    near = counter.count((1.0, 1.0, 3.0001), built[1].regions)["counts"]
-    other = counter_of(built, data, seed=4).count(point, built[1].regions)["counts"]
-    for counts_ in (near, other):
-        assert not np.allclose(counts_, first, rtol=1e-6)
-
-
 def test_tables_at_held_out_points_are_near_the_direct_counts(built, data):
-    bundle, counter = built[1], counter_of(built, data, noise_draws=4)
+    bundle, counter = built[1], counter_of(built, data, noise=Noise(17, 4))
     for point in ((1.008, 0.994, 0.6), (0.987, 1.012, 1.5), (1.01, 1.015, 0.2)):
-        direct = counter.count(point, bundle.regions)
+        direct = count_one(counter, point, bundle.regions)
         table = bundle.tables.terms(point)[0]
         # One event more or less is always possible.
         error = np.sqrt(direct["moved"] + direct["squares"].max(axis=1, keepdims=True) * 0.05)
@@ -124,26 +119,38 @@ def test_tables_at_held_out_points_are_near_the_direct_counts(built, data):
 
 
 def test_interrupted_counting_goes_on(built, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.counting.POINTS_PER_JOB", 2)
+    monkeypatch.setattr("training.counting.ROWS_PER_JOB", 800)
     counter, regions = counter_of(built, data), built[1].regions
-    points = choose_points(22, 0, 3)[0][:4]
-    whole = count_nodes(counter, points, regions, tmp_path / "whole", 1)
-    count_nodes(counter, points[:2], regions, tmp_path / "part", 1)
+    points = choose_points(22, 3)[:4]
+    whole = count_nodes(counter, points, regions, tmp_path / "whole")
     calls = []
-    original = Counter.count
-    monkeypatch.setattr(Counter, "count", lambda self, point, sets: calls.append(point) or original(self, point, sets))
-    resumed = count_nodes(counter, points, regions, tmp_path / "part", 1)
-    assert calls == points[2:]
-    for name in whole:
+    original = Job.__call__
+
+    def interrupted(job):
+        calls.append((job.rows, job.points))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(job)
+
+    monkeypatch.setattr(Job, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        count_nodes(counter, points, regions, tmp_path / "part")
+    resumed = count_nodes(counter, points, regions, tmp_path / "part")
+    # Two shards of the 1500 rows and two pairs of points: the job that was interrupted ran again, no other.
+    assert len(calls) == 5
+    assert len(set(calls)) == 4
+    for name in ("counts", "squares", "moved"):
         np.testing.assert_array_equal(resumed[name], whole[name])
-    count_nodes(counter_of(built, data, seed=8), points[:1], regions, tmp_path / "part", 1)
-    assert len(calls) == 3
+    count_nodes(counter_of(built, data, noise=Noise(8)), points[:1], regions, tmp_path / "part")
+    assert len(calls) == 7
 
 
 def test_worker_processes_give_the_same_counts(built, data, tmp_path):
     counter, regions = counter_of(built, data), built[1].regions
     points = [NOMINAL, (0.99, 1.0, 1.0)]
     one, two = (count_nodes(counter, points, regions, tmp_path / str(n), n) for n in (1, 2))
-    for name in one:
+    for name in ("counts", "squares", "moved"):
         np.testing.assert_array_equal(one[name], two[name])
 
 
@@ -178,19 +185,6 @@ def test_damaged_folder_is_refused(built, tmp_path):
         read_bundle(tmp_path)
 
 
-def test_points():
-    nodes, held_out = choose_points(60, 9, 1)
-    assert (len(nodes), len(held_out)) == (60, 9)
-    assert nodes[0] == NOMINAL
-    assert len(set(nodes + held_out)) == 69
-    assert choose_points(60, 9, 1) == (nodes, held_out)
-    everything = np.array(nodes + held_out)
-    assert everything.min(axis=0) == pytest.approx([SCALE_RANGE[0], SCALE_RANGE[0], 0.0])
-    assert everything.max(axis=0) == pytest.approx([SCALE_RANGE[1], SCALE_RANGE[1], SOFT_MET_RANGE[1]])
-    with pytest.raises(ValueError, match="nodes is 18; the axes alone take 18, ask for more"):
-        choose_points(18, 0, 1)
-
-
 def test_monomials_against_the_loop():
     points = np.array([[1.02, 0.99, 2.0], [0.97, 1.0, 0.0], [1.0, 1.0, 0.0]])
     found = monomials(points)
@@ -204,7 +198,7 @@ def test_monomials_against_the_loop():
 
 def test_response_recovers_analytic_yields():
     n_bins = 12
-    points = np.array(choose_points(60, 0, 1)[0])
+    points = np.array(choose_points(60, 1))
     yields = np.array([analytic_yields(*point, n_bins).ravel() for point in points])
     response = fit_response(points[1:], yields[1:], yields[1:] * 1e-6, yields[0])
     truth = np.random.default_rng(4)
@@ -214,7 +208,7 @@ def test_response_recovers_analytic_yields():
 
 
 def test_response_is_bounded_where_nothing_is_known():
-    points = np.array(choose_points(40, 0, 1)[0])
+    points = np.array(choose_points(40, 1))
     nominal = np.array([0.0, 50.0, 3.0])
     counts_ = np.tile(nominal, (len(points) - 1, 1))
     counts_[::3, 0], counts_[:, 2] = 4.0, 0.0
@@ -229,7 +223,7 @@ def test_response_is_bounded_where_nothing_is_known():
 def test_few_events_hold_the_response_near_flat():
     """A bin whose counts are all noise follows it less the larger its error is."""
     rng = np.random.default_rng(2)
-    points = np.array(choose_points(40, 0, 1)[0])
+    points = np.array(choose_points(40, 1))
     noisy = 100.0 * (1 + 0.2 * rng.standard_normal((len(points) - 1, 1)))
     spread = []
     for variance in (1.0, 400.0, 1e6):

@@ -7,7 +7,8 @@ This package may import ``sage``, never the other way round. Its modules in the 
     config         the settings of everything below, from strict YAML
     train          trains the network at random nuisance points
     binning        bin edges per region
-    response       smooth response of each bin's yield to the nuisances
+    counting       jobs that count events at nuisance points, here or on a cluster
+    validation     fitted yields against direct counts at points the fit has not seen
     build_tables   counts at well chosen nuisance points -> yield tables
     make_bundle    all of the above -> ``weights/``
 

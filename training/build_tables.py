@@ -1,57 +1,70 @@
 """Bin edges and yield tables of a trained network.
 
     python -m training.build_tables --data data --training build/training --output build/tables
+    python -m training.build_tables --data data --output build/tables --scheduler tcp://10.0.0.1:8786 --held-out 100
 
 Counts the events of the test part, which the network has not seen, at some tens of nuisance points, fits a smooth
-response per bin and process (see ``response``) and fills the grid of ``sage.tables``. Each point's counts go to a file
-of their own, named after everything that decides them, so an interrupted run goes on where it stopped.
+response per bin and process (see ``sage.response``) and fills the grid of ``sage.tables``. The counts are jobs, each of
+which writes one file (see ``training.counting``), so an interrupted run goes on where it stopped. With ``--nodes all``
+the events are counted at every node of the grid instead. ``--held-out`` counts at further points, drawn from the
+priors, and compares (see ``training.validation``).
 
-Writes ``tables.npz``, ``response.npz``, ``regions.json`` (cuts and edges) and ``report.json`` (residuals, sizes).
+Writes ``tables.npz``, ``response.npz``, ``regions.json`` (cuts and edges), ``report.json`` and ``cost.json``.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
 import logging
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from sage.bundle import describe_regions
+from sage.bundle import MANIFEST, describe_regions
+from sage.engine import Engine
 from sage.graph import Normalisation
+from sage.nodes import NOMINAL, Noise, choose_points, draw_points
 from sage.nuisances import PROCESSES
 from sage.regions import REGION_SETS, RegionSet
-from sage.response import Response, fit_response
-from sage.tables import AXES, GRID, default_axes
+from sage.response import Point, Response, fill_grid, fit_counts
+from sage.tables import AXES, GRID, YieldTables, default_axes, grid_points
 from training.binning import BinningRule, merge
 from training.config import Config, chosen_config, command_line
+from training.counting import Counter, Job, count_nodes
 from training.dataset import DATA_FILE
 from training.files import read_arrays, sha256, write_arrays, write_json
-from training.nodes import NOMINAL, Counter, Point, choose_points
 from training.train import NETWORK_FILE, REPORT_FILE
+from training.validation import validate
 
 TABLES_FILE = "tables.npz"
 RESPONSE_FILE = "response.npz"
 REGIONS_FILE = "regions.json"
+REPORT = "report.json"
+COST = "cost.json"
 
 log = logging.getLogger(__name__)
 
 
 def read_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation]:
-    """Read what ``training.train`` wrote."""
-    constants = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))["normalisation"]
+    """Read what ``training.train`` wrote, or the network of a weights folder."""
+    report = folder / (MANIFEST if (folder / MANIFEST).exists() else REPORT_FILE)
+    constants = json.loads(report.read_text(encoding="utf-8"))["normalisation"]
     mean, std = (np.array(constants[key], dtype=np.float32) for key in ("mean", "std"))
     return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std)
 
 
-def choose_edges(counter: Counter, config: Config) -> RegionSet:
+def choose_edges(counter: Counter, config: Config, bare: RegionSet | None = None) -> RegionSet:
     """Find the bin edges of every region from the nominal counts in uniform bins.
+
+    Args:
+        counter: Counts the events.
+        config: The settings.
+        bare: Regions with the range of their observables as only bin; the configured set if absent.
 
     Raises:
         ValueError: If there is no region set of the configured name.
@@ -60,103 +73,129 @@ def choose_edges(counter: Counter, config: Config) -> RegionSet:
     if settings.region_set not in REGION_SETS:
         msg = f"no region set {settings.region_set!r}; choose one of {', '.join(REGION_SETS)}"
         raise ValueError(msg)
-    bare = REGION_SETS[settings.region_set]
-    uniform = np.linspace(0.0, 1.0, settings.uniform_bins + 1)
-    fine = bare.with_edges({region.name: tuple(uniform.tolist()) for region in bare.regions})
-    nominal = counter.count(NOMINAL, fine)
+    bare = bare or REGION_SETS[settings.region_set]
+    uniform = {
+        region.name: np.linspace(region.edges[0], region.edges[-1], settings.uniform_bins + 1)
+        for region in bare.regions
+    }
+    fine = bare.with_edges({name: tuple(edges.tolist()) for name, edges in uniform.items()})
+    nominal = {name: value[0] for name, value in counter.count([NOMINAL], fine).items()}
     rule = BinningRule(settings.min_count, settings.min_effective)
     return bare.with_edges(
         {
-            name: merge(uniform, nominal["counts"][:, place], nominal["squares"][:, place], rule)
+            name: merge(uniform[name], nominal["counts"][:, place], nominal["squares"][:, place], rule)
             for name, place in fine.slices.items()
         }
     )
 
 
-def count_nodes(
-    counter: Counter, points: list[Point], regions: RegionSet, folder: Path, workers: int
-) -> dict[str, np.ndarray]:
-    """Count at all points, reusing what ``folder`` holds already.
-
-    Returns:
-        What ``Counter.count`` returns, stacked along a first axis of points.
-    """
-    files = {point: folder / f"{_key(counter, point, regions)}.npz" for point in points}
-    missing = [point for point in points if not files[point].exists()]
-    progress = tqdm(total=len(missing), desc="nodes", disable=None)
-    if workers > 1 and missing:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            jobs = {pool.submit(counter.count, point, regions): point for point in missing}
-            for job in as_completed(jobs):
-                write_arrays(files[jobs[job]], job.result())
-                progress.update()
-    else:
-        for point in missing:
-            write_arrays(files[point], counter.count(point, regions))
-            progress.update()
-    progress.close()
-    results = [read_arrays(files[point]) for point in points]
-    return {name: np.stack([result[name] for result in results]) for name in results[0]}
-
-
-def fill_grid(response: Response) -> np.ndarray:
-    """Evaluate a response of yields (4, n_bins) at the nodes of the tables, shape (17, 17, 41, 4, n_bins), float32."""
-    grid = np.stack(np.meshgrid(*default_axes(), indexing="ij"), axis=-1).reshape(-1, len(AXES))
-    # Axes made by linspace miss 1 by a rounding error.
-    yields = response(np.round(grid, 9)).astype(np.float32)
-    return yields.reshape(*GRID, *response.nominal.shape)
-
-
-def residuals(response: Response, points: list[Point], counts: dict[str, np.ndarray]) -> dict[str, float]:
-    """Compare the response with direct counts at points that the fit has not seen.
-
-    Returns:
-        Root mean square and largest absolute deviation per bin, processes summed in units of the statistical error of
-        one data set (square root of the expected total), and per process in units of the Monte Carlo error.
-    """
-    fitted = response(np.array(points))
-    difference = fitted - counts["counts"]
-    total = np.maximum(counts["counts"].sum(axis=1), 1.0)
-    data = difference.sum(axis=1) / np.sqrt(total)
-    known = counts["moved"] > 0
-    simulated = difference[known] / np.sqrt(counts["moved"][known])
-    relative = difference.sum(axis=1) / total
-    return {
-        "rms_statistical_error": _rms(data),
-        "largest_statistical_error": float(np.abs(data).max()),
-        "rms_monte_carlo_error": _rms(simulated),
-        "largest_monte_carlo_error": float(np.abs(simulated).max()),
-        "rms_relative": _rms(relative),
-        "largest_relative": float(np.abs(relative).max()),
-    }
-
-
-def build_tables(config: Config, data: Path, training: Path, output: Path) -> dict[str, Any]:
+def build_tables(
+    config: Config,
+    data: Path,
+    training: Path,
+    output: Path,
+    *,
+    bare: RegionSet | None = None,
+    make_engine: Callable[..., Any] = Engine,
+    scheduler: str | None = None,
+) -> dict[str, Any]:
     """Make bin edges and tables.
 
     Args:
         config: The settings.
         data: Folder of the events file.
-        training: Folder that ``training.train`` wrote.
-        output: Folder that receives the results; counts at single points go to its sub-folder ``nodes``.
+        training: Folder that ``training.train`` wrote, or a weights folder, whose network is taken.
+        output: Folder that receives the results; counts go to its sub-folder ``nodes``.
+        bare: Regions other than the configured set, see ``choose_edges``.
+        make_engine: Makes another classifier of the parameters than the network.
+        scheduler: Address of a dask scheduler that counts; this machine's processes if absent.
 
     Returns:
         The content of ``report.json``.
     """
     settings = config.tables
-    parameters, normalisation = read_network(training)
-    counter = Counter(data, config.test_size, "test", parameters, normalisation, config.seed, settings.noise_draws)
-    regions = choose_edges(counter, config)
-    points, held_out = choose_points(settings.nodes, settings.held_out, config.seed)
-    counts = count_nodes(counter, [*points, *held_out], regions, output / "nodes", config.workers)
-    fit = {name: value[: len(points)] for name, value in counts.items()}
-    nominal = fit["counts"][0]
+    noise = Noise(config.seed, settings.noise_draws, settings.common_noise)
+    counter = Counter(data, config.test_size, "test", *read_network(training), noise, make_engine)
+    regions = choose_edges(counter, config, bare)
+    variances = counter.variances(regions)
 
-    flat = {name: value.reshape(len(points), -1) for name, value in fit.items()}
-    flat_response = fit_response(np.array(points), flat["counts"], flat["moved"], nominal.ravel())
-    response = Response(nominal, flat_response.coefficients.reshape(*nominal.shape, -1))
-    yields = fill_grid(response)
+    def count(which: Counter, points: Sequence[Point]) -> dict[str, np.ndarray]:
+        return count_nodes(which, points, regions, output / "nodes", config.workers, scheduler)
+
+    # The grid has the nominal point, but not in its first place, where the fit expects it.
+    points = choose_points(settings.nodes, config.seed) if settings.nodes else [NOMINAL, *grid_points()]
+    n_events = sum(len(rows) for rows, _ in counter.shards())
+    print_cost(counter, points, n_events, regions, config.workers)
+    began = time.perf_counter()
+    counts = count(counter, points)
+    elapsed = time.perf_counter() - began
+    response = fit_counts(points, counts["counts"], counts["moved"])
+    if settings.nodes:
+        yields = fill_grid(response)
+    else:
+        yields = counts["counts"][1:].reshape(*GRID, *variances.shape).astype(np.float32)
+    _write(output, regions, response, yields, variances)
+
+    report: dict[str, Any] = {
+        "config": asdict(config),
+        "data": {"file": DATA_FILE, "sha256": sha256(data / DATA_FILE)},
+        "bins": {region.name: region.n_bins for region in regions.regions},
+        "yields": {
+            name: dict(zip(PROCESSES, response.nominal[:, place].sum(axis=1).round(2).tolist(), strict=True))
+            for name, place in regions.slices.items()
+        },
+        "effective_weight": {
+            name: round(float(variances[p].sum() / max(response.nominal[p].sum(), 1e-9)), 4)
+            for p, name in enumerate(PROCESSES)
+        },
+        "nodes": validate(response, points[1:], counts["counts"][1:], counts["moved"][1:]),
+        "bytes": (output / TABLES_FILE).stat().st_size,
+    }
+    evaluations = n_events * noise.evaluations(points)
+    cost = {
+        "events": n_events,
+        "points": len(points),
+        "events_times_points": evaluations,
+        "core_seconds": round(float(counts["seconds"]), 2),
+        "events_times_points_per_core_second": round(evaluations / float(counts["seconds"])),
+        "seconds_of_this_run": round(elapsed, 2),
+    }
+    if settings.held_out:
+        # With noise of its own, so that a fluctuation which all nodes share is seen.
+        other = replace(counter, noise=Noise(config.seed + 1, settings.noise_draws, common=False))
+        held_out = draw_points(settings.held_out, config.seed)
+        unseen = count(other, held_out)
+        tables = YieldTables(default_axes(), yields)
+        report["held_out"] = {
+            "smooth": validate(response, held_out, unseen["counts"], unseen["moved"]),
+            "grid": validate(tables, held_out, unseen["counts"], unseen["moved"]),
+        }
+        cost["core_seconds_held_out"] = round(float(unseen["seconds"]), 2)
+    # In a file of its own: times differ from run to run, the report does not.
+    write_json(output / COST, cost)
+    write_json(output / REPORT, report)
+    return report | {"cost": cost}
+
+
+def print_cost(counter: Counter, points: Sequence[Point], n_events: int, regions: RegionSet, workers: int) -> None:
+    """Say what counting will cost, judged by the nominal point of one shard."""
+    rows, share = max(counter.shards(), key=lambda shard: len(shard[0]))
+    began = time.perf_counter()
+    Job(counter, rows, share, (NOMINAL,), regions)()
+    rate = len(rows) / (time.perf_counter() - began)
+    evaluations = n_events * counter.noise.evaluations(points)
+    log.info(
+        "%d events at %d points, %.3g evaluations; here they take %.1f core minutes, %.1f minutes with %d workers",
+        n_events,
+        len(points),
+        evaluations,
+        evaluations / rate / 60,
+        evaluations / rate / 60 / max(workers, 1),
+        workers,
+    )
+
+
+def _write(output: Path, regions: RegionSet, response: Response, yields: np.ndarray, variances: np.ndarray) -> None:
     arrays = {name: axis.astype(np.float32) for name, axis in zip(AXES, default_axes(), strict=True)}
     arrays |= {f"yields_{name}": yields[..., place] for name, place in regions.slices.items()}
     write_arrays(output / TABLES_FILE, arrays)
@@ -164,50 +203,32 @@ def build_tables(config: Config, data: Path, training: Path, output: Path) -> di
     for name, place in regions.slices.items():
         smooth[f"nominal_{name}"] = response.nominal[:, place]
         smooth[f"response_{name}"] = response.coefficients[:, place]
-        smooth[f"variance_{name}"] = fit["squares"][0][:, place]
+        smooth[f"variance_{name}"] = variances[:, place]
     write_arrays(output / RESPONSE_FILE, smooth)
     write_json(output / REGIONS_FILE, describe_regions(regions))
 
-    report = {
-        "config": asdict(config),
-        "bins": {region.name: region.n_bins for region in regions.regions},
-        "yields": {
-            name: dict(zip(PROCESSES, nominal[:, place].sum(axis=1).round(2).tolist(), strict=True))
-            for name, place in regions.slices.items()
-        },
-        "residuals_nodes": residuals(response, points[1:], {name: value[1:] for name, value in fit.items()}),
-        "bytes": (output / TABLES_FILE).stat().st_size,
-    }
-    if held_out:
-        unseen = {name: value[len(points) :] for name, value in counts.items()}
-        report["residuals_held_out"] = residuals(response, held_out, unseen)
-    write_json(output / "report.json", report)
-    return report
 
-
-def _key(counter: Counter, point: Point, regions: RegionSet) -> str:
-    """Return a name that changes with everything that decides the counts at a point."""
-    digest = hashlib.sha256()
-    for name, value in sorted(counter.parameters.items()):
-        digest.update(name.encode() + value.tobytes())
-    digest.update(counter.normalisation.mean.tobytes() + counter.normalisation.std.tobytes())
-    settings = (counter.test_size, counter.part, counter.seed, counter.noise_draws, point, describe_regions(regions))
-    digest.update(json.dumps(settings).encode())
-    digest.update(sha256(counter.data / DATA_FILE).encode())
-    return digest.hexdigest()[:20]
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this step to a parser."""
+    parser.add_argument(
+        "--nodes",
+        type=lambda text: 0 if text == "all" else int(text),
+        help="replaces the setting of that name; all counts at every node of the grid, which costs hours",
+    )
+    parser.add_argument("--held-out", type=int, help="replaces the setting of that name")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask scheduler that counts, e.g. tcp://10.0.0.1:8786")
 
 
 def main() -> None:
     """Run from the command line."""
     parser = command_line(__doc__, Path("build/tables"), "region_set", "workers")
-    parser.add_argument("--training", type=Path, default=Path("build/training"), help="folder of the trained network")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--training", type=Path, default=Path("build/training"), help="folder of the trained network, or of weights"
+    )
+    add_options(parser)
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    report = build_tables(chosen_config(arguments), arguments.data, arguments.training, arguments.output)
+    report = build_tables(chosen_config(given), given.data, given.training, given.output, scheduler=given.scheduler)
     log.info("%s", json.dumps(report, indent=1))
 
 

@@ -110,18 +110,21 @@ class TablesConfig:
         uniform_bins: Bins of the observable from which merging starts.
         min_count: Expected events each of tt, VV and Z must have in a bin.
         min_effective: Effective simulated entries of all backgrounds together a bin must have.
-        nodes: Nuisance points at which events are counted and the response is fitted.
-        held_out: Further points, used only to judge the response.
+        nodes: Nuisance points at which events are counted and the response is fitted; 0 for all nodes of the grid,
+            whose counts then fill the table directly.
+        held_out: Points drawn from the priors, used only to judge the response; 0 for no such test.
         noise_draws: Soft-MET noise vectors averaged over.
+        common_noise: Whether an event has the same soft-MET noise at all points; see ``sage.nodes.Noise``.
     """
 
     region_set: str = "disjoint"
     uniform_bins: int = 100
     min_count: float = 10.0
     min_effective: float = 0.0
-    nodes: int = 48
-    held_out: int = 8
+    nodes: int = 64
+    held_out: int = 0
     noise_draws: int = 4
+    common_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def command_line(doc: str | None, output: Path, *options: str) -> argparse.Argum
 
 def chosen_config(arguments: argparse.Namespace) -> Config:
     """Read the settings that the command line names, with what it replaces."""
-    names = ("seed", "device", "threads", "checkpoint_minutes", "region_set", "workers")
+    names = ("seed", "device", "threads", "checkpoint_minutes", "region_set", "workers", "nodes", "held_out")
     return read_config(arguments.config, **{name: getattr(arguments, name, None) for name in names})
 
 

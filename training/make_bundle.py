@@ -2,9 +2,12 @@
 
     python -m training.make_bundle --data data --output weights
 
-Trains the network, builds the tables and writes ``network.npz``, ``tables.npz``, ``response.npz`` and
-``manifest.json``; the result is read back with ``sage.bundle.read_bundle``. Steps that are finished in the build
-folder are not repeated with ``--resume``. Equal events, settings and library versions give equal bytes.
+    python -m training.make_bundle --data data --network weights --output build/other_weights
+
+Trains the network, or takes that of an existing weights folder, builds the tables and writes ``network.npz``,
+``tables.npz``, ``response.npz`` and ``manifest.json``; the result is read back with ``sage.bundle.read_bundle``. Steps
+that are finished in the build folder are not repeated with ``--resume``. Equal events, settings and library versions
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any
 from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle
 from sage.graph import INPUTS
 from sage.nuisances import PROCESSES
-from training.build_tables import REGIONS_FILE, RESPONSE_FILE, TABLES_FILE, build_tables
+from training.build_tables import REGIONS_FILE, REPORT, RESPONSE_FILE, TABLES_FILE, add_options, build_tables
 from training.config import Config, chosen_config, command_line
 from training.files import read_arrays, sha256, write_bytes, write_json
 from training.train import NETWORK_FILE, REPORT_FILE, train, versions
@@ -31,14 +34,15 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
 
     Args:
         config: The settings, for the manifest.
-        training: Folder that ``training.train`` wrote.
+        training: Folder that ``training.train`` wrote, or a weights folder, whose network is taken.
         tables: Folder that ``training.build_tables`` wrote.
         output: The weights folder.
 
     Returns:
         What ``read_bundle`` makes of it.
     """
-    report = json.loads((training / REPORT_FILE).read_text(encoding="utf-8"))
+    origin, normalisation = _network_origin(training)
+    built = json.loads((tables / REPORT).read_text(encoding="utf-8"))
     sources = {
         NETWORK_FILE: training / NETWORK_FILE,
         TABLES_FILE: tables / TABLES_FILE,
@@ -51,11 +55,11 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
         "inputs": list(INPUTS),
         "classes": list(PROCESSES),
         "settings": {"nuisances": "challenge", "mu_range": None, "templates": "smooth"},
-        "normalisation": report["normalisation"],
+        "normalisation": normalisation,
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
         "origin": {
-            "data": report["data"],
-            "rows": report["rows"],
+            **origin,
+            "tables": {"data": built["data"], "effective_weight": built["effective_weight"]},
             "seed": config.seed,
             "config": asdict(config),
             "versions": versions(),
@@ -74,12 +78,32 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
     return read_bundle(output)
 
 
-def make_bundle(config: Config, data: Path, build: Path, output: Path, resume: bool) -> Bundle:
-    """Train, build the tables and write the weights folder; see the functions of each step."""
-    training, tables = build / "training", build / "tables"
-    losses = train(config, data, training, resume)["losses"]
-    log.info("held-out loss %.5f", min(entry["validation"] for entry in losses))
-    report = build_tables(config, data, training, tables)
+def _network_origin(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a network was trained on, and its feature constants."""
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        return {key: content["origin"][key] for key in ("data", "rows")}, content["normalisation"]
+    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    return {key: report[key] for key in ("data", "rows")}, report["normalisation"]
+
+
+def make_bundle(
+    config: Config,
+    data: Path,
+    build: Path,
+    output: Path,
+    resume: bool,
+    *,
+    network: Path | None = None,
+    scheduler: str | None = None,
+) -> Bundle:
+    """Train, or take the network of a weights folder, build the tables and write the weights folder."""
+    training, tables = network or build / "training", build / "tables"
+    if network is None:
+        losses = train(config, data, training, resume)["losses"]
+        log.info("held-out loss %.5f", min(entry["validation"] for entry in losses))
+    report = build_tables(config, data, training, tables, scheduler=scheduler)
     log.info("%s", json.dumps({key: value for key, value in report.items() if key != "config"}, indent=1))
     return write_bundle(config, training, tables, output)
 
@@ -88,10 +112,20 @@ def main() -> None:
     """Run from the command line."""
     parser = command_line(__doc__, Path("weights"), "device", "threads", "region_set", "workers")
     parser.add_argument("--build", type=Path, default=Path("build"), help="folder for intermediate results")
+    parser.add_argument("--network", type=Path, help="weights folder whose network is taken instead of training one")
+    add_options(parser)
     parser.add_argument("--resume", action="store_true", help="use what the build folder already holds")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make_bundle(chosen_config(arguments), arguments.data, arguments.build, arguments.output, arguments.resume)
+    make_bundle(
+        chosen_config(given),
+        given.data,
+        given.build,
+        given.output,
+        given.resume,
+        network=given.network,
+        scheduler=given.scheduler,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,243 @@
+"""Counting the events of a file at nuisance points: as jobs, on one machine or on a cluster, resumable.
+
+A job is some points and some row groups of the file. Its result is a pure function of what its name is the hash of,
+and goes to a file of that name. So an interrupted run goes on where it stopped, whoever ran the jobs, and a job that
+runs twice because a worker died changes nothing. Jobs hold several points, because the nominal bins that every count
+is compared with are found once per job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from sage.bundle import describe_regions
+from sage.engine import Engine
+from sage.graph import Normalisation
+from sage.nodes import BLOCK, KINDS, NOMINAL, Noise, Sample, count_points, find_bins, parent_variances
+from sage.nuisances import PROCESSES
+from sage.regions import RegionSet
+from sage.response import Point
+from training.dataset import DATA_FILE, EventsFile, Part
+from training.files import read_arrays, sha256, write_arrays
+
+PARENTS_FILE = "parents.parquet"
+"""Showered parent of each row, beside the events file, if the simulation wrote it."""
+
+POINTS_PER_JOB = 16
+ROWS_PER_JOB = 131_072
+"""Row groups are put together up to this."""
+RETRIES = 5
+"""Times a cluster may start a job anew when the worker that had it dies."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Counts events of a file at nuisance points; small enough to be sent to worker processes.
+
+    Arguments:
+        data: Folder of the events file.
+        test_size: Fraction of the rows that form the test part.
+        part: Part that is counted.
+        parameters: Network parameters by name.
+        normalisation: Feature constants.
+        noise: How soft-MET noise is drawn.
+        make_engine: Makes what runs the network; another classifier may stand here.
+    """
+
+    data: Path
+    test_size: float
+    part: Part
+    parameters: dict[str, np.ndarray]
+    normalisation: Normalisation
+    noise: Noise = field(default_factory=Noise)
+    make_engine: Callable[..., Any] = Engine
+
+    def shards(self) -> list[tuple[range, float]]:
+        """Cut the part into row ranges, each with the factor that makes its weights a share of the whole part's.
+
+        Raises:
+            sage.errors.InputError: If the part holds no events.
+        """
+        rows = EventsFile(self.data, self.test_size).rows(self.part)
+        file = pq.ParquetFile(self.data / DATA_FILE)
+        layout = file.metadata
+        pieces: list[list[Any]] = []
+        start = 0
+        for group in range(layout.num_row_groups):
+            stop = start + layout.row_group(group).num_rows
+            first, last = max(start, rows.start), min(stop, rows.stop)
+            if first < last:
+                column = file.read_row_group(group, columns=["weights"])["weights"].to_numpy()
+                weight = float(column[first - start : last - start].sum(dtype=np.float64))
+                if pieces and last - pieces[-1][0] <= ROWS_PER_JOB:
+                    pieces[-1][1:] = [last, pieces[-1][2] + weight]
+                else:
+                    pieces.append([first, last, weight])
+            start = stop
+        total = sum(weight for *_, weight in pieces)
+        return [(range(first, last), weight / total) for first, last, weight in pieces if weight > 0]
+
+    def read(self, rows: range, share: float) -> Sample:
+        """Read rows whose weights are ``share`` of the whole part's."""
+        events = EventsFile(self.data, self.test_size).read(rows)
+        return Sample(events.columns, events.weights * share, events.classes, np.arange(rows.start, rows.stop))
+
+    def count(self, points: Sequence[Point], regions: RegionSet) -> dict[str, np.ndarray]:
+        """Count at points in this process; returns what ``sage.nodes.count_points`` does."""
+        results = [Job(self, rows, share, tuple(points), regions)() for rows, share in self.shards()]
+        return {name: sum((result[name] for result in results[1:]), start=results[0][name]) for name in KINDS}
+
+    def variances(self, regions: RegionSet) -> np.ndarray:
+        """Return the variance of the nominal yields, shape (4, n_bins).
+
+        Rows of one showered parent are fully correlated. Without the file of parents each row is its own.
+        """
+        parents = row_parents(self.data)
+        if parents is None:
+            squares: np.ndarray = self.count([NOMINAL], regions)["squares"][0]
+            return squares
+        engine = self.make_engine(self.parameters, threads=1)
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for rows, share in self.shards():
+            sample = self.read(rows, share)
+            for first in range(0, len(sample), BLOCK):
+                block = sample.take(slice(first, first + BLOCK))
+                for bins in find_bins(block.columns, NOMINAL, None, regions, self.normalisation, engine):
+                    taken = np.flatnonzero(bins >= 0)
+                    cells = block.classes[taken] * regions.n_bins + bins[taken]
+                    found.append((parents[block.ids[taken]], cells, block.weights[taken]))
+        of_rows, cells, weights = (np.concatenate(column) for column in zip(*found, strict=True))
+        flat = parent_variances(of_rows, cells, weights, len(PROCESSES) * regions.n_bins)
+        return flat.reshape(len(PROCESSES), regions.n_bins)
+
+    def digest(self) -> bytes:
+        """Return a hash of everything but points, rows and regions that decides the counts."""
+        out = hashlib.sha256()
+        for name, value in sorted(self.parameters.items()):
+            out.update(name.encode() + value.tobytes())
+        out.update(self.normalisation.mean.tobytes() + self.normalisation.std.tobytes())
+        maker = f"{self.make_engine.__module__}.{self.make_engine.__qualname__}"
+        out.update(json.dumps([self.test_size, self.part, *astuple(self.noise), maker]).encode())
+        out.update(sha256(self.data / DATA_FILE).encode())
+        return out.digest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """Counting of some rows at some points.
+
+    Arguments:
+        counter: What is counted and how.
+        rows: Row numbers.
+        share: Share of these rows in the weights of the part.
+        points: Nuisance points.
+        regions: Regions with their edges.
+    """
+
+    counter: Counter
+    rows: range
+    share: float
+    points: tuple[Point, ...]
+    regions: RegionSet
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Count; returns what ``sage.nodes.count_points`` does, and the ``seconds`` a core worked, shape ()."""
+        began = time.process_time()
+        counter = self.counter
+        engine = counter.make_engine(counter.parameters, threads=1)
+        sample = counter.read(self.rows, self.share)
+        out = count_points(sample, self.points, self.regions, counter.normalisation, engine, counter.noise)
+        return out | {"seconds": np.array(time.process_time() - began)}
+
+    def key(self, digest: bytes) -> str:
+        """Return a name that changes with everything that decides the result, given ``Counter.digest``."""
+        what = [self.rows.start, self.rows.stop, self.points, describe_regions(self.regions)]
+        return hashlib.sha256(digest + json.dumps(what).encode()).hexdigest()[:20]
+
+
+def row_parents(data: Path) -> np.ndarray | None:
+    """Return the showered parent of each row of the events file, shape (n,), or None where nobody wrote it down."""
+    path = data / PARENTS_FILE
+    if not path.exists():
+        return None
+    parents: np.ndarray = pq.read_table(path, columns=["parent"])["parent"].to_numpy()
+    return parents
+
+
+def count_nodes(
+    counter: Counter,
+    points: Sequence[Point],
+    regions: RegionSet,
+    folder: Path,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Count at all points, reusing what ``folder`` holds already.
+
+    Args:
+        counter: What is counted and how.
+        points: The k points.
+        regions: Regions with their edges.
+        folder: Receives one file per job.
+        workers: Processes on this machine.
+        scheduler: Address of a dask scheduler that runs the jobs instead; its workers must see the events file under
+            the same path.
+
+    Returns:
+        What ``sage.nodes.count_points`` returns, and ``seconds``: the time that cores worked, in
+        this run or an earlier one.
+    """
+    digest, shards = counter.digest(), counter.shards()
+    groups = [tuple(points[first : first + POINTS_PER_JOB]) for first in range(0, len(points), POINTS_PER_JOB)]
+    jobs = [[Job(counter, rows, share, group, regions) for rows, share in shards] for group in groups]
+    files = [[folder / f"{job.key(digest)}.npz" for job in row] for row in jobs]
+    missing = {
+        file: job for row in zip(jobs, files, strict=True) for job, file in zip(*row, strict=True) if not file.exists()
+    }
+    with _executor(min(workers, len(missing)), scheduler) as pool:
+        running = {pool.submit(job): file for file, job in missing.items()} if pool else {}
+        results = ((running[done], done.result()) for done in as_completed(running))
+        done = results if pool else ((file, job()) for file, job in missing.items())
+        for file, result in tqdm(done, "count", len(missing), disable=None, unit="job"):
+            write_arrays(file, result)
+    out: dict[str, list[np.ndarray]] = {name: [] for name in KINDS}
+    seconds = 0.0
+    for row in files:
+        parts = [read_arrays(file) for file in row]
+        seconds += sum(float(part["seconds"]) for part in parts)
+        for name in KINDS:
+            # In the order of the rows, so that the sums do not depend on who finished first.
+            out[name].append(sum((part[name] for part in parts[1:]), start=parts[0][name]))
+    return {name: np.concatenate(value) for name, value in out.items()} | {"seconds": np.array(seconds)}
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
+    """Give what runs the jobs; None for this process."""
+    if scheduler is not None:
+        from distributed import Client
+
+        with Client(scheduler) as client:
+            log.info("%s", client)
+            yield client.get_executor(retries=RETRIES)
+    elif workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    else:
+        yield None
