@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.bundle import read_bundle
+from sage.calibration import calibrate, read_calibration
 from sage.engine import Engine, check_choice
 from sage.measurement import Measurement, measure
 from sage.nuisances import variant
@@ -20,19 +21,23 @@ class Model:
     """Measures the Higgs boson's signal strength in one pseudo-experiment at a time.
 
     Arguments:
-        get_train_set: The challenge's loader of training events. Not used: tables and network come with the zip.
-        systematics: The challenge's function that shifts events. Not used either.
+        get_train_set: The challenge's loader of training events, from which ``fit`` may rebuild the tables.
+        systematics: The challenge's function that shifts events. Not used: ``sage.shifts`` does the same.
         weights: Folder with the manifest, the network and the tables.
         nuisances: Variant of the nuisance table; None for the manifest's.
         mu_range: Bounds on mu; None (the default, unless the manifest says otherwise) for none.
+        calibration: Whether ``fit`` rebuilds the tables: ``auto``, ``bundled``, ``rebuild``, or a mapping of settings
+            (see ``sage.calibration.Calibration``); None for the manifest's.
         engine: Where the network runs: ``cuda``, ``native`` or ``torch``; None (the default) for the best that works.
         threads: Threads on the CPU; None (the default) for this process's share of the cores.
         other: Further arguments of a harness are accepted and ignored.
 
     Attributes:
+        fit_report: What ``fit`` did and why, plain values; None before it.
         last_result: How the last answer came about; it does not influence the next one.
 
     Raises:
+        ValueError: If an argument is out of its range.
         sage.errors.WeightsError: If a file of the weights folder is missing, damaged or of another version.
     """
 
@@ -44,6 +49,7 @@ class Model:
         weights: str | Path = WEIGHTS,
         nuisances: str | None = None,
         mu_range: tuple[float, float] | None = None,
+        calibration: str | Mapping[str, Any] | None = None,
         engine: str | None = None,
         threads: int | None = None,
         **other: Any,
@@ -58,6 +64,8 @@ class Model:
         if mu_range is not None:
             settings["mu_range"] = list(mu_range)
         self.bundle = replace(bundle, settings=settings)
+        self.calibration = read_calibration(settings, calibration)
+        self.fit_report: dict[str, Any] | None = None
         self.last_result: Measurement | None = None
         check_parameters(bundle.network)
         check_choice(engine, threads)
@@ -66,17 +74,25 @@ class Model:
         self._engine: Engine | None = None
 
     def fit(self) -> None:
-        """Do nothing: the network is trained and the tables are built before submission."""
+        """Rebuild the yield tables from the training events if there are enough of them; see ``fit_report``.
+
+        The network is trained before submission. Whatever goes wrong leaves the bundled tables in use.
+        """
+        self.bundle, self.fit_report = calibrate(self.bundle, self.calibration, self.get_train_set, self._ready())
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``; return mu_hat, delta_mu_hat, p16 and p84."""
+        engine = self._ready()
+        # Kept at hand, because another thread may replace the attribute before it is read.
+        result = measure(test_set, self.bundle, engine)
+        self.last_result = result
+        return result.answer()
+
+    def _ready(self) -> Engine:
         # Built here and not in the constructor: threads and GPU are those of the worker that predicts.
         if self._engine is None:
             self._engine = Engine(self.bundle.network, self.engine, self.threads)
-        # Kept at hand, because another thread may replace the attribute before it is read.
-        result = measure(test_set, self.bundle, self._engine)
-        self.last_result = result
-        return result.answer()
+        return self._engine
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what cannot travel to a worker (the harness's functions) and what it builds itself."""

@@ -16,6 +16,7 @@ Its modules follow the data, one step each:
     likelihood  Poisson negative log-likelihood with constraints
     profile     the fit over the nuisance parameters
     interval    the 68 % interval of the signal strength
+    calibration rebuilds the tables from the organisers' training events
     measurement all of the above, from a data frame to an answer
 
 ``nuisances`` is the one table of systematic uncertainties; ``bundle`` reads and checks the files in

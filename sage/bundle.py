@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sage.calibration import read_calibration
 from sage.errors import WeightsError
 from sage.graph import INPUTS, Normalisation
 from sage.likelihood import Templates
@@ -32,6 +33,7 @@ DEFAULT_SETTINGS: dict[str, Any] = {
     "simulation_uncertainty": False,
     "profile": "newton",
     "thresholds": None,
+    "calibration": {},
 }
 """What a manifest may leave out of its settings; their meaning is told at ``Bundle``."""
 FORMAT = 2
@@ -52,8 +54,9 @@ class Bundle:
         variances: Variance of the simulated yields at the nominal point, shape (4, n_bins).
         settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]),
             ``templates`` (``smooth`` for the response, ``grid`` for the tables), ``simulation_uncertainty`` (whether
-            the fit takes ``variances`` into account), ``profile`` (``newton``, or ``seed`` for the published recipe)
-            and ``thresholds`` (None, or the rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}).
+            the fit takes ``variances`` into account), ``profile`` (``newton``, or ``seed`` for the published recipe),
+            ``thresholds`` (None, or the rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}) and
+            ``calibration`` (see ``sage.calibration.Calibration``).
         origin: What the files were made from, for reports.
     """
 
@@ -152,6 +155,11 @@ def _settings(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
         if settings[key] not in allowed:
             msg = f"{path}: unknown {what} {settings[key]!r}; choose one of {list(allowed)}"
             raise WeightsError(msg)
+    try:
+        read_calibration(settings)
+    except (ValueError, TypeError) as error:
+        msg = f"{path}: setting 'calibration': {error}; {REMEDY}"
+        raise WeightsError(msg) from error
     bounds = settings["mu_range"]
     if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
         msg = f"{path}: mu_range must be null or [low, high] with low < high, got {bounds}; {REMEDY}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle
+from sage.calibration import Calibration
 from sage.graph import INPUTS
 from sage.nuisances import PROCESSES
 from training.build_tables import REGIONS_FILE, REPORT, RESPONSE_FILE, TABLES_FILE, add_options, build_tables
@@ -54,7 +55,12 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
         "format": FORMAT,
         "inputs": list(INPUTS),
         "classes": list(PROCESSES),
-        "settings": {"nuisances": "challenge", "mu_range": None, "templates": "smooth"},
+        "settings": {
+            "nuisances": "challenge",
+            "mu_range": None,
+            "templates": "smooth",
+            "calibration": asdict(Calibration()),
+        },
         "normalisation": normalisation,
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
         "origin": {
