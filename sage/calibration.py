@@ -33,7 +33,7 @@ MODES = ("auto", "bundled", "rebuild")
 SEED = 31415
 """Seed of the loader's draw of rows, of the nodes and of the soft-MET noise."""
 NODES = 64
-NOISE = Noise(SEED, draws=2)
+NOISE = Noise(SEED, draws=2, common=False)
 PILOT_ROWS = 65536
 """Rows on which the speed is measured."""
 SHARE_OF_TIME = 0.8
@@ -191,6 +191,10 @@ def read_sample(frame: Any) -> Sample:
         msg = f"column {missing[0]!r} missing from the training events, so tables cannot be rebuilt from them"
         raise InputError(msg)
     columns = {name: np.asarray(frame[name], dtype=np.float32) for name in PRIMARIES}
+    doubled = [name for name, column in columns.items() if column.ndim != 1]
+    if doubled:
+        msg = f"column {doubled[0]!r} of the training events is there {columns[doubled[0]].shape[-1]} times"
+        raise InputError(msg)
     weights = np.asarray(frame["weights"], dtype=np.float64)
     labels = np.asarray(frame["detailed_labels"], dtype=object)
     classes = np.full(len(weights), -1)

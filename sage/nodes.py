@@ -70,12 +70,16 @@ class Noise:
         seed: Its seed.
         draws: Draws averaged over; every second one is the opposite of the one before, so that what is odd in the
             noise cancels.
-        common: Whether an event has the same noise at all points.
+        common: Whether an event has the same noise at all points. Then all points share its fluctuation, which with
+            few, heavy events exceeds the statistical error of the data; fresh noise at each point is averaged away by
+            the smooth response. On 80 000 events, against 16 independent draws on the soft_met axis, responses from
+            two fresh draws were off by 1.2 statistical errors rms (migration of the events included), from two
+            common ones by 1.5 to 1.8, and it took eight of these to reach 1.2. So fresh noise is the default.
     """
 
     seed: int = 1
     draws: int = 2
-    common: bool = True
+    common: bool = False
 
     def evaluations(self, points: Sequence[Point]) -> int:
         """Return how often each event is evaluated to count it at these points."""
