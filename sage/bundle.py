@@ -33,6 +33,7 @@ DEFAULT_SETTINGS: dict[str, Any] = {
     "simulation_uncertainty": False,
     "profile": "newton",
     "thresholds": None,
+    "calibration": {},
 }
 """What a manifest may leave out of its settings; their meaning is told at ``Bundle``."""
 FORMAT = 2
@@ -154,6 +155,11 @@ def _settings(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
         if settings[key] not in allowed:
             msg = f"{path}: unknown {what} {settings[key]!r}; choose one of {list(allowed)}"
             raise WeightsError(msg)
+    try:
+        read_calibration(settings)
+    except (ValueError, TypeError) as error:
+        msg = f"{path}: setting 'calibration': {error}; {REMEDY}"
+        raise WeightsError(msg) from error
     bounds = settings["mu_range"]
     if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
         msg = f"{path}: mu_range must be null or [low, high] with low < high, got {bounds}; {REMEDY}"

@@ -1,15 +1,18 @@
 """Counts at nuisance points, the smooth response, the tables and the written weights folder."""
 
 import dataclasses
+import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sage.bundle import read_bundle
 from sage.errors import WeightsError
 from sage.graph import jets_present, normalise, raw_inputs
 from sage.network import class_probabilities, from_arrays
-from sage.nodes import NOMINAL, Noise, choose_points
+from sage.nodes import NOMINAL, Noise, choose_points, draw_points
 from sage.nuisances import PROCESSES
 from sage.regions import counts, quantities
 from sage.response import POWERS, Response, fill_grid, fit_response, monomials
@@ -21,7 +24,9 @@ from training.build_tables import build_tables, read_network
 from training.config import Config, TablesConfig, TrainingConfig
 from training.counting import Counter, Job, count_nodes
 from training.dataset import EventsFile
+from training.files import read_arrays
 from training.make_bundle import make_bundle, write_bundle
+from training.validation import validate
 
 CONFIG = Config(
     seed=3,
@@ -160,6 +165,87 @@ def test_second_build_gives_the_same_bytes(built, data, tmp_path):
     write_bundle(CONFIG, build / "training", tmp_path / "tables", tmp_path / "weights")
     for path in (build / "weights").iterdir():
         assert (tmp_path / "weights" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_variances_add_up_rows_of_one_showered_parent(built, data, tmp_path):
+    regions = built[1].regions
+    alone = counter_of(built, data).variances(regions)
+    np.testing.assert_allclose(alone, count_one(counter_of(built, data), NOMINAL, regions)["squares"])
+    for path in data.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    # Neighbours in the file, also across row groups, are copies of one parent.
+    pq.write_table(pa.table({"parent": np.arange(3000) // 3}), tmp_path / "parents.parquet")
+    together = counter_of(built, tmp_path).variances(regions)
+    assert (together >= alone * (1 - 1e-12)).all()
+    events = EventsFile(data, CONFIG.test_size).read(range(1500))
+    selected, kept = select(shift(events.columns))
+    values, defined, derived = raw_inputs(selected)
+    inputs = normalise(values, defined, built[1].normalisation)
+    probabilities = class_probabilities(from_arrays(built[1].network), inputs, jets_present(selected))
+    observed = quantities(selected, derived, probabilities)
+    expected = np.zeros_like(together)
+    for parent in range(500):
+        for p in range(len(PROCESSES)):
+            mine = (kept // 3 == parent) & (events.classes[kept] == p)
+            if mine.any():
+                expected[p] += counts(regions, observed, np.where(mine, events.weights[kept], 0.0)) ** 2
+    np.testing.assert_allclose(together, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_tables_of_another_sample_for_an_existing_network(built, data, tmp_path):
+    first = built[1]
+    second = make_bundle(CONFIG, data, tmp_path, tmp_path / "weights", False, network=built[0] / "weights")
+    for name, array in first.network.items():
+        np.testing.assert_array_equal(second.network[name], array)
+    np.testing.assert_array_equal(second.tables.yields, first.tables.yields)
+    assert second.origin == first.origin
+
+
+def test_counting_at_all_nodes_fills_the_table_directly(built, data, tmp_path, monkeypatch):
+    grid = [(tes, 1.0, soft_met) for tes in (0.99, 1.01) for soft_met in (0.0, 2.0)]
+    monkeypatch.setattr("training.build_tables.GRID", (2, 1, 2))
+    monkeypatch.setattr("training.build_tables.grid_points", lambda: grid)
+    config = dataclasses.replace(CONFIG, tables=dataclasses.replace(CONFIG.tables, nodes=0, held_out=0))
+    build_tables(config, data, built[0] / "training", tmp_path)
+    found = read_arrays(tmp_path / "tables.npz")
+    regions = built[1].regions
+    direct = counter_of(built, data).count(grid, regions)["counts"].reshape(2, 1, 2, 4, -1)
+    for name, place in regions.slices.items():
+        np.testing.assert_allclose(found[f"yields_{name}"], direct[..., place], rtol=1e-6)
+
+
+def test_report_of_held_out_points(built, data, tmp_path):
+    report = json.loads((built[0] / "tables" / "report.json").read_text())["held_out"]
+    assert set(report) == {"smooth", "grid"}
+    for part in report.values():
+        assert part["points"] == CONFIG.tables.held_out
+        assert 0 <= part["within"] <= part["within_three_times"] <= 1
+
+
+def test_validation_fails_where_templates_are_wrong():
+    rng = np.random.default_rng(8)
+    nominal = rng.uniform(1e3, 1e4, (4, 10))
+    response = Response(nominal, np.zeros((4, 10, len(POWERS))))
+    points = draw_points(50, 1)
+    same = np.repeat(nominal[None], 50, axis=0)
+    none = np.zeros_like(same)
+    assert validate(response, points, same, none)["passed"]
+    statistical = np.sqrt(nominal.sum(axis=0))
+    one_bin = same.copy()
+    one_bin[:, 0, 3] += 0.2 * statistical[3]
+    off = validate(response, points, one_bin, none)
+    assert off["within"] == pytest.approx(0.9)
+    assert off["within_three_times"] == 1.0
+    assert not off["passed"]
+    assert off["largest_bin"] == 3
+    # The same deviation is no more than the simulation can tell.
+    assert validate(response, points, one_bin, none + (0.2 * statistical) ** 2 / 4)["passed"]
+    once = same.copy()
+    once[7, 0, 3] += 0.4 * statistical[3]
+    far = validate(response, points, once, none)
+    assert far["within"] > 0.99
+    assert not far["passed"]
+    assert tuple(far["largest_point"]) == points[7]
 
 
 def test_seed_region_set(built, data, tmp_path):

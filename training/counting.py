@@ -31,11 +31,8 @@ from sage.nodes import BLOCK, KINDS, NOMINAL, Noise, Sample, count_points, find_
 from sage.nuisances import PROCESSES
 from sage.regions import RegionSet
 from sage.response import Point
-from training.dataset import DATA_FILE, EventsFile, Part
+from training.dataset import DATA_FILE, PARENTS_FILE, EventsFile, Part
 from training.files import read_arrays, sha256, write_arrays
-
-PARENTS_FILE = "parents.parquet"
-"""Showered parent of each row, beside the events file, if the simulation wrote it."""
 
 POINTS_PER_JOB = 16
 ROWS_PER_JOB = 131_072
@@ -108,22 +105,21 @@ class Counter:
 
         Rows of one showered parent are fully correlated. Without the file of parents each row is its own.
         """
-        parents = row_parents(self.data)
-        if parents is None:
+        if not (self.data / PARENTS_FILE).exists():
             squares: np.ndarray = self.count([NOMINAL], regions)["squares"][0]
             return squares
         engine = self.make_engine(self.parameters, threads=1)
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for rows, share in self.shards():
-            sample = self.read(rows, share)
-            for first in range(0, len(sample), BLOCK):
-                block = sample.take(slice(first, first + BLOCK))
+            events = EventsFile(self.data, self.test_size).read(rows)
+            for first in range(0, len(events), BLOCK):
+                block = events.take(np.arange(first, min(first + BLOCK, len(events))))
                 for bins in find_bins(block.columns, NOMINAL, None, regions, self.normalisation, engine):
                     taken = np.flatnonzero(bins >= 0)
                     cells = block.classes[taken] * regions.n_bins + bins[taken]
-                    found.append((parents[block.ids[taken]], cells, block.weights[taken]))
-        of_rows, cells, weights = (np.concatenate(column) for column in zip(*found, strict=True))
-        flat = parent_variances(of_rows, cells, weights, len(PROCESSES) * regions.n_bins)
+                    found.append((block.keys[taken], cells, block.weights[taken] * share))
+        parents, cells, weights = (np.concatenate(column) for column in zip(*found, strict=True))
+        flat = parent_variances(parents, cells, weights, len(PROCESSES) * regions.n_bins)
         return flat.reshape(len(PROCESSES), regions.n_bins)
 
     def digest(self) -> bytes:
@@ -169,15 +165,6 @@ class Job:
         """Return a name that changes with everything that decides the result, given ``Counter.digest``."""
         what = [self.rows.start, self.rows.stop, self.points, describe_regions(self.regions)]
         return hashlib.sha256(digest + json.dumps(what).encode()).hexdigest()[:20]
-
-
-def row_parents(data: Path) -> np.ndarray | None:
-    """Return the showered parent of each row of the events file, shape (n,), or None where nobody wrote it down."""
-    path = data / PARENTS_FILE
-    if not path.exists():
-        return None
-    parents: np.ndarray = pq.read_table(path, columns=["parent"])["parent"].to_numpy()
-    return parents
 
 
 def count_nodes(

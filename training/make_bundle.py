@@ -42,7 +42,7 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
     Returns:
         What ``read_bundle`` makes of it.
     """
-    origin, normalisation = _network_origin(training)
+    origin, normalisation, trained = _network_origin(training)
     built = json.loads((tables / REPORT).read_text(encoding="utf-8"))
     sources = {
         NETWORK_FILE: training / NETWORK_FILE,
@@ -67,7 +67,7 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
             **origin,
             "tables": {"data": built["data"], "effective_weight": built["effective_weight"]},
             "seed": config.seed,
-            "config": asdict(config),
+            "config": asdict(config) | {"training": trained},
             "versions": versions(),
             "created_with": "training.make_bundle",
         },
@@ -84,14 +84,15 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
     return read_bundle(output)
 
 
-def _network_origin(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a network was trained on, and its feature constants."""
+def _network_origin(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return what a network was trained on, its feature constants and the settings of its training."""
     manifest = folder / MANIFEST
     if manifest.exists():
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        return {key: content["origin"][key] for key in ("data", "rows")}, content["normalisation"]
-    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    return {key: report[key] for key in ("data", "rows")}, report["normalisation"]
+        origin = content["origin"]
+    else:
+        content = origin = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    return {key: origin[key] for key in ("data", "rows")}, content["normalisation"], origin["config"]["training"]
 
 
 def make_bundle(

@@ -56,4 +56,4 @@ def validate(templates: Templates, points: Sequence[Point], counts: np.ndarray, 
 
 
 def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
