@@ -86,13 +86,21 @@ def asimov_likelihood(bundle: Bundle, parameters: np.ndarray) -> Likelihood:
 
 def process_yields(bundle: Bundle, parameters: np.ndarray) -> np.ndarray:
     """Return the expected events of each process and bin at (mu, nu...), shape (4, n_bins)."""
-    alphas = {
-        nuisance.name: nuisance.alpha(nu)[0]
-        for nuisance, nu in zip(nuisances_of(bundle), parameters[1:].tolist(), strict=True)
-    }
+    pairs = zip(nuisances_of(bundle), parameters[1:].tolist(), strict=True)
+    return yields_at(bundle, float(parameters[MU]), {nuisance.name: nuisance.alpha(nu)[0] for nuisance, nu in pairs})
+
+
+def yields_at(bundle: Bundle, mu: float, alphas: Mapping[str, float]) -> np.ndarray:
+    """Return the expected events of each process and bin, shape (4, n_bins).
+
+    Arguments:
+        bundle: Content of a weights folder.
+        mu: Signal strength.
+        alphas: Physical values of all six nuisances by name.
+    """
     tes, jes, soft_met = (alphas[name] for name in SHAPE_NAMES)
     yields: np.ndarray = bundle.templates.terms((tes, jes, soft_met))[0].copy()
-    yields[PROCESSES.index(SIGNAL)] *= parameters[MU] * bundle.regions.has_signal
+    yields[PROCESSES.index(SIGNAL)] *= mu * bundle.regions.has_signal
     for nuisance in nuisances_of(bundle):
         for process in nuisance.scales:
             yields[PROCESSES.index(process)] *= alphas[nuisance.name]
