@@ -104,7 +104,7 @@ class Analysis:
     Arguments:
         toys: Number of toys.
         failed: Those without an answer; they count as not covering, and in nothing else.
-        flagged: Those with a flag.
+        flagged: Those with an answer and a flag.
         flags: How often each flag was raised.
         coverage: Of all toys.
         band: The coverages that the challenge does not penalise at this number.

@@ -167,7 +167,7 @@ def draw_p_values(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
             "goodness of fit",
         ),
     ):
-        counts = axes.hist(p_values, 20, (0, 1), histtype="stepfilled", color=BLUE, alpha=0.4)[0]
+        counts = axes.hist(p_values, 20, range=(0, 1), histtype="stepfilled", color=BLUE, alpha=0.4)[0]
         expected = len(p_values) / 20
         axes.axhspan(expected - np.sqrt(expected), expected + np.sqrt(expected), color=GREEN, alpha=0.6)
         axes.axhline(expected, color=BLACK, lw=0.8)
