@@ -27,7 +27,7 @@ from studies.impacts import (
     frozen,
     impacts,
 )
-from studies.weights import asimov_likelihood, mu_range_of, nuisances_of, process_yields
+from studies.weights import asimov_likelihood, interval_options, nuisances_of, process_yields
 
 SCAN_POINTS = 61
 SCAN_REACH = 3.0
@@ -98,7 +98,7 @@ def study_asimov(bundle: Bundle, truth: np.ndarray, points: int = SCAN_POINTS) -
         points: Points of the scan.
     """
     likelihood = asimov_likelihood(bundle, truth)
-    interval = measure_interval(likelihood, mu_range_of(bundle))
+    interval = measure_interval(likelihood, **interval_options(bundle))
     best = interval.fit
     return AsimovStudy(
         truth=truth,

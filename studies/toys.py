@@ -27,7 +27,7 @@ from sage.nuisances import NAMES
 from sage.profiling import fit
 from studies.faults import FAULTS, faulty_likelihood, faulty_templates
 from studies.impacts import has_simulation, without_simulation
-from studies.weights import mu_range_of, nuisances_of, open_weights, weights_hash, yields_at
+from studies.weights import interval_options, nuisances_of, open_weights, weights_hash, yields_at
 
 OK, FLAGGED, FAILED = "ok", "flagged", "failed"
 SIMULATION = ("both", "toys", "fit", "none")
@@ -147,7 +147,7 @@ def toy_row(bundle: Bundle, likelihood: Likelihood, truth: Truth, number: int) -
     row: dict[str, Any] = {"number": number, "mu": truth.mu}
     row |= {f"true_{nuisance.name}": nu for nuisance, nu in zip(nuisances, true_nus.tolist(), strict=True)}
     try:
-        interval = measure_interval(likelihood, mu_range_of(bundle))
+        interval = measure_interval(likelihood, **interval_options(bundle))
         rise = rise_at(likelihood, interval, truth.mu, true_nus)
         estimate = _estimates(interval)
         status = FLAGGED if interval.flags else OK

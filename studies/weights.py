@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +40,13 @@ def nuisances_of(bundle: Bundle) -> tuple[Nuisance, ...]:
     return variant(bundle.settings["nuisances"])
 
 
-def mu_range_of(bundle: Bundle) -> tuple[float, float] | None:
-    """Return the bounds on mu that the measurement uses, if any."""
-    given = bundle.settings["mu_range"]
-    return None if given is None else (float(given[0]), float(given[1]))
+def interval_options(bundle: Bundle) -> dict[str, Any]:
+    """Return the keywords of ``measure_interval`` that the settings choose: bounds on mu, and thresholds if any."""
+    mu_range, thresholds = (bundle.settings.get(name) for name in ("mu_range", "thresholds"))
+    options: dict[str, Any] = {"mu_range": None if mu_range is None else (float(mu_range[0]), float(mu_range[1]))}
+    if thresholds is not None:
+        options["thresholds"] = tuple(np.asarray(thresholds[name], dtype=np.float64) for name in ("mu", "delta_nll"))
+    return options
 
 
 def parameters_at(bundle: Bundle, mu: float, alphas: Mapping[str, float] | None = None) -> np.ndarray:

@@ -34,7 +34,7 @@ from studies.toys import (
     template_factors,
     toy_row,
 )
-from studies.weights import asimov_likelihood, open_weights, parameters_at, process_yields
+from studies.weights import asimov_likelihood, interval_options, open_weights, parameters_at, process_yields
 from tests.conftest import REAL_EVENTS, ROOT
 
 WEIGHTS = ROOT / "weights"
@@ -120,7 +120,7 @@ def test_rise_is_what_profiling_at_the_true_mu_gives(bundle):
 
 
 def test_a_fit_that_fails_does_not_stop_the_others(bundle, monkeypatch):
-    def broken(likelihood, mu_range=None):
+    def broken(likelihood, **options):
         raise np.linalg.LinAlgError
 
     monkeypatch.setattr("studies.toys.measure_interval", broken)
@@ -128,6 +128,16 @@ def test_a_fit_that_fails_does_not_stop_the_others(bundle, monkeypatch):
     assert (rows["status"] == "failed").all()
     assert rows["mu_hat"].isna().all()
     assert rows["flags"].str.contains("LinAlgError").all()
+
+
+def test_settings_choose_bounds_and_thresholds(bundle):
+    thresholds = {"mu": [0, 3], "delta_nll": [0.5, 0.6], "toys": [10, 10]}
+    settings = {**bundle.settings, "mu_range": [0, 3], "thresholds": thresholds}
+    options = interval_options(replace(bundle, settings=settings))
+    assert options["mu_range"] == (0.0, 3.0)
+    np.testing.assert_array_equal(options["thresholds"], [[0.0, 3.0], [0.5, 0.6]])
+    plain = replace(bundle, settings={**settings, "mu_range": None, "thresholds": None})
+    assert interval_options(plain) == {"mu_range": None}
 
 
 def test_workers_do_not_change_the_toys(tmp_path, monkeypatch):
