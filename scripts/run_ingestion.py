@@ -23,7 +23,8 @@ DEFAULT_SETS, DEFAULT_EXPERIMENTS = 10, 10
 EXAMPLE = "--data data/ --sets 10 --experiments 100 --workers 4 --output results/first"
 
 
-def _systematics(text: str) -> tuple[str, ...]:
+def systematics(text: str) -> tuple[str, ...]:
+    """Read all, none or names of uncertainties from the command line."""
     if text in ("all", "none"):
         return NAMES if text == "all" else ()
     names = tuple(name.strip() for name in text.split(","))
@@ -34,7 +35,8 @@ def _systematics(text: str) -> tuple[str, ...]:
     return names
 
 
-def _test_size(text: str) -> float:
+def test_size(text: str) -> float:
+    """Read a number of rows or a fraction from the command line."""
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
@@ -66,7 +68,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=DEFAULT_SEED, help="initial seed (default: %(default)s)")
     add(
         "--systematics",
-        type=_systematics,
+        type=systematics,
         default=NAMES,
         metavar="all|none|NAME,NAME...",
         help=f"uncertainties to switch on, of {','.join(NAMES)} (default: all)",
@@ -81,7 +83,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--test-size",
-        type=_test_size,
+        type=test_size,
         default=0.3,
         help="rows, or fraction of the rows, pseudo-experiments are drawn from (default: %(default)s)",
     )

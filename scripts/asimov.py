@@ -1,0 +1,94 @@
+"""What the measurement expects: interval, impacts and profile of the Asimov data set.
+
+The Asimov data set has the expected counts, and auxiliary measurements at the true values, so its fit gives the
+truth back and shows the uncertainties of a typical experiment. Nothing is drawn: there is no seed, and it takes
+seconds. Prints tables; writes asimov.json and pictures (PNG and SVG) of the scan, pulls, impacts and correlations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from harness.errors import HarnessError
+from scripts.common import parser, run_program
+from studies.asimov import SCAN_POINTS, as_json, as_text, study_asimov
+from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
+from studies.plots import save
+from studies.weights import nuisances_of, open_weights, parameters_at
+from training.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = "--mu 1 --nuisance soft_met=0.5 diboson_scale=1.2 --output build/asimov"
+
+
+def nuisance_value(text: str) -> tuple[str, float]:
+    """Read NAME=VALUE."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        msg = f"{text!r} is not NAME=VALUE, as in tes=1.01"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    options = parser("asimov", __doc__, EXAMPLE)
+    add = options.add_argument
+    add("--weights", type=Path, default=ROOT / "weights", help="weights folder (default: this checkout's)")
+    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
+    add("--mu", type=float, default=1.0, help="true signal strength (default: %(default)s)")
+    add(
+        "--nuisance",
+        type=nuisance_value,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="true physical values (soft_met in GeV); others have the median of their prior (nu = 0, soft_met 1 GeV)",
+    )
+    add("--points", type=int, default=SCAN_POINTS, help="points of the scan (default: %(default)s)")
+    return options.parse_args(argv)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Study, print and write."""
+    if given.points < 3:
+        msg = f"--points is {given.points}; a scan needs at least 3"
+        raise HarnessError(msg)
+    bundle = open_weights(given.weights)
+    truth = parameters_at(bundle, given.mu, dict(given.nuisance))
+    with tqdm(total=6, unit="step", leave=False, disable=None) as progress:
+        progress.set_description("fits")
+        study = study_asimov(bundle, truth, given.points)
+        progress.update()
+        given.output.mkdir(parents=True, exist_ok=True)
+        write_json(given.output / "asimov.json", as_json(study))
+        progress.update()
+        progress.set_description("pictures")
+        names = ["mu", *(nuisance.name for nuisance in nuisances_of(bundle))]
+        title = "SAGE, Asimov data"
+        pictures = {
+            "scan": lambda: draw_scan(study.scan, study.interval, title),
+            "pulls": lambda: draw_pulls(study.impacts, title),
+            "impacts": lambda: draw_impacts(study.impacts, title),
+            "correlations": lambda: draw_correlations(study.correlation, names, title),
+        }
+        for name, draw in pictures.items():
+            save(draw(), given.output / name)
+            progress.update()
+    print(as_text(study))
+    print(f"\nwritten to {given.output}: asimov.json, {', '.join(pictures)} (.png, .svg)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Toys: how estimates, pulls, coverage and p-values behave in many experiments.
+
+At the level of counts, toys are Poisson counts around the templates (thousands per minute); at the level of events,
+whole pseudo-experiments through the challenge's functions and the network. Both are analysed alike. Prints tables;
+writes toys.parquet (one row per toy), analysis.json and pictures. An interrupted run continues with the same command,
+a larger --toys adds to it, and results do not depend on --workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from harness.errors import HarnessError
+from harness.runner import RunOptions, run
+from harness.settings import DEFAULT_SEED, MU_RANGE, make_settings
+from sage.nuisances import NAMES
+from scripts.common import parser, run_program
+from scripts.run_ingestion import systematics, test_size
+from studies import calibration, toy_report
+from studies.analysis import analyse
+from studies.event_toys import frame_of_run, submission_of
+from studies.faults import FAULTS
+from studies.parts import PARTS, claim, run_parts, write_frame
+from studies.plots import save
+from studies.toys import SIMULATION, ToySettings, run_toys
+from studies.weights import open_weights
+from training.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = "--level counts --toys 24000 --mu 0.1 0.5 1 2 3 --workers 2 --output results/toys"
+CALIBRATION = "calibration"
+CALIBRATION_SEED = 2**31
+"""Added to the seed of toys that make thresholds, so that they are not the ones that test them."""
+
+logger = logging.getLogger("sage.scripts.toys")
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    options = parser("toys", __doc__, EXAMPLE)
+    add = options.add_argument
+    add("--level", choices=("counts", "events"), default="counts", help="what is drawn (default: %(default)s)")
+    add("--weights", type=Path, default=ROOT / "weights", help="weights folder (default: this checkout's)")
+    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
+    add("--toys", type=int, default=1000, help="number of toys (default: %(default)s)")
+    add("--seed", type=int, default=DEFAULT_SEED, help="toy number i has seed SEED + i (default: %(default)s)")
+    add("--workers", type=int, default=1, help="processes; results do not depend on it (default: %(default)s)")
+    add("--mu", type=float, nargs="+", help="true signal strengths, the same number of toys each")
+    add(
+        "--mu-range",
+        type=float,
+        nargs=2,
+        default=MU_RANGE,
+        metavar=("LOW", "HIGH"),
+        help="without --mu, they are uniform in this range (default: %(default)s)",
+    )
+    add(
+        "--systematics",
+        type=systematics,
+        default=NAMES,
+        metavar="all|none|NAME,NAME...",
+        help="nuisances that are drawn; the others are nominal (default: all)",
+    )
+    add("--overwrite", action="store_true", help="throw away an earlier run in the output folder")
+    counts = options.add_argument_group("level counts")
+    counts.add_argument(
+        "--simulation",
+        choices=SIMULATION,
+        help="finite simulation in the toys' truth and the fit, one of them, or none (default: both if the weights'"
+        " settings have it in the fit, else none)",
+    )
+    faults = "; ".join(f"{name}: {text}" for name, text in FAULTS.items())
+    counts.add_argument("--inject", choices=tuple(FAULTS), help=f"put a fault into the fit ({faults})")
+    counts.add_argument(
+        "--calibrate",
+        type=int,
+        metavar="TOYS",
+        help="derive thresholds for exact coverage from so many further toys at each of a grid of mu",
+    )
+    events = options.add_argument_group("level events")
+    events.add_argument("--data", type=Path, help="events: a Parquet file, or the folder of the data set")
+    events.add_argument("--sets", type=int, help="sets of pseudo-experiments (default: 10, or one per given mu)")
+    events.add_argument("--test-size", type=test_size, default=0.3, help="as in run_ingestion (default: %(default)s)")
+    return options.parse_args(argv)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Make toys, analyse them, print and write."""
+    began = time.monotonic()
+    if given.level == "counts":
+        settings = _settings(given)
+        claim(given.output, settings.identity(), overwrite=given.overwrite)
+        there = _rows_there(given.output)
+        frame = run_parts(given.output, given.toys, functools.partial(run_toys, settings), given.workers, "toy")
+        made = _rows_there(given.output) - there
+    else:
+        frame, made = _event_toys(given), 0
+    seconds = time.monotonic() - began
+    if made > 0:
+        logger.info("%d toys in %.0f s: %.1f per second with %d workers", made, seconds, made / seconds, given.workers)
+    write_frame(given.output / "toys.parquet", frame)
+    found = analyse(frame)
+    content = found.to_dict() | {"seed": given.seed, "level": given.level}
+    print(toy_report.as_text(found))
+    calibrated = None
+    if given.calibrate is not None and given.level == "counts":
+        thresholds = _thresholds(given)
+        comparisons = calibration.compare(frame, thresholds)
+        write_json(given.output / "thresholds.json", thresholds.to_dict())
+        content["calibration"] = [
+            {"mu": entry.mu, "coverage": entry.coverage.value, "calibrated_coverage": entry.calibrated_coverage.value}
+            | {"interval": entry.interval, "calibrated_interval": entry.calibrated_interval}
+            for entry in comparisons
+        ]
+        calibrated = {e.mu: (e.calibrated_coverage.value, e.calibrated_interval) for e in comparisons[:-1]}
+        print("\n" + calibration.as_text(thresholds, comparisons))
+    write_json(given.output / "analysis.json", content)
+    title = f"SAGE, {found.toys} toys ({given.level})" + (f", fault: {given.inject}" if given.inject else "")
+    for name, figure in {
+        "pulls": toy_report.draw_pulls(frame, found, title),
+        "estimates": toy_report.draw_estimates(frame, found, title),
+        "coverage": toy_report.draw_coverage(found, title, calibrated),
+        "p_values": toy_report.draw_p_values(frame, found, title),
+    }.items():
+        save(figure, given.output / name)
+    print(f"\nwritten to {given.output}: toys.parquet, analysis.json, pictures (.png, .svg)")
+
+
+def _settings(given: argparse.Namespace) -> ToySettings:
+    bundle = open_weights(given.weights)
+    simulation = given.simulation or ("both" if bundle.settings.get("simulation_uncertainty") else "none")
+    return ToySettings(
+        weights=given.weights.resolve(),
+        seed=given.seed,
+        mus=tuple(given.mu) if given.mu else None,
+        mu_range=tuple(given.mu_range),
+        systematics=given.systematics,
+        simulation=simulation,
+        fault=given.inject,
+    )
+
+
+def _thresholds(given: argparse.Namespace) -> calibration.Thresholds:
+    """Make the toys behind the thresholds in a folder of their own, and derive them."""
+    settings = _settings(given)
+    seed = (settings.seed + CALIBRATION_SEED) % 2**32
+    further = ToySettings(**{**vars(settings), "seed": seed, "mus": calibration.MU_GRID})
+    folder = given.output / CALIBRATION
+    claim(folder, further.identity(), overwrite=given.overwrite)
+    toys = given.calibrate * len(calibration.MU_GRID)
+    frame = run_parts(folder, toys, functools.partial(run_toys, further), given.workers, "toy")
+    return calibration.thresholds_from(frame)
+
+
+def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
+    """Run the ingestion in a folder of its own and bring its results into the toys' form."""
+    if given.data is None:
+        msg = "--data is missing; level events draws pseudo-experiments from an events file"
+        raise HarnessError(msg)
+    for name in ("inject", "calibrate", "simulation"):
+        if getattr(given, name) is not None:
+            msg = f"--{name} works at --level counts only; leave it out"
+            raise HarnessError(msg)
+    bundle = open_weights(given.weights)
+    sets = given.sets or (len(given.mu) if given.mu else 10)
+    settings = make_settings(sets, math.ceil(given.toys / sets), given.seed, given.systematics, given.mu)
+    folder = given.output / "run"
+    given.output.mkdir(parents=True, exist_ok=True)
+    with submission_of(ROOT, given.weights) as submission:
+        run(
+            RunOptions(
+                data=given.data,
+                submission=submission,
+                output=folder,
+                settings=settings,
+                workers=given.workers,
+                test_size=given.test_size,
+                overwrite=given.overwrite,
+                progress=True,
+            )
+        )
+    return frame_of_run(folder, bundle)
+
+
+def _rows_there(output: Path) -> int:
+    spans = [path.stem.split("-") for path in (output / PARTS).glob("*.parquet")]
+    return sum(int(stop) - int(start) for start, stop in spans)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Offline studies of the measurement: what it expects, how it behaves on toys, and their pictures."""

@@ -1,0 +1,323 @@
+"""Toys: what they are drawn from, that processes and kills do not change them, and that the study sees faults."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.errors import HarnessError
+from harness.experiment import Record
+from harness.pseudo_experiments import draw_nuisances
+from sage.nuisances import CHALLENGE, NAMES, PROCESSES
+from sage.profiling import fit
+from scripts import toys as program
+from studies import parts
+from studies.analysis import analyse
+from studies.event_toys import frame_of_records, parabolic_rise
+from studies.faults import FAULTS, faulty_likelihood, faulty_templates
+from studies.toys import (
+    ToySettings,
+    _prepared,
+    draw_counts,
+    draw_truth,
+    run_toys,
+    template_factors,
+    toy_row,
+)
+from studies.weights import asimov_likelihood, interval_options, open_weights, parameters_at, process_yields
+from tests.conftest import REAL_EVENTS, ROOT
+
+WEIGHTS = ROOT / "weights"
+SETTINGS = ToySettings(WEIGHTS, seed=7, mus=(0.5, 2.0))
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return open_weights(WEIGHTS)
+
+
+def test_truths_are_those_of_the_pseudo_experiment_with_the_same_seed():
+    for number in (0, 5):
+        truth = draw_truth(SETTINGS, number)
+        assert truth.alphas == draw_nuisances(7 + number, NAMES)
+        assert truth.mu == (0.5, 2.0)[number % 2]
+    off = draw_truth(replace(SETTINGS, systematics=("jes",)), 3)
+    assert (off.alphas["tes"], off.alphas["soft_met"], off.alphas["bkg_scale"]) == (1.0, 0.0, 1.0)
+    assert off.alphas["jes"] != 1.0
+
+
+def test_mu_is_uniform_in_its_range():
+    spread = replace(SETTINGS, mus=None, mu_range=(0.5, 0.7))
+    mus = np.array([draw_truth(spread, number).mu for number in range(400)])
+    assert ((mus > 0.5) & (mus < 0.7)).all()
+    assert mus.mean() == pytest.approx(0.6, abs=4 * 0.2 / np.sqrt(12 * 400))
+
+
+def test_counts_are_poisson_around_the_likelihood_s_expectation(bundle):
+    truth = draw_truth(SETTINGS, 4)
+    sample = np.array([draw_counts(bundle, truth, SETTINGS, number) for number in range(600)])
+    parameters = parameters_at(bundle, truth.mu, truth.alphas)
+    expected = asimov_likelihood(bundle, parameters).counts
+    deviations = (sample.mean(axis=0) - expected) / np.sqrt(expected / 600)
+    assert np.abs(deviations).max() < 4.5
+    assert sample.var(axis=0, ddof=1).sum() == pytest.approx(expected.sum(), rel=0.15)
+
+
+def test_template_factors_have_the_stated_variance():
+    yields = np.array([100.0, 100.0, 5.0, 0.0, 20.0])
+    variances = np.array([4.0, 900.0, 25.0, 0.0, 0.0])
+    rng = np.random.default_rng(1)
+    n = 20000
+    drawn = np.array([template_factors(yields, variances, rng) for _ in range(n)])
+    assert (drawn[:, 3:] == 1.0).all()
+    assert (drawn >= 0.0).all()
+    scattered = drawn[:, :3] * yields[:3]
+    assert np.abs((scattered.mean(axis=0) - yields[:3]) / np.sqrt(variances[:3] / n)).max() < 4
+    # The variance of a gamma variable's sample variance: excess kurtosis 6 / shape.
+    kurtosis = 6 * variances[:3] / yields[:3] ** 2
+    errors = variances[:3] * np.sqrt((2 + kurtosis) / n)
+    assert np.abs((scattered.var(axis=0) - variances[:3]) / errors).max() < 4
+
+
+def test_simulation_uncertainty_is_one_factor_for_all_nuisance_points(bundle):
+    settings = replace(SETTINGS, simulation="toys", systematics=())
+    sample, n = [], 500
+    truth = draw_truth(settings, 0)
+    expected = process_yields(bundle, parameters_at(bundle, truth.mu, truth.alphas))
+    for number in range(n):
+        sample.append(draw_counts(bundle, truth, settings, number))
+    signal_row = PROCESSES.index("htautau")
+    scale = np.ones((4, 1))
+    scale[signal_row] = truth.mu
+    # Poisson and simulation add up, the latter with mu^2 for the signal.
+    wanted = expected.sum(axis=0) + (scale**2 * bundle.variances).sum(axis=0)
+    ratio = np.array(sample).var(axis=0, ddof=1) / wanted
+    assert ratio.mean() == pytest.approx(1.0, abs=4 * np.sqrt(2 / n / len(ratio)) + 0.02)
+
+
+def test_rise_is_what_profiling_at_the_true_mu_gives(bundle):
+    _, empty = _prepared(SETTINGS)
+    truth = draw_truth(SETTINGS, 1)
+    likelihood = replace(empty, counts=draw_counts(bundle, truth, SETTINGS, 1))
+    row = toy_row(bundle, likelihood, truth, 1)
+    start = np.concatenate([[truth.mu], np.zeros(6)])
+    twin = fit(likelihood, start, fixed_mu=truth.mu)
+    assert row["rise"] == pytest.approx(twin.value - row["nll"], abs=1e-6)
+    assert row["rise"] >= 0
+    assert (row["rise"] <= 0.5) == (row["p16"] <= truth.mu <= row["p84"])
+    assert row["true_diboson_scale"] == CHALLENGE[4].nu(truth.alphas["diboson_scale"])
+    assert row["degrees"] == bundle.regions.n_bins - 1
+
+
+def test_a_fit_that_fails_does_not_stop_the_others(bundle, monkeypatch):
+    def broken(likelihood, **options):
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr("studies.toys.measure_interval", broken)
+    rows = run_toys(SETTINGS, range(2))
+    assert (rows["status"] == "failed").all()
+    assert rows["mu_hat"].isna().all()
+    assert rows["flags"].str.contains("LinAlgError").all()
+
+
+def test_settings_choose_bounds_and_thresholds(bundle):
+    thresholds = {"mu": [0, 3], "delta_nll": [0.5, 0.6], "toys": [10, 10]}
+    settings = {**bundle.settings, "mu_range": [0, 3], "thresholds": thresholds}
+    options = interval_options(replace(bundle, settings=settings))
+    assert options["mu_range"] == (0.0, 3.0)
+    np.testing.assert_array_equal(options["thresholds"], [[0.0, 3.0], [0.5, 0.6]])
+    plain = replace(bundle, settings={**settings, "mu_range": None, "thresholds": None})
+    assert interval_options(plain) == {"mu_range": None}
+
+
+def test_workers_do_not_change_the_toys(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_ROWS", 6)
+    job = functools.partial(run_toys, SETTINGS)
+    frames = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        parts.claim(folder, SETTINGS.identity())
+        frames.append(parts.run_parts(folder, 15, job, workers, "toy"))
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    monkeypatch.setattr(parts, "PART_ROWS", 15)
+    pd.testing.assert_frame_equal(frames[0], run_toys(SETTINGS, range(15)), check_exact=True)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same(tmp_path, monkeypatch):
+    code = f"""
+import functools, pathlib
+from studies import parts, toys
+parts.PART_ROWS = 4
+settings = toys.ToySettings(pathlib.Path({str(WEIGHTS)!r}), seed=7, mus=(0.5, 2.0))
+folder = pathlib.Path({str(tmp_path)!r}, "killed")
+parts.claim(folder, settings.identity())
+parts.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy")
+"""
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(folder.glob("parts/*.parquet"))) < 2:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("*.parquet")}
+    assert 2 <= len(done) < 100
+    monkeypatch.setattr(parts, "PART_ROWS", 4)
+    parts.claim(folder, SETTINGS.identity())
+    toys = 4 * len(done) + 10
+    frame = parts.run_parts(folder, toys, functools.partial(run_toys, SETTINGS), 1, "toy")
+    for name, stamp in done.items():
+        assert (folder / "parts" / name).stat().st_mtime_ns == stamp
+    pd.testing.assert_frame_equal(frame, run_toys(SETTINGS, range(toys)), check_exact=True)
+
+
+def test_a_folder_of_other_toys_is_refused(tmp_path):
+    parts.claim(tmp_path / "a", SETTINGS.identity())
+    parts.claim(tmp_path / "a", SETTINGS.identity())
+    with pytest.raises(HarnessError, match=r"seed \(there 7, now 8\)"):
+        parts.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity())
+    parts.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity(), overwrite=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(HarnessError, match="not empty"):
+        parts.claim(tmp_path / "b", SETTINGS.identity())
+
+
+@pytest.mark.parametrize(("name", "value"), [("simulation", "some"), ("fault", "gremlins"), ("seed", -1)])
+def test_impossible_settings_are_refused(name, value):
+    with pytest.raises(HarnessError, match=str(value)):
+        replace(SETTINGS, **{name: value})
+
+
+def test_faults_change_the_fit_and_not_the_truth(bundle):
+    at = parameters_at(bundle, 1.0)
+    right = process_yields(bundle, at)
+    shifted = process_yields(faulty_templates(bundle, "template-shift"), at)
+    np.testing.assert_allclose(shifted[1] / right[1], 1.01)
+    np.testing.assert_array_equal(shifted[[0, 2, 3]], right[[0, 2, 3]])
+    assert (process_yields(faulty_templates(bundle, "dropped-process"), at)[3] == 0).all()
+    narrow = faulty_likelihood(asimov_likelihood(bundle, at), "tes-constraint")
+    assert [nuisance.width for nuisance in narrow.nuisances] == [0.1, 1, 1, 1, 1, 1]
+    for fault in FAULTS:
+        assert draw_truth(replace(SETTINGS, fault=fault), 2) == draw_truth(SETTINGS, 2)
+
+
+@pytest.mark.stat
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_eighty_toys_show_each_fault(fault):
+    found = analyse(run_toys(ToySettings(WEIGHTS, seed=100, mus=(1.0,), fault=fault), range(80)))
+    assert bool(found.alarms) == (fault is not None), found.alarms
+
+
+@pytest.mark.slow
+@pytest.mark.stat
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_two_thousand_toys_show_each_fault_in_mu(fault):
+    """Either the pull, the coverage or the p-value of mu itself must be out of bounds, not only a nuisance's."""
+    settings = ToySettings(WEIGHTS, seed=1000, mus=(0.1, 0.5, 1.0, 2.0, 3.0), fault=fault)
+    found = analyse(run_toys(settings, range(2000)))
+    names = [check.name for check in found.alarms]
+    about_mu = [name for name in names if name.endswith(" of mu") or "coverage" in name or "lambda" in name]
+    assert bool(about_mu) == (fault is not None), names
+
+
+def test_program(tmp_path, capsys):
+    output = tmp_path / "out"
+    given = ["--output", str(output), "--toys", "24", "--seed", "5", "--mu", "0.5", "2", "--calibrate", "3"]
+    assert program.main(given) == 0
+    printed = capsys.readouterr().out
+    assert "24 toys: 0 failed" in printed
+    assert "thresholds of the rise" in printed
+    content = json.loads((output / "analysis.json").read_text())
+    assert [group["coverage"]["n"] for group in content["groups"]] == [12, 12]
+    assert len(content["calibration"]) == 3
+    assert len(pd.read_parquet(output / "toys.parquet")) == 24
+    assert len(json.loads((output / "thresholds.json").read_text())["delta_nll"]) == 13
+    for name in ("pulls", "estimates", "coverage", "p_values"):
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (output / f"{name}.svg").is_file()
+    assert program.main([*given, "--inject", "tes-constraint"]) == 2
+    assert "fault (there None, now 'tes-constraint')" in capsys.readouterr().err
+
+
+def test_program_at_the_level_of_events(tmp_path, capsys):
+    data = tmp_path / "real"
+    data.mkdir()
+    (data / "FAIR_Universe_HiggsML_data.parquet").write_bytes(REAL_EVENTS.read_bytes())
+    (data / "FAIR_Universe_HiggsML_data_metadata.json").write_text(json.dumps({"sum_weights": 1_051_433.0}))
+    output = tmp_path / "out"
+    given = [
+        "--level",
+        "events",
+        "--data",
+        str(data),
+        "--output",
+        str(output),
+        "--toys",
+        "1",
+        "--seed",
+        "9",
+        "--mu",
+        "1",
+    ]
+    assert program.main(given) == 0
+    assert "1 toys" in capsys.readouterr().out
+    frame = pd.read_parquet(output / "toys.parquet")
+    assert list(frame["mu"]) == [1.0]
+    drawn = draw_nuisances(9, NAMES)
+    for nuisance in CHALLENGE:
+        assert frame[f"true_{nuisance.name}"][0] == nuisance.nu(drawn[nuisance.name])
+        assert np.isfinite(frame[f"fit_{nuisance.name}"][0])
+    assert ((frame["rise"] <= 0.5) == ((frame["p16"] <= 1) & (frame["p84"] >= 1))).all()
+    assert set(run_toys(SETTINGS, range(1)).columns) == set(frame.columns)
+
+
+def test_fallbacks_and_order_of_pseudo_experiments(bundle):
+    def record(number, result):
+        answer = {"mu_hat": 1.5, "delta_mu_hat": 0.5, "p16": 1.0, "p84": 2.0}
+        return Record(number, 0, 9, 1.0 + number, dict.fromkeys(NAMES) | {"soft_met": 0.0}, 9, answer, 0, 0, result)
+
+    fitted = {name: {"nu": 0.5, "sigma": 0.1, "alpha": 1.0} for name in NAMES}
+    good = {"status": "flagged", "flags": ["a", "b"], "nll": 20.0, "nuisances": fitted}
+    bad = {"status": "fallback", "flags": ["no_events"], "nll": None, "nuisances": {}}
+    frame = frame_of_records([record(1, bad), record(0, good)], bundle, ROOT)
+    assert list(frame["mu"]) == [1.0, 2.0]
+    assert list(frame["status"]) == ["flagged", "failed"]
+    assert list(frame["flags"]) == ["a; b", "no_events"]
+    assert frame["fit_jes"][0] == 0.5
+    assert np.isnan(frame["fit_jes"][1])
+    assert frame["rise"][0] == 0.5
+    with pytest.raises(HarnessError, match="holds no pseudo-experiment"):
+        frame_of_records([], bundle, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--level", "events"], "--data is missing"),
+        (["--level", "events", "--data", "x", "--inject", "tes-constraint"], "--inject works at --level counts only"),
+        (["--toys", "0"], "toys is 0"),
+        (["--workers", "0"], "workers is 0"),
+        (["--weights", "nowhere"], "nowhere"),
+    ],
+)
+def test_unusable_input(tmp_path, capsys, given, said):
+    assert program.main(["--output", str(tmp_path / "out"), *given]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_parabolic_rise_is_a_half_at_the_limits():
+    assert parabolic_rise(1.5, 1.0, 0.4, 1.5) == pytest.approx(0.5)
+    assert parabolic_rise(0.4, 1.0, 0.4, 1.5) == pytest.approx(0.5)
+    assert parabolic_rise(1.0, 1.0, 0.4, 1.5) == 0
+    assert parabolic_rise(2.0, 1.0, 0.4, 1.0) == np.inf
