@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,12 @@ def describe_regions(region_set: RegionSet) -> dict[str, Any]:
         }
         for region in region_set.regions
     ]
-    return {"name": region_set.name, "exclusive": region_set.exclusive, "regions": regions}
+    return {
+        "name": region_set.name,
+        "exclusive": region_set.exclusive,
+        "class_weights": list(region_set.class_weights),
+        "regions": regions,
+    }
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -193,7 +199,11 @@ def _regions(path: Path, entry: dict[str, Any]) -> RegionSet:
         regions.append(
             Region(str(item["name"]), cuts, str(item["observable"]), bool(item["signal"]), tuple(edges.tolist()))
         )
-    return RegionSet(str(entry["name"]), tuple(regions), bool(entry["exclusive"]))
+    class_weights = tuple(float(weight) for weight in entry["class_weights"])
+    if len(class_weights) != len(PROCESSES) or not all(0.0 < weight < math.inf for weight in class_weights):
+        msg = f"{path}: class_weights must be {len(PROCESSES)} positive numbers, got {class_weights}; {REMEDY}"
+        raise WeightsError(msg)
+    return RegionSet(str(entry["name"]), tuple(regions), bool(entry["exclusive"]), class_weights)
 
 
 def _read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Step 5: which region and which bin an event falls into, and the counts per bin.
 
-A region is a list of cuts and a binned observable. Two named sets exist (arXiv:2509.00672, table of regions):
+A region is a list of cuts and a binned observable. Two sets follow arXiv:2509.00672 (table of regions):
 
 ``disjoint``
     CR1, CR2, CR3 and the rest of the selected events. An event enters the first region that takes it, so none is
@@ -8,18 +8,33 @@ A region is a list of cuts and a binned observable. Two named sets exist (arXiv:
 ``seed``
     The literal choice of the talks: the full region FR together with the control regions, whose events are counted
     twice, and no signal in the control regions. For comparison.
+
+The others are exclusive too:
+
+``inclusive``
+    All selected events in one region.
+``five``
+    The regions of the analysis that was published with the public data set (arXiv:2505.05544).
+``slices``
+    All selected events, cut by which background an event looks like.
+``five_slices``
+    The five regions, each cut by which background an event looks like.
+
+A class probability means something only under stated proportions of the classes. Cuts and observables refer to those of
+``PROPORTIONS``, whatever the network was trained with: Bayes' rule takes it from one to the other. The backgrounds
+stand there as in nature, so ``p_htautau`` rises with the likelihood ratio of the signal to the sum of backgrounds.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sage.nuisances import PROCESSES
+from sage.nuisances import BACKGROUNDS, PROCESSES
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
@@ -28,6 +43,10 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<=": operator.le,
     "==": operator.eq,
 }
+
+PROPORTIONS = (0.236, 0.7279, 0.03335, 0.00277)
+"""Class proportions that probabilities refer to: of the signal as in the rows of the public data set, of the
+backgrounds as in their expected events after the selection, 901137.5, 41283.4 and 3433.6 at 10/fb."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +75,20 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionSet:
-    """Regions in their order of precedence; if ``exclusive``, an event enters only the first that takes it."""
+    """Regions in their order of precedence.
+
+    Arguments:
+        name: Its name.
+        regions: The regions.
+        exclusive: Whether an event enters only the first region that takes it.
+        class_weights: Factors on the network's class probabilities, which are then normalised again; they bring them
+            from the proportions of the training to those the cuts and observables refer to.
+    """
 
     name: str
     regions: tuple[Region, ...]
     exclusive: bool
+    class_weights: tuple[float, ...] = (1.0,) * len(PROCESSES)
 
     @property
     def n_bins(self) -> int:
@@ -85,18 +113,63 @@ class RegionSet:
         """Return the same set with other bin edges."""
         return replace(self, regions=tuple(replace(region, edges=edges[region.name]) for region in self.regions))
 
+    def for_network(self, shares: Sequence[float]) -> RegionSet:
+        """Return the same set for a network that was trained with the given class proportions, shape (4,)."""
+        weights = tuple(proportion / share for proportion, share in zip(PROPORTIONS, shares, strict=True))
+        return replace(self, class_weights=weights)
+
 
 _HIGH_MT = ("mt", ">", 70.0)
 _CR1 = Region("CR1", (("vbf_jet", "==", 1.0), _HIGH_MT))
 _CR2 = Region("CR2", (("vbf_jet", "==", 0.0), _HIGH_MT, ("p_ttbar", ">", 0.4)))
 _CR3 = Region("CR3", (("vbf_jet", "==", 0.0), _HIGH_MT, ("p_diboson", ">", 0.2)))
 
+_LOW_MT = ("mt", "<", 70.0)
+_VBF, _NO_VBF = ("vbf_jet", "==", 1.0), ("vbf_jet", "==", 0.0)
+_FIVE = (
+    Region("lowMT_VBF", (_VBF, _LOW_MT)),
+    Region("highMT_VBF", (_VBF,)),
+    Region("lowMT_noVBF_highPtH", (_LOW_MT, ("pt_h", ">=", 100.0))),
+    Region("lowMT_noVBF_lowPtH", (_LOW_MT,)),
+    Region("highMT_noVBF", ()),
+)
+_SLICES = (
+    Region("VV", (("q_diboson", ">", 0.2),)),
+    Region("tt", (("q_ttbar", ">", 0.5),)),
+    Region("mixed", (("q_ttbar", ">", 0.1),)),
+    Region("Z", ()),
+)
+
+
+def _crossed(first: Region, second: Region) -> Region:
+    """Return the region of the events that are in both."""
+    return Region(f"{first.name}_{second.name}", first.cuts + second.cuts)
+
+
 REGION_SETS: dict[str, RegionSet] = {
     "disjoint": RegionSet("disjoint", (_CR1, _CR2, _CR3, Region("rest", ())), exclusive=True),
     "seed": RegionSet(
         "seed", (Region("FR", ()), *(replace(cr, signal=False) for cr in (_CR1, _CR2, _CR3))), exclusive=False
     ),
+    "inclusive": RegionSet("inclusive", (Region("all", ()),), exclusive=True),
+    "five": RegionSet("five", _FIVE, exclusive=True),
+    "slices": RegionSet("slices", _SLICES, exclusive=True),
+    "five_slices": RegionSet(
+        "five_slices", tuple(_crossed(region, part) for region in _FIVE for part in _SLICES), exclusive=True
+    ),
 }
+
+
+def region_set(name: str) -> RegionSet:
+    """Return the region set called ``name``, without bin edges.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in REGION_SETS:
+        msg = f"no region set {name!r}; choose one of {', '.join(sorted(REGION_SETS))}"
+        raise ValueError(msg)
+    return REGION_SETS[name]
 
 
 def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilities: np.ndarray) -> dict[str, Any]:
@@ -108,8 +181,8 @@ def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilit
         probabilities: Class probabilities, shape (n, 4).
 
     Returns:
-        Transverse mass and momenta in GeV, ``vbf_jet`` (1 where the two jets have pt > 50 and 30 GeV) and the class
-        probabilities ``p_NAME``, each of shape (n,).
+        Masses and transverse momenta in GeV, ``vbf_jet`` (1 where the two jets have pt > 50 and 30 GeV) and the
+        class probabilities ``p_NAME``, each of shape (n,).
     """
     pt1, pt2 = events["PRI_jet_leading_pt"], events["PRI_jet_subleading_pt"]
     out = {
@@ -118,15 +191,50 @@ def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilit
         "vbf_jet": (pt1 > 50.0) & (pt2 > 30.0),
         "mt": derived["DER_mass_transverse_met_lep"],
         "pt_h": derived["DER_pt_h"],
+        "m_vis": derived["DER_mass_vis"],
     }
     return out | {f"p_{name}": probabilities[:, i] for i, name in enumerate(PROCESSES)}
+
+
+def reweighted(region_set: RegionSet, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the class probabilities to the region set's proportions and add what follows from them.
+
+    Arguments:
+        region_set: The regions.
+        values: What ``quantities`` returns.
+
+    Returns:
+        The values with the new ``p_NAME``; and, of a region set that uses them, ``q_NAME``: the share of a background
+        in the sum of the backgrounds' probabilities.
+    """
+    out = dict(values)
+    weighted = {name: values[f"p_{name}"] for name in PROCESSES}
+    if any(weight != 1.0 for weight in region_set.class_weights):
+        for name, weight in zip(PROCESSES, region_set.class_weights, strict=True):
+            weighted[name] = weighted[name] * weight
+        total = sum(weighted.values())
+        out |= {f"p_{name}": value / total for name, value in weighted.items()}
+    used = {region.observable for region in region_set.regions}
+    used |= {name for region in region_set.regions for name, _, _ in region.cuts}
+    shares = {f"q_{name}" for name in BACKGROUNDS} & used
+    if shares:
+        background = sum(weighted[name] for name in BACKGROUNDS)
+        # Where no background is left the shares are NaN, and no cut on them holds.
+        with np.errstate(invalid="ignore"):
+            out |= {share: weighted[share.removeprefix("q_")] / background for share in shares}
+    return out
 
 
 def bin_numbers(region_set: RegionSet, values: Mapping[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Find, for each region, the rows that enter it and their bin on the concatenated axis.
 
     Rows whose observable is not finite enter no region.
+
+    Arguments:
+        region_set: The regions.
+        values: What ``quantities`` returns.
     """
+    values = reweighted(region_set, values)
     out = []
     free: np.ndarray | None = None
     for region, start in zip(region_set.regions, region_set.slices.values(), strict=True):

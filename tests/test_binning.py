@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sage.nuisances import PROCESSES
-from training.binning import BinningRule, merge
+from sage.regions import REGION_SETS
+from training.binning import BinningRule, choose_edges, merge
 
 N = 100
 EDGES = np.linspace(0.0, 1.0, N + 1)
@@ -27,9 +28,11 @@ def spectrum(seed, rows=4000):
 def full_enough(counts, squares, rule):
     """The rule with every process spelled out."""
     z, tt, vv = counts[1], counts[2], counts[3]
-    if z < rule.min_count or tt < rule.min_count or vv < rule.min_count:
+    if rule.each and (z < rule.min_count or tt < rule.min_count or vv < rule.min_count):
         return False
     total, square = z + tt + vv, squares[1] + squares[2] + squares[3]
+    if total < rule.min_count:
+        return False
     return rule.min_effective == 0 or (square > 0 and total**2 / square >= rule.min_effective)
 
 
@@ -46,7 +49,17 @@ def slow_merge(counts, squares, rule):
     return tuple(EDGES[sorted(closed)])
 
 
-@pytest.mark.parametrize("rule", [BinningRule(), BinningRule(10.0, 30.0), BinningRule(50.0, 200.0), BinningRule(0.0)])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        BinningRule(),
+        BinningRule(10.0, 30.0),
+        BinningRule(50.0, 200.0),
+        BinningRule(0.0),
+        BinningRule(200.0, each=False),
+        BinningRule(10.0, 100.0, each=False),
+    ],
+)
 @pytest.mark.parametrize("seed", range(5))
 def test_merge_agrees_with_the_slow_twin_and_every_bin_is_full(seed, rule):
     counts, squares = spectrum(seed)
@@ -58,6 +71,25 @@ def test_merge_agrees_with_the_slow_twin_and_every_bin_is_full(seed, rule):
     places = np.searchsorted(EDGES, edges)
     for start, stop in pairwise(places):
         assert full_enough(counts[:, start:stop].sum(axis=1), squares[:, start:stop].sum(axis=1), rule)
+
+
+def test_rule_on_the_sum_gives_at_least_as_many_bins():
+    counts, squares = spectrum(4)
+    each, summed = (len(merge(EDGES, counts, squares, BinningRule(30.0, each=each))) for each in (True, False))
+    assert summed > each
+
+
+def test_every_region_gets_its_own_edges():
+    bare = REGION_SETS["disjoint"]
+    spectra = [spectrum(seed) for seed in range(4)]
+    joined = {
+        name: np.concatenate([s[i] for s in spectra], axis=1)[None] for i, name in enumerate(("counts", "squares"))
+    }
+    asked = []
+    regions = choose_edges(bare, BinningRule(10.0, 40.0), N, lambda fine: asked.append(fine) or joined)
+    assert [region.n_bins for region in asked[0].regions] == [N] * 4
+    for region, (counts, squares) in zip(regions.regions, spectra, strict=True):
+        assert region.edges == merge(EDGES, counts, squares, BinningRule(10.0, 40.0))
 
 
 def test_stricter_rules_give_fewer_bins():

@@ -257,7 +257,7 @@ def test_seed_region_set(built, data, tmp_path):
     bundle = write_bundle(config, built[0] / "training", tmp_path / "tables", tmp_path / "weights")
     assert not bundle.regions.exclusive
     unknown = dataclasses.replace(config, tables=dataclasses.replace(config.tables, region_set="six"))
-    with pytest.raises(ValueError, match="no region set 'six'; choose one of disjoint, seed"):
+    with pytest.raises(ValueError, match="no region set 'six'; choose one of disjoint, five"):
         build_tables(unknown, data, built[0] / "training", tmp_path / "other")
 
 

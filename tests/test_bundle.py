@@ -138,6 +138,8 @@ def test_implausible_tables(folder, change, message):
     ("change", "message"),
     [
         (lambda m: m["region_set"]["regions"][0].update(edges=[0.0, 0.5, 0.5, 1.0]), "must increase"),
+        (lambda m: m["region_set"].update(class_weights=[1.0, 1.0, 0.0, 1.0]), "class_weights must be 4 positive"),
+        (lambda m: m["region_set"].update(class_weights=[1.0]), "class_weights must be 4 positive"),
         (lambda m: m["region_set"]["regions"][0].update(cuts=[["mt", "~", 1.0]]), "operator"),
         (lambda m: m["normalisation"].update(std=[0.0] * 35), "positive deviations"),
         (lambda m: m.update(inputs=m["inputs"][::-1]), "inputs"),

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from sage.features import derived
-from sage.regions import OPERATORS, REGION_SETS, bin_numbers, counts, quantities
+from sage.nuisances import PROCESSES
+from sage.regions import (
+    OPERATORS,
+    PROPORTIONS,
+    REGION_SETS,
+    bin_numbers,
+    counts,
+    quantities,
+    region_set,
+    reweighted,
+)
 from sage.shifts import select, shift
 from tests.events import columns_of, embedded_frame, odd_frame
 
@@ -17,6 +27,11 @@ EDGES = {
     "CR2": (0.0, 1.0),
     "CR3": (0.0, 0.1, 1.0),
 }
+SHARES = (0.4, 0.1, 0.2, 0.3)
+
+
+def edges_of(region):
+    return EDGES.get(region, (0.0, 0.25, 0.6, 1.0))
 
 
 def sharpen(p):
@@ -41,58 +56,118 @@ def sample():
 
 def with_edges(name):
     bare = REGION_SETS[name]
-    return bare.with_edges({region.name: EDGES[region.name] for region in bare.regions})
+    return bare.with_edges({region.name: edges_of(region.name) for region in bare.regions})
 
 
-def regions_of_event(name, pt1, pt2, mt, p):
+def regions_of_event(name, pt1, pt2, mt, pt_h, p):
     """Return the regions an event belongs to."""
     p_tt, p_vv = p[2], p[3]
     vbf = pt1 > 50.0 and pt2 > 30.0
-    inside = []
-    if vbf and mt > 70.0:
-        inside.append("CR1")
-    if not vbf and mt > 70.0 and p_tt > 0.4:
-        inside.append("CR2")
-    if not vbf and mt > 70.0 and p_vv > 0.2:
-        inside.append("CR3")
-    if name == "seed":
-        return ["FR", *inside]
-    return inside[:1] or ["rest"]
+    if name in ("disjoint", "seed"):
+        inside = []
+        if vbf and mt > 70.0:
+            inside.append("CR1")
+        if not vbf and mt > 70.0 and p_tt > 0.4:
+            inside.append("CR2")
+        if not vbf and mt > 70.0 and p_vv > 0.2:
+            inside.append("CR3")
+        return ["FR", *inside] if name == "seed" else inside[:1] or ["rest"]
+    if vbf:
+        kinematic = "lowMT_VBF" if mt < 70.0 else "highMT_VBF"
+    elif mt >= 70.0:
+        kinematic = "highMT_noVBF"
+    else:
+        kinematic = "lowMT_noVBF_highPtH" if pt_h >= 100.0 else "lowMT_noVBF_lowPtH"
+    q_tt, q_vv = p_tt / (p[1] + p_tt + p_vv), p_vv / (p[1] + p_tt + p_vv)
+    part = "VV" if q_vv > 0.2 else "tt" if q_tt > 0.5 else "mixed" if q_tt > 0.1 else "Z"
+    return [{"inclusive": "all", "five": kinematic, "slices": part, "five_slices": f"{kinematic}_{part}"}[name]]
 
 
+@pytest.mark.parametrize("shares", [None, SHARES])
 @pytest.mark.parametrize("name", sorted(REGION_SETS))
-def test_counts_against_the_loop_over_events(sample, name):
+def test_counts_against_the_loop_over_events(sample, name, shares):
     values, events, probabilities, weights = sample
-    region_set = with_edges(name)
-    expected = {region.name: np.zeros(region.n_bins) for region in region_set.regions}
+    regions = with_edges(name) if shares is None else with_edges(name).for_network(shares)
+    expected = {region.name: np.zeros(region.n_bins) for region in regions.regions}
     derived_columns = derived(events)
     for i in range(len(weights)):
-        mt = derived_columns["DER_mass_transverse_met_lep"][i]
+        mt, pt_h = (derived_columns[f"DER_{part}"][i] for part in ("mass_transverse_met_lep", "pt_h"))
         pts = events["PRI_jet_leading_pt"][i], events["PRI_jet_subleading_pt"][i]
-        for region in regions_of_event(name, *pts, mt, probabilities[i]):
-            edges = EDGES[region]
-            place = sum(1 for edge in edges[1:-1] if probabilities[i, 0] >= edge)
+        p = probabilities[i]
+        if shares is not None:
+            p = [float(p[k]) * PROPORTIONS[k] / shares[k] for k in range(4)]
+            p = [value / sum(p) for value in p]
+        for region in regions_of_event(name, *pts, mt, pt_h, p):
+            place = sum(1 for edge in edges_of(region)[1:-1] if p[0] >= edge)
             expected[region][place] += weights[i]
-    assert all(total.sum() > 0 for total in expected.values())
-    found = counts(region_set, values, weights)
-    for region, place in region_set.slices.items():
+    if shares is None and not name.startswith("five"):
+        assert all(total.sum() > 0 for total in expected.values())
+    found = counts(regions, values, weights)
+    assert found.sum() > 0
+    for region, place in regions.slices.items():
         np.testing.assert_allclose(found[place], expected[region], rtol=1e-12)
 
 
-def test_disjoint_takes_every_event_once(sample):
+def test_observables_do_not_depend_on_the_shares_of_the_training(sample):
+    """Probabilities that refer to other class proportions describe the same network."""
+    values, _, probabilities, weights = sample
+    moved = probabilities.astype(np.float64) * SHARES / (0.25, 0.25, 0.25, 0.25)
+    moved /= moved.sum(axis=1, keepdims=True)
+    other = dict(values) | {f"p_{name}": moved[:, k] for k, name in enumerate(PROCESSES)}
+    for name in REGION_SETS:
+        first = counts(with_edges(name).for_network((0.25, 0.25, 0.25, 0.25)), values, weights)
+        second = counts(with_edges(name).for_network(SHARES), other, weights)
+        np.testing.assert_allclose(first, second, rtol=1e-12)
+
+
+def test_values_are_left_as_they_are(sample):
+    values = dict(sample[0])
+    counts(with_edges("slices").for_network(SHARES), values)
+    assert values.keys() == sample[0].keys()
+    assert all(values[name] is sample[0][name] for name in values)
+
+
+def test_signal_rises_with_the_likelihood_ratio_to_the_sum_of_backgrounds(sample):
+    """The proportions of the backgrounds are those of their expected events."""
+    values, _, probabilities, _ = sample
+    regions = with_edges("inclusive").for_network((0.25, 0.25, 0.25, 0.25))
+    p = probabilities.astype(np.float64)
+    ratio = p[:, 0] / (p[:, 1:] @ [901137.5, 41283.4, 3433.6])
+    order = np.argsort(ratio)
+    observable = np.asarray(reweighted(regions, values)["p_htautau"], dtype=np.float64)[order]
+    # The proportions are stated with three to four digits.
+    assert (np.diff(observable) > -1e-3).all()
+    assert observable[-1] - observable[0] > 0.5
+
+
+@pytest.mark.parametrize("name", sorted(set(REGION_SETS) - {"seed"}))
+def test_exclusive_sets_take_every_event_once(sample, name):
     values, _, _, weights = sample
-    rows = np.concatenate([rows for rows, _ in bin_numbers(with_edges("disjoint"), values)])
+    rows = np.concatenate([rows for rows, _ in bin_numbers(with_edges(name), values)])
     assert sorted(rows) == list(range(len(weights)))
-    assert counts(with_edges("disjoint"), values).sum() == len(weights)
+
+
+def test_event_without_background_has_no_share_of_it(sample):
+    values = dict(sample[0])
+    for k, name in enumerate(PROCESSES):
+        values[f"p_{name}"] = np.full(len(sample[3]), float(k == 0), dtype=np.float32)
+    regions = with_edges("slices")
+    found = counts(regions, values)
+    assert found[regions.slices["Z"]].sum() == len(sample[3])
+
+
+def test_unknown_region_set():
+    with pytest.raises(ValueError, match="no region set 'six'; choose one of disjoint, five"):
+        region_set("six")
 
 
 def test_seed_counts_control_regions_twice(sample):
     values, _, _, weights = sample
-    region_set = with_edges("seed")
-    found = counts(region_set, values)
-    assert found[region_set.slices["FR"]].sum() == len(weights)
+    regions = with_edges("seed")
+    found = counts(regions, values)
+    assert found[regions.slices["FR"]].sum() == len(weights)
     assert found.sum() > len(weights)
-    assert region_set.has_signal.tolist() == [True] * 3 + [False] * 5
+    assert regions.has_signal.tolist() == [True] * 3 + [False] * 5
 
 
 def test_events_without_an_observable_enter_no_region(sample):
@@ -105,8 +180,8 @@ def test_events_without_an_observable_enter_no_region(sample):
 def test_values_beyond_the_edges_fall_into_the_outer_bins(sample):
     values = dict(sample[0])
     values["p_htautau"] = np.where(np.arange(len(sample[3])) % 2, -3.0, 7.0)
-    region_set = with_edges("disjoint")
-    found = counts(region_set, values)
+    regions = with_edges("disjoint")
+    found = counts(regions, values)
     assert found.sum() == len(sample[3])
 
 
@@ -125,8 +200,8 @@ def test_operators(symbol, value, expected):
 
 
 def test_slices_follow_each_other():
-    region_set = with_edges("disjoint")
-    assert [(s.start, s.stop) for s in region_set.slices.values()] == [(0, 2), (2, 3), (3, 5), (5, 7)]
-    assert region_set.n_bins == 7
-    one = replace(region_set.regions[0], edges=(0.0, 1.0))
+    regions = with_edges("disjoint")
+    assert [(s.start, s.stop) for s in regions.slices.values()] == [(0, 2), (2, 3), (3, 5), (5, 7)]
+    assert regions.n_bins == 7
+    one = replace(regions.regions[0], edges=(0.0, 1.0))
     assert one.n_bins == 1

@@ -30,10 +30,10 @@ from sage.engine import Engine
 from sage.graph import Normalisation
 from sage.nodes import NOMINAL, Noise, choose_points, draw_points
 from sage.nuisances import PROCESSES
-from sage.regions import REGION_SETS, RegionSet
+from sage.regions import RegionSet, region_set
 from sage.response import Point, Response, fill_grid, fit_counts
 from sage.tables import AXES, GRID, YieldTables, default_axes, grid_points
-from training.binning import BinningRule, merge
+from training.binning import BinningRule, choose_edges
 from training.config import Config, chosen_config, command_line
 from training.counting import Counter, Job, count_nodes
 from training.dataset import DATA_FILE
@@ -58,35 +58,14 @@ def read_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation]:
     return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std)
 
 
-def choose_edges(counter: Counter, config: Config, bare: RegionSet | None = None) -> RegionSet:
-    """Find the bin edges of every region from the nominal counts in uniform bins.
-
-    Args:
-        counter: Counts the events.
-        config: The settings.
-        bare: Regions with the range of their observables as only bin; the configured set if absent.
-
-    Raises:
-        ValueError: If there is no region set of the configured name.
-    """
-    settings = config.tables
-    if settings.region_set not in REGION_SETS:
-        msg = f"no region set {settings.region_set!r}; choose one of {', '.join(REGION_SETS)}"
-        raise ValueError(msg)
-    bare = bare or REGION_SETS[settings.region_set]
-    uniform = {
-        region.name: np.linspace(region.edges[0], region.edges[-1], settings.uniform_bins + 1)
-        for region in bare.regions
-    }
-    fine = bare.with_edges({name: tuple(edges.tolist()) for name, edges in uniform.items()})
-    nominal = {name: value[0] for name, value in counter.count([NOMINAL], fine).items()}
-    rule = BinningRule(settings.min_count, settings.min_effective)
-    return bare.with_edges(
-        {
-            name: merge(uniform[name], nominal["counts"][:, place], nominal["squares"][:, place], rule)
-            for name, place in fine.slices.items()
-        }
-    )
+def read_shares(folder: Path) -> tuple[float, ...]:
+    """Read the class proportions to which the probabilities of the network in ``folder`` refer, shape (4,)."""
+    path = folder / REPORT_FILE
+    if path.exists():
+        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+    else:
+        config = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["origin"]["config"]
+    return tuple(float(config["training"][f"share_{process}"]) for process in PROCESSES)
 
 
 def build_tables(
@@ -106,7 +85,7 @@ def build_tables(
         data: Folder of the events file.
         training: Folder that ``training.train`` wrote, or a weights folder, whose network is taken.
         output: Folder that receives the results; counts go to its sub-folder ``nodes``.
-        bare: Regions other than the configured set, see ``choose_edges``.
+        bare: Regions with the range of their observables as only bin; the configured set if absent.
         make_engine: Makes another classifier of the parameters than the network.
         scheduler: Address of a dask scheduler that counts; this machine's processes if absent.
 
@@ -116,7 +95,9 @@ def build_tables(
     settings = config.tables
     noise = Noise(config.seed, settings.noise_draws, settings.common_noise)
     counter = Counter(data, config.test_size, "test", *read_network(training), noise, make_engine)
-    regions = choose_edges(counter, config, bare)
+    bare = bare or region_set(settings.region_set).for_network(read_shares(training))
+    rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
+    regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))
     variances = counter.variances(regions)
 
     def count(which: Counter, points: Sequence[Point]) -> dict[str, np.ndarray]:

@@ -108,7 +108,8 @@ class TablesConfig:
     Arguments:
         region_set: Name in ``sage.regions.REGION_SETS``.
         uniform_bins: Bins of the observable from which merging starts.
-        min_count: Expected events each of tt, VV and Z must have in a bin.
+        min_count: Expected background events a bin must have.
+        min_count_each: Whether tt, VV and Z must have that many each, or together.
         min_effective: Effective simulated entries of all backgrounds together a bin must have.
         nodes: Nuisance points at which events are counted and the response is fitted; 0 for all nodes of the grid,
             whose counts then fill the table directly.
@@ -120,6 +121,7 @@ class TablesConfig:
     region_set: str = "disjoint"
     uniform_bins: int = 100
     min_count: float = 10.0
+    min_count_each: bool = True
     min_effective: float = 0.0
     nodes: int = 64
     held_out: int = 0

@@ -1,0 +1,180 @@
+"""The comparison of binnings: counts against loops, bounds and precision against the likelihood's own information."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model import WEIGHTS
+from sage.engine import Engine
+from sage.likelihood import Likelihood
+from sage.nuisances import CHALLENGE, PROCESSES
+from sage.regions import Region, RegionSet, counts, region_set
+from sage.response import Response, fit_response
+from tests.conftest import analytic_yields
+from tests.events import small_data
+from training import compare_binnings
+from training.compare_binnings import (
+    CENTRE,
+    Evaluator,
+    Filled,
+    Filler,
+    bounds,
+    expected_precision,
+    open_network,
+    profiled,
+    unbiased_information,
+)
+from training.dataset import EventsFile
+from training.nodes import NOMINAL, choose_points
+
+N_BINS = 12
+NOISE = 0.01
+REGIONS = RegionSet("one", (Region("all", (), edges=tuple(np.linspace(0.0, 1.0, N_BINS + 1).tolist())),), True)
+POINTS = choose_points(40, 0, 5)[0]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return open_network(WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_data(tmp_path_factory.mktemp("events"))
+
+
+@pytest.fixture(scope="module")
+def events(data):
+    file = EventsFile(data, 0.5)
+    events = file.read(range(1200))
+    # Pairs of rows come from one showered event.
+    return replace(events, keys=np.arange(len(events)) // 2)
+
+
+@pytest.mark.parametrize("name", ["five_slices", "seed"])
+def test_filled_counts_against_loops(network, events, name):
+    parameters, normalisation, shares = network
+    evaluate = Evaluator(Engine(parameters, threads=1), normalisation)
+    bare = region_set(name).for_network(shares)
+    regions = bare.with_edges({region.name: (0.0, 0.1, 0.4, 1.0) for region in bare.regions})
+    halves = events.keys % 2
+    filler = Filler(regions, events, halves, 2)
+    places = []
+    for k, point in enumerate([NOMINAL, (1.03, 0.98, 0.0)]):
+        values, kept = evaluate(events.columns, point, np.random.default_rng(1))
+        filler.add(k, values, kept, 1.0)
+        for half in (0, 1):
+            for p in range(4):
+                inside = (halves[kept] == half) & (events.classes[kept] == p)
+                direct = counts(regions, values, np.where(inside, events.weights[kept], 0.0))
+                np.testing.assert_allclose(filler.result().counts[k, half, p], direct, rtol=1e-12)
+        here = {}
+        for row, one in zip(kept.tolist(), range(len(kept)), strict=True):
+            single = counts(regions, {name: value[one : one + 1] for name, value in values.items()})
+            here[row] = set(np.flatnonzero(single).tolist())
+        places.append(here)
+    moved = np.zeros((2, 4, regions.n_bins))
+    by_shower = {}
+    for row in range(len(events)):
+        before, after = places[0].get(row, set()), places[1].get(row, set())
+        for cell in before ^ after:
+            moved[halves[row], events.classes[row], cell] += events.weights[row] ** 2
+        for cell in before:
+            key = (halves[row], events.classes[row], cell, events.keys[row])
+            by_shower[key] = by_shower.get(key, 0.0) + events.weights[row]
+    variances = np.zeros_like(moved)
+    for (half, p, cell, _), weight in by_shower.items():
+        variances[half, p, cell] += weight**2
+    result = filler.result()
+    assert moved.sum() > 0
+    np.testing.assert_allclose(result.moved[1], moved, rtol=1e-12)
+    np.testing.assert_allclose(result.variances, variances, rtol=1e-12)
+
+
+def exact_information(response):
+    """Return the information matrix at the centre for known templates."""
+    likelihood = Likelihood(response, CHALLENGE, np.ones(N_BINS), np.ones(N_BINS, dtype=bool))
+    return likelihood.evaluate(CENTRE).fisher
+
+
+def test_bounds_are_the_information_of_the_finest_bins():
+    """Where every event of a bin has the bin's true probabilities, no binning is finer."""
+    nominal = analytic_yields(*NOMINAL, N_BINS)
+    response = Response(nominal, np.zeros((*nominal.shape, 13)))
+    fisher = exact_information(response)
+    shares = np.array([0.4, 0.3, 0.2, 0.1])
+    bins, classes = (axis.ravel() for axis in np.meshgrid(np.arange(N_BINS), np.arange(4)))
+    weights = nominal[classes, bins]
+    posterior = nominal / nominal.sum(axis=1, keepdims=True) * shares[:, None]
+    posterior = (posterior / posterior.sum(axis=0)).T
+    values = {f"p_{name}": posterior[bins, k] for k, name in enumerate(PROCESSES)}
+    found = bounds(values, weights, tuple(shares), classes)
+    rates = [0, 4, 5, 6]
+    assert found["statistical"] == pytest.approx(fisher[0, 0] ** -0.5)
+    assert found["rates"] == pytest.approx(np.linalg.inv(fisher[np.ix_(rates, rates)])[0, 0] ** 0.5)
+    assert found["signal_found"] == pytest.approx(1.0)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """Counts of both halves that follow one response exactly."""
+    yields = np.stack([analytic_yields(*point, N_BINS) for point in POINTS])
+    moved = np.full_like(yields, 1e-4)
+    flat = (array.reshape(len(POINTS), -1) for array in (yields, moved))
+    response = fit_response(np.array(POINTS), *flat, yields[0].ravel())
+    response = Response(yields[0], response.coefficients.reshape(4, N_BINS, 13))
+    half = np.stack([yields / 2, yields / 2], axis=1)
+    return response, Filled(REGIONS, half, np.full_like(half, 0.25e-4), np.zeros_like(half[0]))
+
+
+def test_precision_of_exact_templates_is_that_of_their_information(smooth):
+    response, filled = smooth
+    inverse = np.linalg.inv(exact_information(response))
+    assert profiled(unbiased_information(filled, POINTS)) == pytest.approx(inverse[0, 0] ** 0.5, rel=1e-3)
+    summed = filled.counts.sum(axis=1), filled.moved.sum(axis=1), filled.variances.sum(axis=0)
+    found = expected_precision(*summed, REGIONS, POINTS)
+    # The interval is not a parabola: the soft-MET response is not linear.
+    assert found["sigma"] == pytest.approx(inverse[0, 0] ** 0.5, rel=0.05)
+    assert found["statistical"] == pytest.approx(exact_information(response)[0, 0] ** -0.5, rel=1e-3)
+    assert found["statistical"] < found["rates"] < found["sigma"]
+
+
+@pytest.mark.stat
+def test_noise_of_the_slopes_is_no_information(smooth):
+    """Yields that follow no energy scale say nothing about it, unless fluctuations are taken for slopes."""
+    filled = smooth[1]
+    still = np.repeat(filled.counts[:1], len(POINTS), axis=0)
+    rng = np.random.default_rng(7)
+    naive, crossed = [], []
+    for _ in range(60):
+        noisy = still.copy()
+        noisy[1:, :, 1] += NOISE * still[1:, :, 1] * rng.standard_normal(still[1:, :, 1].shape)
+        crossed.append(np.diag(unbiased_information(replace(filled, counts=noisy), POINTS)))
+        mean = np.repeat(noisy.mean(axis=1, keepdims=True), 2, axis=1)
+        naive.append(np.diag(unbiased_information(replace(filled, counts=mean), POINTS)))
+    constraint = 1.0
+    error = np.std(crossed, axis=0) / np.sqrt(len(crossed))
+    for k in (1, 2):
+        assert np.mean(naive, axis=0)[k] - constraint > 5 * error[k]
+        assert abs(np.mean(crossed, axis=0)[k] - constraint) < 3 * error[k]
+
+
+def test_indefinite_information_gives_no_precision():
+    assert profiled(np.diag([4.0, 1.0])) == pytest.approx(0.5)
+    assert profiled(np.diag([4.0, -1.0])) is None
+
+
+def test_program(data, tmp_path, monkeypatch):
+    options = ["--data", str(data), "--part", "all", "--points", "19", "--noise-draws", "1", "--min-effective", "5"]
+    options += ["--region-sets", "disjoint", "five", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["compare_binnings", *options])
+    compare_binnings.main()
+    result = json.loads((tmp_path / "binnings.json").read_text())
+    assert [entry["region_set"] for entry in result["candidates"]] == ["disjoint", "five"]
+    for entry in result["candidates"]:
+        assert entry["bins"] == sum(entry["bins_of_regions"].values())
+        assert 0 < entry["statistical"] <= entry["rates"] <= entry["sigma"] <= entry["sigma_simulation"]
+    assert 0 < result["bounds"]["statistical"] <= result["bounds"]["rates"]
+    assert "five, 100, 5" in (tmp_path / "binnings.txt").read_text()
