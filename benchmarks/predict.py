@@ -35,8 +35,7 @@ from benchmarks.measuring import (
 from model import Model
 from sage.engine import Engine
 from sage.graph import jets_present, normalise, raw_inputs
-from sage.interval import measure_interval
-from sage.measurement import BLOCK, count_events, likelihood_of, read_test_set
+from sage.measurement import BLOCK, count_events, fit_interval, likelihood_of, read_test_set
 from sage.regions import counts, quantities
 from sage.shifts import select, shift
 from sage.tables import GRID
@@ -71,7 +70,7 @@ def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[st
     triples = [(block, derived, p) for block, (_, _, derived), p in zip(blocks, raw, probabilities, strict=True)]
     found = timed("histogram", lambda: each(lambda t: counts(bundle.regions, quantities(*t)), triples))
     observed = np.sum(found, axis=0)
-    timed("fit", lambda: measure_interval(likelihood_of(observed, bundle)))
+    timed("fit", lambda: fit_interval(likelihood_of(observed, bundle), bundle.settings))
     return stages
 
 

@@ -33,9 +33,9 @@ START_DAMPING = 10.0
 LARGEST = 1e300
 """Stands for infinity, which Minuit cannot take."""
 
-SCAN = np.linspace(-2.0, 6.0, 161)
+SCAN = np.linspace(-2.0, 6.0, 81)
 SCAN_BEGIN = 1.0
-ROUNDS = 60
+ROUNDS = 20
 LARGEST_STEP, SMALLEST_STEP = 0.5, 1e-3
 """First and last step along a nuisance of the scan, in nu."""
 
@@ -94,7 +94,13 @@ def minuit_interval(likelihood: Likelihood, mu_range: Range, thresholds: Thresho
     """Fit with iminuit, which needs no curvature; limits from Minos."""
     from iminuit import Minuit
 
-    minuit = Minuit(lambda at: min(likelihood.value(at), LARGEST), np.concatenate([[1.0], likelihood.centres]))
+    def value(at: np.ndarray) -> float:
+        # Where nothing bounds the signal strength, the simplex may run to where the expectation overflows.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = likelihood.value(at)
+        return found if found < LARGEST else LARGEST
+
+    minuit = Minuit(value, np.concatenate([[1.0], likelihood.centres]))
     low, high = parameter_ranges(likelihood, None, mu_range)
     minuit.limits = list(zip(low.tolist(), high.tolist(), strict=True))
     minuit.errordef = Minuit.LIKELIHOOD
@@ -125,6 +131,9 @@ def grid_interval(likelihood: Likelihood, mu_range: Range, thresholds: Threshold
             values[k], nus = _along_axes(likelihood, float(scan[k]), nus)
             found[k] = nus
     lowest = int(values.argmin())
+    if not math.isfinite(values[lowest]):
+        msg = "the likelihood is infinite all along the scan: a bin holds events that nothing expects"
+        raise FitError(msg)
     rises = values - values[lowest] - [rise_at(mu, thresholds) for mu in scan.tolist()]
     limits, flags = [], []
     for direction in (-1, 1):

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from iminuit import Minuit
 
+from model import WEIGHTS
+from sage.bundle import read_bundle
 from sage.interval import measure_interval
 from sage.likelihood import Likelihood
+from sage.measurement import likelihood_of as measured_likelihood
 from sage.nuisances import CHALLENGE, VARIANTS, variant
 from sage.profiling import fit, fit_global
 from sage.tables import GRID, YieldTables, default_axes
@@ -74,6 +77,28 @@ def test_never_above_iminuit_and_same_limits_as_minos(analytic_tables, draw_nuis
             merror = minuit.merrors["x0"]
             assert interval.low == pytest.approx(minuit.values["x0"] + merror.lower, abs=0.02 * sigma)
             assert interval.high == pytest.approx(minuit.values["x0"] + merror.upper, abs=0.02 * sigma)
+
+
+@pytest.mark.parametrize("toys", [8, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_bundle_s_smooth_templates_leave_no_lower_minimum(name, toys):
+    """iminuit from five starts, among them both valleys of soft_met and its ends."""
+    settings = {"templates": "smooth", "nuisances": name, "simulation_uncertainty": True}
+    bundle = read_bundle(WEIGHTS)
+    bundle = dataclasses.replace(bundle, settings=bundle.settings | settings)
+    bare = measured_likelihood(np.zeros(bundle.regions.n_bins), bundle)
+    rng = np.random.default_rng(18)
+    ranges = [nuisance.nu_range for nuisance in bare.nuisances]
+    for _ in range(toys):
+        truth = [rng.uniform(0.1, 3.0), *(np.clip(rng.normal(), low, high) for low, high in ranges)]
+        likelihood = dataclasses.replace(bare, counts=rng.poisson(bare.expected(np.array(truth))).astype(float))
+        result = fit_global(likelihood)
+        assert result.converged
+        for tes, soft_met in ((0.0, 0.0), (1.5, -2.5), (-1.5, 1.0), (0.5, ranges[2][0]), (-0.5, ranges[2][1])):
+            start = np.array([1.0, tes, -tes, np.clip(soft_met, *ranges[2]), 0.0, 0.0, 0.0])
+            minuit = minuit_of(likelihood, start)
+            minuit.migrad(ncall=5000)
+            assert result.value <= float(minuit.fval) + 1e-3
 
 
 def test_limits_are_where_the_profile_has_risen_by_a_half(analytic_tables):

@@ -1,0 +1,117 @@
+"""Time of the fit: the signal strength and both limits, toys drawn from the bundle's own expectation.
+
+    python -m benchmarks.fit --toys 200 --bins 1 200 --output results/benchmarks
+
+A bundle's bins are split evenly where more are asked for. Times are of this process, one thread. Also counts the toys
+in which the first step of the ladder did not do. Writes ``fit.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measuring import describe, machine
+from model import WEIGHTS
+from sage.bundle import read_bundle
+from sage.ladder import climb
+from sage.likelihood import Likelihood
+from sage.measurement import likelihood_of
+from sage.nuisances import Nuisance
+from sage.response import Response
+
+MU = (0.1, 3.0)
+
+
+def split(likelihood: Likelihood, n_bins: int) -> Likelihood:
+    """Divide the bins of a smooth likelihood until there are at least ``n_bins``."""
+    response = likelihood.templates
+    if not isinstance(response, Response):
+        msg = f"only a smooth response can be split, these templates are {type(response).__name__}"
+        raise TypeError(msg)
+    times = -(-n_bins // response.nominal.shape[1])
+    return replace(
+        likelihood,
+        templates=Response(np.repeat(response.nominal / times, times, axis=1), response.coefficients.repeat(times, 1)),
+        counts=np.zeros(times * len(likelihood.counts)),
+        has_signal=likelihood.has_signal.repeat(times),
+        variances=None if likelihood.variances is None else (likelihood.variances / times).repeat(times, axis=1),
+    )
+
+
+def draw(rng: np.random.Generator, nuisances: tuple[Nuisance, ...]) -> np.ndarray:
+    """Draw (mu, nu...) from the challenge's distributions."""
+    return np.array([rng.uniform(*MU), *(np.clip(rng.normal(), *nuisance.nu_range) for nuisance in nuisances)])
+
+
+def time_fits(bare: Likelihood, toys: int, seed: int) -> dict[str, Any]:
+    """Fit toys; return times in milliseconds and what the ladder flagged."""
+    rng = np.random.default_rng(seed)
+    times, flags, pulls, widths, covered = [], [], [], [], 0
+    for _ in range(toys):
+        truth = draw(rng, bare.nuisances)
+        counts = rng.poisson(bare.expected(truth)).astype(float)
+        clock = time.process_time()
+        interval = climb(replace(bare, counts=counts))
+        times.append(1e3 * (time.process_time() - clock))
+        flags.extend(interval.flags[:1])
+        pulls.append((interval.fit.mu - truth[0]) / interval.fit.sigma_mu)
+        widths.append(interval.high - interval.low)
+        covered += interval.low <= truth[0] <= interval.high
+    return {
+        "bins": len(bare.counts),
+        "toys": toys,
+        "median_ms": float(np.median(times)),
+        "p99_ms": float(np.quantile(times, 0.99)),
+        "flags": {flag: flags.count(flag) for flag in sorted(set(flags))},
+        "beyond_first_step": sum(flag.startswith("fit_by") for flag in flags) / toys,
+        "pull_mean": float(np.mean(pulls)),
+        "pull_width": float(np.std(pulls)),
+        "mean_width": float(np.mean(widths)),
+        "coverage": covered / toys,
+    }
+
+
+def main() -> None:
+    """Measure, print, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toys", type=int, default=200)
+    parser.add_argument(
+        "--bins", type=int, nargs="+", default=[1, 150, 250], help="fewest bins; 1 for the bundle's own"
+    )
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--nuisances", help="variant; default: the bundle's")
+    parser.add_argument("--simulation-uncertainty", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
+    arguments = parser.parse_args()
+
+    bundle = read_bundle(arguments.weights)
+    settings = bundle.settings | {"templates": "smooth", "simulation_uncertainty": arguments.simulation_uncertainty}
+    if arguments.nuisances is not None:
+        settings["nuisances"] = arguments.nuisances
+    bundle = replace(bundle, settings=settings)
+    bare = likelihood_of(np.zeros(bundle.regions.n_bins), bundle)
+    report: dict[str, Any] = {"settings": settings, "seed": arguments.seed, "before": machine(), "fits": []}
+    print(describe(report["before"]))
+    for n_bins in arguments.bins:
+        found = time_fits(split(bare, n_bins), arguments.toys, arguments.seed)
+        report["fits"].append(found)
+        print("{bins:5d} bins, median {median_ms:.2f} ms, p99 {p99_ms:.2f} ms".format(**found))
+        print("      beyond the first step {beyond_first_step:.2g}; flags {flags}".format(**found))
+        print("      pull of mu {pull_mean:+.3f}, width {pull_width:.3f}".format(**found))
+        print("      coverage {coverage:.3f}, interval {mean_width:.3f}".format(**found))
+    report["after"] = machine()
+    print(describe(report["after"]))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "fit.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
