@@ -108,7 +108,7 @@ def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilit
         probabilities: Class probabilities, shape (n, 4).
 
     Returns:
-        Transverse mass and momenta in GeV, ``vbf_jet`` (1 where the two jets have pt > 50 and 30 GeV) and the class
+        Masses and momenta in GeV, ``vbf_jet`` (1 where the two jets have pt > 50 and 30 GeV) and the class
         probabilities ``p_NAME``, each of shape (n,).
     """
     pt1, pt2 = events["PRI_jet_leading_pt"], events["PRI_jet_subleading_pt"]
@@ -118,6 +118,7 @@ def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilit
         "vbf_jet": (pt1 > 50.0) & (pt2 > 30.0),
         "mt": derived["DER_mass_transverse_met_lep"],
         "pt_h": derived["DER_pt_h"],
+        "m_vis": derived["DER_mass_vis"],
     }
     return out | {f"p_{name}": probabilities[:, i] for i, name in enumerate(PROCESSES)}
 
