@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sage.bundle import MANIFEST, Bundle, read_bundle
 from sage.engine import Engine
 from sage.graph import INPUTS, Normalisation, normalise, raw_inputs
 from sage.nuisances import PROCESSES
-from sage.regions import REGION_SETS, Region, RegionSet
+from sage.regions import Region, RegionSet
 from sage.shifts import select, shift
 from training.build_tables import build_tables
 from training.config import Config
@@ -40,26 +40,28 @@ N_TREES, TREE_DEPTH, LEARNING_RATE, MIN_LEAF = 30, 4, 0.2, 100
 UNSCALED = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
 
 Arrays = dict[str, np.ndarray]
+Report = dict[str, Any]
+"""What training writes about a network; see ``training.train``."""
 
 
-def network_of(weights: Path, data: Path, config: Config) -> tuple[Arrays, Normalisation]:
-    """Return network and feature constants of a weights folder."""
+def network_of(weights: Path, data: Path, config: Config) -> tuple[Arrays, Report]:
+    """Return the network of a weights folder."""
     del data, config
     bundle = read_bundle(weights)
-    return bundle.network, bundle.normalisation
+    return bundle.network, _report(bundle.normalisation, bundle.origin["config"])
 
 
-def no_network(weights: Path, data: Path, config: Config) -> tuple[Arrays, Normalisation]:
+def no_network(weights: Path, data: Path, config: Config) -> tuple[Arrays, Report]:
     """Return nothing to classify with."""
-    del weights, data, config
-    return {}, UNSCALED
+    del weights, data
+    return {}, _report(UNSCALED, asdict(config))
 
 
-def train_trees(weights: Path, data: Path, config: Config) -> tuple[Arrays, Normalisation]:
+def train_trees(weights: Path, data: Path, config: Config) -> tuple[Arrays, Report]:
     """Train trees on the nominal events of the training part, classes in the proportions of the configuration.
 
     Returns:
-        What ``Trees`` reads, and constants that leave the inputs as they are.
+        What ``Trees`` reads, and a report with constants that leave the inputs as they are.
     """
     # Imported here because only this baseline needs scikit-learn.
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -85,7 +87,7 @@ def train_trees(weights: Path, data: Path, config: Config) -> tuple[Arrays, Norm
         random_state=config.seed,
     )
     forest.fit(inputs, classes, sample_weight=event_weights * shares[classes] * len(classes))
-    return tree_arrays(forest), UNSCALED
+    return tree_arrays(forest), _report(UNSCALED, asdict(config))
 
 
 def tree_arrays(forest: Any) -> Arrays:
@@ -112,17 +114,19 @@ class Baseline:
 
     Arguments:
         summary: One line about it.
-        classifier: (weights, data, config) -> parameters and feature constants.
+        classifier: (weights, data, config) -> parameters and report.
         make_engine: Makes of the parameters what classifies.
         model: Its ``model.py``.
-        regions: Its regions; the configured ones if absent.
+        region_set: Name of its regions; the configured ones if absent.
+        regions: Regions that have no such name.
         settings: Settings of the measurement that differ.
     """
 
     summary: str
-    classifier: Callable[[Path, Path, Config], tuple[Arrays, Normalisation]]
+    classifier: Callable[[Path, Path, Config], tuple[Arrays, Report]]
     make_engine: Callable[..., Any]
     model: Path
+    region_set: str | None = None
     regions: RegionSet | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -133,15 +137,15 @@ BASELINES = {
         network_of,
         Engine,
         ROOT / "model.py",
-        REGION_SETS["seed"],
-        {"nuisances": "seed", "templates": "grid"},
+        region_set="seed",
+        settings={"nuisances": "seed", "templates": "grid"},
     ),
     "mass_histogram": Baseline(
         "one histogram of the visible mass",
         no_network,
         NoClassifier,
         ROOT / "baselines" / "mass_histogram" / "model.py",
-        MASS,
+        regions=MASS,
     ),
     "boosted_trees": Baseline(
         "gradient-boosted trees in place of the graph network, trained at the nominal point",
@@ -167,13 +171,14 @@ def build(name: str, config: Config, data: Path, weights: Path, output: Path, in
         What the submission will read.
     """
     baseline = BASELINES[name]
-    parameters, normalisation = baseline.classifier(weights, data, config)
+    parameters, report = baseline.classifier(weights, data, config)
     training, tables = intermediate / "training", intermediate / "tables"
     write_arrays(training / NETWORK_FILE, parameters)
-    constants = {"mean": normalisation.mean.tolist(), "std": normalisation.std.tolist()}
     source = {"file": DATA_FILE, "sha256": sha256(data / DATA_FILE)}
-    write_json(training / REPORT_FILE, {"data": source, "rows": {}, "normalisation": constants})
-    build_tables(config, data, training, tables, baseline.regions, baseline.make_engine)
+    write_json(training / REPORT_FILE, report | {"data": source, "rows": {}})
+    if baseline.region_set is not None:
+        config = replace(config, tables=replace(config.tables, region_set=baseline.region_set))
+    build_tables(config, data, training, tables, bare=baseline.regions, make_engine=baseline.make_engine)
     write_bundle(config, training, tables, output / "weights")
     manifest = json.loads((output / "weights" / MANIFEST).read_text(encoding="utf-8"))
     manifest["settings"] |= baseline.settings
@@ -185,3 +190,8 @@ def build(name: str, config: Config, data: Path, weights: Path, output: Path, in
         for path in (ROOT / "sage").glob(pattern):
             shutil.copyfile(path, output / "sage" / path.name)
     return read_bundle(output / "weights")
+
+
+def _report(normalisation: Normalisation, config: dict[str, Any]) -> Report:
+    constants = {"mean": normalisation.mean.tolist(), "std": normalisation.std.tolist()}
+    return {"normalisation": constants, "config": config}
