@@ -244,7 +244,6 @@ def draw(content: Mapping[str, Any], stem: Path) -> list[Path]:
         panel.set_xlabel(f"true {MU}", fontsize=9)
         panel.set_ylabel(_title(key), fontsize=9)
         panel.tick_params(labelsize=8)
-    axes[2][0].legend(fontsize=8, frameon=False)
     figure.suptitle(f"{content['experiments']} pseudo-experiments, the same for all", fontsize=10)
     return save(figure, stem)
 
