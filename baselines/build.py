@@ -1,7 +1,7 @@
 """Makes the folders of the baselines from an events file.
 
 All use the steps of ``training``: what classifies events stands in ``network.npz``, and templates come from the events
-of the test part, as those of the weights in this repository do.
+of the test part, as those of the weights in this repository do. ``fit`` may rebuild them as SAGE's does.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ BASELINES = {
         Engine,
         ROOT / "model.py",
         region_set="seed",
-        settings={"nuisances": "seed", "templates": "grid"},
+        settings={"nuisances": "seed", "templates": "grid", "simulation_uncertainty": False},
     ),
     "mass_histogram": Baseline(
         "one histogram of the visible mass",

@@ -17,15 +17,16 @@ from harness.dataset import EventFile
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from sage.bundle import Bundle, read_bundle
 from sage.engine import Engine
-from sage.interval import Interval, measure_interval
+from sage.interval import Interval
 from sage.likelihood import MU, Likelihood
-from sage.measurement import count_events, likelihood_of, read_test_set
+from sage.measurement import count_events, fit_interval, likelihood_of, read_test_set
+from sage.nodes import Noise
 from sage.nuisances import PROCESSES, SIGNAL, variant
 from sage.parameters import check_parameters
 from sage.regions import Region, RegionSet
+from sage.response import Point
 from sage.tables import AXES, default_axes
-from training.build_tables import count_nodes
-from training.nodes import Counter, Point
+from training.counting import Counter, count_nodes
 
 PROBABILITY_EDGES = tuple(np.linspace(0.0, 1.0, 51).round(6).tolist())
 
@@ -101,8 +102,7 @@ def postfit(weights: Path, data: Path, test_size: float, mu: float, seed: int, s
     events, event_weights, _ = read_test_set(test_set)
     observed = count_events(events, bundle, Engine(bundle.network), event_weights)
     likelihood = likelihood_of(observed, bundle)
-    bounds = bundle.settings.get("mu_range")
-    interval = measure_interval(likelihood, None if bounds is None else (bounds[0], bounds[1]))
+    interval = fit_interval(likelihood, bundle.settings)
     start = np.concatenate([[1.0], likelihood.centres])
     widths = np.array([0.0, *(nuisance.width for nuisance in likelihood.nuisances)])
     before = expectation(bundle, likelihood, start, np.diag(widths**2))
@@ -156,7 +156,7 @@ def probability_histograms(
     """
     outputs = tuple(Region(name, (), f"p_{name}", edges=PROBABILITY_EDGES) for name in PROCESSES)
     regions = RegionSet("probabilities", outputs, exclusive=False)
-    counter = Counter(data, test_size, "test", bundle.network, bundle.normalisation, seed, noise_draws=1)
+    counter = Counter(data, test_size, "test", bundle.network, bundle.normalisation, Noise(seed, draws=1))
     rng = np.random.default_rng(seed)
     axes = [rng.choice(axis, nodes).round(9).tolist() for axis in default_axes()]
     points: list[Point] = [(tes, jes, soft_met) for tes, jes, soft_met in zip(*axes, strict=True)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sage.bundle import read_bundle
+from sage.calibration import calibrate, read_calibration
 from sage.measurement import Measurement, measure
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -66,13 +67,18 @@ class Model:
     """Measures the signal strength with trees; ``last_result`` tells how the last answer came about."""
 
     def __init__(self, get_train_set: Callable[..., Any] | None = None, systematics: Any = None) -> None:
-        del get_train_set, systematics
+        del systematics
+        self.get_train_set = get_train_set
         self.bundle = read_bundle(WEIGHTS)
         self.trees = Trees(self.bundle.network)
         self.last_result: Measurement | None = None
 
     def fit(self) -> None:
-        """Do nothing: trees and templates are made before submission."""
+        """Rebuild the templates from the training events if there are enough of them, as SAGE does."""
+        how = read_calibration(self.bundle.settings)
+        self.bundle, self.fit_report = calibrate(self.bundle, how, self.get_train_set, self.trees)
+        # The loader holds an open file, which cannot travel to a worker.
+        self.get_train_set = None
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sage.bundle import read_bundle
+from sage.calibration import calibrate, read_calibration
 from sage.measurement import Measurement, measure
 from sage.nuisances import PROCESSES
 
@@ -37,12 +38,17 @@ class Model:
     """Measures the signal strength from the visible mass; ``last_result`` tells how the last answer came about."""
 
     def __init__(self, get_train_set: Callable[..., Any] | None = None, systematics: Any = None) -> None:
-        del get_train_set, systematics
+        del systematics
+        self.get_train_set = get_train_set
         self.bundle = read_bundle(WEIGHTS)
         self.last_result: Measurement | None = None
 
     def fit(self) -> None:
-        """Do nothing: the templates are built before submission."""
+        """Rebuild the templates from the training events if there are enough of them, as SAGE does."""
+        how = read_calibration(self.bundle.settings)
+        self.bundle, self.fit_report = calibrate(self.bundle, how, self.get_train_set, NoClassifier())
+        # The loader holds an open file, which cannot travel to a worker.
+        self.get_train_set = None
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""
