@@ -19,7 +19,7 @@ from harness.runner import RunOptions
 from harness.settings import DEFAULT_SEED, MU_RANGE, make_settings
 from sage.nuisances import NAMES
 from scripts.common import logger, parser, run_program
-from scripts.run_ingestion import DEFAULT_EXPERIMENTS, DEFAULT_SETS, test_size, systematics
+from scripts.run_ingestion import DEFAULT_EXPERIMENTS, DEFAULT_SETS, systematics, test_size
 from studies.compare import draw, report, run_all, tables
 
 EXAMPLE = (

@@ -20,7 +20,7 @@ from harness.settings import DEFAULT_SEED
 from sage.errors import SageError
 from sage.nuisances import NAMES
 from scripts.common import parser, run_program
-from scripts.run_ingestion import ROOT, systematics_names
+from scripts.run_ingestion import ROOT, systematics
 from studies.postfit import as_dict, postfit, probability_histograms, summary
 from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
 
@@ -38,7 +38,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=DEFAULT_SEED, help="of the pseudo-experiment (default: %(default)s)")
     add(
         "--systematics",
-        type=systematics_names,
+        type=systematics,
         default=NAMES,
         metavar="all|none|NAME,NAME...",
         help=f"uncertainties to switch on, of {','.join(NAMES)} (default: all)",
