@@ -406,7 +406,7 @@ def test_command_line(data, tmp_path, monkeypatch):
 def test_default_settings_are_read():
     config = read_config(DEFAULT_CONFIG, seed=17, device="cpu", region_set="seed", workers=None)
     assert (config.seed, config.test_size, config.tables.region_set, config.workers) == (17, 0.5, "seed", 1)
-    assert config.training.epochs == 12
+    assert config.training.epochs == 24
     assert isinstance(config.tables, TablesConfig)
 
 

@@ -1,0 +1,123 @@
+"""Run several submissions on the same pseudo-experiments and compare what they score.
+
+Prints one table with bootstrap errors, and the differences to the first submission, whose errors are small because the
+pseudo-experiments are the same. Writes comparison.json and a picture beside one sub-folder of results per submission.
+A run that was interrupted is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.results import write_atomically
+from harness.runner import RunOptions
+from harness.settings import DEFAULT_SEED, MU_RANGE, make_settings
+from sage.nuisances import NAMES
+from scripts.common import logger, parser, run_program
+from scripts.run_ingestion import DEFAULT_EXPERIMENTS, DEFAULT_SETS, systematics, test_size
+from studies.compare import draw, report, run_all, tables
+
+EXAMPLE = (
+    "--submissions sage=. build/baselines/mass_histogram --data data --test-size 0.5 --sets 10 --experiments 10 "
+    "--seed 31415 --workers 2 --output results/comparison"
+)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    options = parser("compare", __doc__, EXAMPLE)
+    add = options.add_argument
+    add(
+        "--submissions",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]DIR_OR_ZIP",
+        help="folders or zip files with model.py at their root; the others are compared with the first",
+    )
+    add("--data", type=Path, required=True, help="events: a Parquet file, or the folder of the public data set")
+    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
+    add("--sets", type=int, help=f"sets, each with its own true mu (default: {DEFAULT_SETS}, or one per given mu)")
+    add("--experiments", type=int, default=DEFAULT_EXPERIMENTS, help="per set (default: %(default)s)")
+    add("--workers", type=int, default=1, help="processes; results do not depend on it (default: %(default)s)")
+    add("--seed", type=int, default=DEFAULT_SEED, help="initial seed (default: %(default)s)")
+    add(
+        "--systematics",
+        type=systematics,
+        default=NAMES,
+        metavar="all|none|NAME,NAME...",
+        help=f"uncertainties to switch on, of {','.join(NAMES)} (default: all)",
+    )
+    low, high = MU_RANGE
+    add(
+        "--ground-truth-mus",
+        type=float,
+        nargs="+",
+        metavar="MU",
+        help=f"true mu of each set (default: drawn uniformly from {low} to {high} with the seed)",
+    )
+    add(
+        "--test-size",
+        type=test_size,
+        default=0.3,
+        help="rows, or fraction of the rows, pseudo-experiments are drawn from (default: %(default)s)",
+    )
+    add("--overwrite", action="store_true", help="throw away earlier results of these submissions")
+    return options.parse_args(argv)
+
+
+def named(given: Sequence[str]) -> dict[str, Path]:
+    """Return submissions by name; without NAME= it is that of the folder or file.
+
+    Raises:
+        HarnessError: If a name occurs twice or cannot name a folder.
+    """
+    submissions: dict[str, Path] = {}
+    for text in given:
+        name, _, path = text.rpartition("=")
+        name = name or Path(path).resolve().stem
+        if name in submissions or name in ("", ".", "..") or "/" in name:
+            msg = f"{text!r} cannot be called {name!r}: every submission needs its own folder name; write NAME=PATH"
+            raise HarnessError(msg)
+        submissions[name] = Path(path)
+    return submissions
+
+
+def work(given: argparse.Namespace) -> None:
+    """Run all submissions, write and print the comparison."""
+    submissions = named(given.submissions)
+    mus = given.ground_truth_mus
+    sets = given.sets if given.sets is not None else len(mus) if mus else DEFAULT_SETS
+    settings = make_settings(sets, given.experiments, given.seed, given.systematics, mus)
+    options = RunOptions(
+        data=given.data,
+        submission=Path(),
+        output=given.output,
+        settings=settings,
+        workers=given.workers,
+        test_size=given.test_size,
+        overwrite=given.overwrite,
+        progress=True,
+    )
+    for name, path in submissions.items():
+        logger.info("%s: %s", name, path)
+    records = run_all(submissions, options)
+    content = {"seed": given.seed, "settings": settings.as_official(), **report(given.output, records)}
+    write_atomically(given.output / "comparison.json", json.dumps(content, indent=1, allow_nan=False))
+    pictures = draw(content, given.output / "comparison")
+    print(tables(content))
+    print(f"\nErrors: standard deviations of {content['bootstraps']} bootstraps of the pseudo-experiments in each set.")
+    print(f"Written: {', '.join(str(path) for path in (given.output / 'comparison.json', *pictures))}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
