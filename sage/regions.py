@@ -29,6 +29,9 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
 }
 
+QUANTITIES = ("pt_jet_leading", "pt_jet_subleading", "vbf_jet", "mt", "pt_h", *(f"p_{name}" for name in PROCESSES))
+"""What cuts and observables may name."""
+
 
 @dataclass(frozen=True)
 class Region:
