@@ -106,14 +106,18 @@ FRAMES = {
         "flagged",
         "unusable_rows: 1",
     ),
-    "missing object": (lambda d: d.astype(object).mask(d.index == 4, None), "flagged", "unusable_rows: 1"),
+    "missing object": (lambda d: d.assign(PRI_met=[None, *d.PRI_met[1:]]), "flagged", "unusable_rows: 1"),
     "decimals": (lambda d: d.assign(PRI_met=[decimal.Decimal("30.5")] * len(d)), "flagged", "converted: PRI_met"),
     "truth values": (lambda d: d.assign(PRI_n_jets=True), "flagged", "converted: PRI_n_jets from bool"),
     "numbers as text": (lambda d: d.assign(PRI_n_jets=d.PRI_n_jets.astype(str)), "flagged", "converted: PRI_n_jets"),
 }
 
 
-@pytest.mark.parametrize("kind", FRAMES)
+LONG = {"zeros", "1e30 everywhere", "-1e30 everywhere", "denormal", "one row", "all rows alike"}
+"""All events in one bin: the fit goes down the whole ladder, which takes seconds."""
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in LONG else k for k in FRAMES])
 def test_frames_that_hold_something_else(model, frame, kind):
     change, status, flag = FRAMES[kind]
     sent = change(frame.copy())
@@ -270,6 +274,15 @@ def changed(frame, change):
     return SAME[more[0]](frame)
 
 
+def numeric(frame):
+    """Whether every column is there once and could be read as numbers."""
+    try:
+        frame[list(PRIMARIES)].astype(str).astype(float)
+    except (ValueError, KeyError):
+        return False
+    return not frame.columns.duplicated().any()
+
+
 def make(frame, changes, sent_weights):
     """Return a frame and weights, and whether a column was dropped."""
     sent = frame.copy()
@@ -282,10 +295,10 @@ def make(frame, changes, sent_weights):
             except (ValueError, TypeError, KeyError, IndexError, OverflowError):  # changes that do not go together
                 continue
             dropped = dropped or change[0] == "drop"
-    if sent_weights in WEIGHTS:
-        return sent, WEIGHTS[sent_weights][0], dropped
-    named = {"ones": np.ones(len(sent)), "expected": weights_of(sent)}
-    return sent, named.get(sent_weights, sent_weights) if isinstance(sent_weights, str) else sent_weights, dropped
+    if isinstance(sent_weights, str):
+        named = {"ones": np.ones(len(sent)), "expected": weights_of(sent)}
+        sent_weights = named[sent_weights] if sent_weights in named else WEIGHTS[sent_weights][0]
+    return sent, sent_weights, dropped
 
 
 ANY = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -300,8 +313,8 @@ def test_any_frame_is_counted_or_refused(model, engine, frame, changes, sent_wei
     before = digest(sent), repr(weights)
     try:
         columns, used, flags = read_test_set({"data": sent, "weights": weights})
-    except InputError as error:
-        assert "column" in str(error)
+    except InputError:
+        assert sent.empty or dropped or not numeric(sent)
         return
     counts = count_events(columns, model.bundle, engine, used)
     assert not dropped
@@ -312,7 +325,8 @@ def test_any_frame_is_counted_or_refused(model, engine, frame, changes, sent_wei
     assert (digest(sent), repr(weights)) == before
 
 
-@settings(max_examples=40, **ANY)
+@pytest.mark.slow
+@settings(max_examples=200, **ANY)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=3), sent_weights=SENT_WEIGHTS)
 def test_any_frame_gets_an_answer(model, frame, changes, sent_weights):
     sent, weights, dropped = make(frame, changes, sent_weights)
