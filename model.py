@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sage.bundle import read_bundle
+from sage.bundle import check_mu_range, read_bundle
 from sage.calibration import calibrate, read_calibration
 from sage.engine import Engine, check_choice
 from sage.measurement import Measurement, measure
@@ -62,6 +62,7 @@ class Model:
             variant(nuisances)
             settings["nuisances"] = nuisances
         if mu_range is not None:
+            check_mu_range(mu_range)
             settings["mu_range"] = list(mu_range)
         self.bundle = replace(bundle, settings=settings)
         self.calibration = read_calibration(settings, calibration)

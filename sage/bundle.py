@@ -1,28 +1,25 @@
 """Reads the weights folder and refuses whatever is damaged, foreign or implausible.
 
-The folder holds ``manifest.json`` and ``.npz`` files without pickled objects. Every file's sha256 is compared before
-its content is looked at; a raw bit flip in an array would otherwise load silently.
+The folder holds ``manifest.json`` and the ``.npz`` files it states, see ``sage.arrays``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sage.arrays import LARGEST_VALUE, REMEDY, read_arrays, read_file
 from sage.calibration import read_calibration
 from sage.errors import WeightsError
 from sage.graph import INPUTS, Normalisation
 from sage.likelihood import Templates
 from sage.nuisances import PROCESSES, VARIANTS
-from sage.regions import OPERATORS, Region, RegionSet
+from sage.regions import OPERATORS, QUANTITIES, Region, RegionSet
 from sage.response import POWERS, Response
 from sage.tables import AXES, GRID, YieldTables
 
@@ -39,7 +36,10 @@ DEFAULT_SETTINGS: dict[str, Any] = {
 """What a manifest may leave out of its settings; their meaning is told at ``Bundle``."""
 FORMAT = 2
 MANIFEST = "manifest.json"
-REMEDY = "build the weights again or take them from a release"
+FILES = ("network.npz", "response.npz", "tables.npz")
+
+LARGEST_MANIFEST = 4 << 20
+"""Bound in bytes on what is read at all."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def read_bundle(folder: Path) -> Bundle:
     manifest = _read_manifest(folder)
     try:
         return _assemble(folder, manifest)
-    except (KeyError, TypeError, AttributeError) as error:
-        msg = f"{folder / MANIFEST}: entry {error} is missing or of a wrong type; {REMEDY}"
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        msg = f"{folder / MANIFEST}: an entry is missing or cannot be used ({error!r}); {REMEDY}"
         raise WeightsError(msg) from error
 
 
@@ -110,11 +110,26 @@ def describe_regions(region_set: RegionSet) -> dict[str, Any]:
     }
 
 
+def check_mu_range(given: Any) -> None:
+    """Check bounds on mu.
+
+    Raises:
+        ValueError: If they are neither None nor two increasing numbers.
+    """
+    if given is None:
+        return
+    numbers = isinstance(given, (list, tuple)) and all(type(value) in (int, float) for value in given)
+    if not numbers or len(given) != 2 or not -LARGEST_VALUE <= given[0] < given[1] <= LARGEST_VALUE:
+        msg = f"mu_range is {given!r}; give two increasing numbers, or None for no bounds"
+        raise ValueError(msg)
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    content = read_file(path, LARGEST_MANIFEST)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         msg = f"{path}: cannot be read as JSON ({error}); {REMEDY}"
         raise WeightsError(msg) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -130,11 +145,16 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
         if tuple(manifest[key]) != expected:
             msg = f"{path}: {key} {manifest[key]} differ from those of this code {list(expected)}; {REMEDY}"
             raise WeightsError(msg)
+    if set(manifest["files"]) != set(FILES):
+        msg = f"{path}: files are {sorted(manifest['files'])}, expected {sorted(FILES)}; {REMEDY}"
+        raise WeightsError(msg)
     settings = _settings(path, manifest["settings"])
     regions = _regions(path, manifest["region_set"])
-    arrays = {name: _read_arrays(folder / name, entry) for name, entry in manifest["files"].items()}
-    mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
-    if mean.shape != (len(INPUTS),) or std.shape != mean.shape or not (np.isfinite(mean).all() and (std > 0).all()):
+    arrays = {name: read_arrays(folder / name, manifest["files"][name]) for name in FILES}
+    with np.errstate(over="ignore"):
+        mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
+    finite = np.isfinite(mean).all() and np.isfinite(std).all()
+    if mean.shape != (len(INPUTS),) or std.shape != mean.shape or not (finite and (std > 0).all()):
         msg = f"{path}: normalisation must be {len(INPUTS)} finite means and positive deviations; {REMEDY}"
         raise WeightsError(msg)
     return Bundle(
@@ -161,15 +181,7 @@ def _settings(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
         if settings[key] not in allowed:
             msg = f"{path}: unknown {what} {settings[key]!r}; choose one of {list(allowed)}"
             raise WeightsError(msg)
-    try:
-        read_calibration(settings)
-    except (ValueError, TypeError) as error:
-        msg = f"{path}: setting 'calibration': {error}; {REMEDY}"
-        raise WeightsError(msg) from error
-    bounds = settings["mu_range"]
-    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
-        msg = f"{path}: mu_range must be null or [low, high] with low < high, got {bounds}; {REMEDY}"
-        raise WeightsError(msg)
+    check_mu_range(settings["mu_range"])
     thresholds = settings["thresholds"]
     if thresholds is not None:
         mu, rise = (np.asarray(thresholds[key], dtype=np.float64) for key in ("mu", "delta_nll"))
@@ -189,50 +201,28 @@ def _regions(path: Path, entry: dict[str, Any]) -> RegionSet:
     for item in entry["regions"]:
         cuts = tuple((str(name), str(symbol), float(value)) for name, symbol, value in item["cuts"])
         edges = np.asarray(item["edges"], dtype=np.float64)
-        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+        if edges.ndim != 1 or len(edges) < 2 or not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
             msg = f"{path}: edges of region {item['name']!r} must increase, got {item['edges']}; {REMEDY}"
             raise WeightsError(msg)
         unknown = [symbol for _, symbol, _ in cuts if symbol not in OPERATORS]
         if unknown:
             msg = f"{path}: region {item['name']!r} has the operator {unknown[0]!r}; use one of {list(OPERATORS)}"
             raise WeightsError(msg)
+        unknown = [name for name in (item["observable"], *(name for name, _, _ in cuts)) if name not in QUANTITIES]
+        if unknown:
+            msg = f"{path}: region {item['name']!r} names the quantity {unknown[0]!r}; use one of {list(QUANTITIES)}"
+            raise WeightsError(msg)
         regions.append(
             Region(str(item["name"]), cuts, str(item["observable"]), bool(item["signal"]), tuple(edges.tolist()))
         )
+    if not regions or len({region.name for region in regions}) < len(regions):
+        msg = f"{path}: there must be a region, and no two of the same name; {REMEDY}"
+        raise WeightsError(msg)
     class_weights = tuple(float(weight) for weight in entry["class_weights"])
     if len(class_weights) != len(PROCESSES) or not all(0.0 < weight < math.inf for weight in class_weights):
         msg = f"{path}: class_weights must be {len(PROCESSES)} positive numbers, got {class_weights}; {REMEDY}"
         raise WeightsError(msg)
     return RegionSet(str(entry["name"]), tuple(regions), bool(entry["exclusive"]), class_weights)
-
-
-def _read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Read one ``.npz`` whose hash and array shapes the manifest states."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error}); {REMEDY}"
-        raise WeightsError(msg) from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != entry["sha256"]:
-        msg = f"{path}: sha256 is {digest}, the manifest says {entry['sha256']}; {REMEDY}"
-        raise WeightsError(msg)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        msg = f"{path}: is not an archive of plain arrays ({error}); {REMEDY}"
-        raise WeightsError(msg) from error
-    stated = {name: tuple(shape) for name, shape in entry["shapes"].items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    if stated != found:
-        msg = f"{path}: arrays {found} differ from the manifest's {stated}; {REMEDY}"
-        raise WeightsError(msg)
-    for name, array in arrays.items():
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            msg = f"{path}: array {name!r} must hold finite floating point numbers; {REMEDY}"
-            raise WeightsError(msg)
-    return arrays
 
 
 def _tables(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> YieldTables:

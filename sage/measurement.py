@@ -35,6 +35,13 @@ BLOCK = 32768
 """Events per pass of features and network: bounds the memory and is what threads share out; counts do not change."""
 
 
+LARGEST_WEIGHT = 1e6
+"""Largest event weight that is believed; a whole pseudo-experiment has about as many events."""
+
+POOR_FIT = 10.0
+"""Twice the negative log-likelihood per bin from which on an answer carries a flag; about 1 where the model holds."""
+
+
 @dataclass(frozen=True)
 class NuisanceResult:
     """A fitted nuisance parameter: nu, its parabolic standard deviation, and the physical value alpha."""
@@ -96,7 +103,7 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, engine: Engine) -> Meas
     try:
         columns, weights, flags = read_test_set(test_set)
         n_events = len(weights)
-        if n_events == 0:
+        if not weights.any():
             return _fallback("no_events", n_events)
         observed = count_events(columns, bundle, engine, weights)
         interval = fit_interval(likelihood_of(observed, bundle), bundle.settings)
@@ -186,10 +193,15 @@ def _column(frame: Any, name: str) -> tuple[np.ndarray, str]:
         msg = f"column {name!r} missing from test_set['data']; columns are selected by name, any order will do"
         raise InputError(msg)
     try:
-        # Read as float64 first where the column is neither, so that no other type is silently truncated.
         given = np.asarray(frame[name])
-        column = given if given.dtype == np.float32 else given.astype(np.float64).astype(np.float32)
-    except (TypeError, ValueError) as error:
+        if given.dtype.kind in "cmMV":
+            msg = f"values of type {given.dtype}"
+            raise TypeError(msg)
+        # Read as float64 first where the column is neither, so that no other type is silently truncated. What is too
+        # large becomes infinite, and its row is dropped with a flag.
+        with np.errstate(over="ignore", invalid="ignore"):
+            column = given if given.dtype == np.float32 else given.astype(np.float64).astype(np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         msg = f"column {name!r} of test_set['data'] does not hold numbers ({error}); convert it to float32"
         raise InputError(msg) from error
     if column.ndim != 1:
@@ -201,11 +213,13 @@ def _column(frame: Any, name: str) -> tuple[np.ndarray, str]:
 def _weights(given: Any, n_events: int, flags: list[str]) -> np.ndarray:
     """Return event weights; ones, with a flag, where what was given cannot be weights."""
     try:
-        weights = np.ones(n_events) if given is None else np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
+        weights = np.ones(n_events) if given is None else np.asarray(given)
+        weights = np.empty(0) if weights.dtype.kind in "cmMV" else weights.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         weights = np.empty(0)
-    if weights.shape != (n_events,) or (weights < 0).any():
-        flags.append("weights_ignored: must be one non-negative number per event")
+    known = weights[np.isfinite(weights)]
+    if weights.shape != (n_events,) or (known < 0).any() or (known > LARGEST_WEIGHT).any():
+        flags.append(f"weights_ignored: must be one number from 0 to {LARGEST_WEIGHT:g} per event")
         return np.ones(n_events)
     return weights
 
@@ -218,6 +232,8 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
         return _fallback("; ".join(("interval_not_finite", *all_flags)), n_events)
     if low >= high:
         return _fallback("; ".join(("interval_empty", *all_flags)), n_events)
+    if 2.0 * interval.fit.value > POOR_FIT * bundle.regions.n_bins:
+        all_flags = (*all_flags, f"poor_fit: 2 nll = {2.0 * interval.fit.value:.3g} in {bundle.regions.n_bins} bins")
     nuisances = {}
     for i, nuisance in enumerate(variant(bundle.settings["nuisances"]), start=1):
         nu = float(interval.fit.parameters[i])

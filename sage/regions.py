@@ -48,6 +48,13 @@ PROPORTIONS = (0.236, 0.7279, 0.03335, 0.00277)
 """Class proportions that probabilities refer to: of the signal as in the rows of the public data set, of the
 backgrounds as in their expected events after the selection, 901137.5, 41283.4 and 3433.6 at 10/fb."""
 
+QUANTITIES = (
+    *("pt_jet_leading", "pt_jet_subleading", "vbf_jet", "mt", "pt_h", "m_vis"),
+    *(f"p_{name}" for name in PROCESSES),
+    *(f"q_{name}" for name in BACKGROUNDS),
+)
+"""What cuts and observables may name."""
+
 
 @dataclass(frozen=True)
 class Region:
