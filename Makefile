@@ -19,6 +19,8 @@ demo: $(RUN)
 	    --sets $(DEMO_SETS) --experiments $(DEMO_EXPERIMENTS) --seed $(DEMO_SEED) --workers $(WORKERS) \
 	    --output $(DEMO_OUTPUT) --overwrite
 	$(BIN)/python -m scripts.score --results $(DEMO_OUTPUT) --label "other data: simulation, closure"
+	$(BIN)/python -m scripts.report --results $(DEMO_OUTPUT) --label "other data: simulation, closure" \
+	    --output $(DEMO_OUTPUT)/report.html
 	@echo "Closure: the pseudo-data were drawn from the very simulated events the yield tables were built from,"
 	@echo "so this shows that everything runs and gives mu back; it is not a result on the challenge's data."
 

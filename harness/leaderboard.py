@@ -45,6 +45,14 @@ def scores_as_dict(scores: Scores, results: RunResults) -> dict[str, Any]:
     }
 
 
+def leaderboard_rows(scores: Scores, team: str, data: str) -> list[tuple[str, float, float, float, int, str]]:
+    """Return this run's row among the published ones, best quantiles score first; arguments as for ``leaderboard``."""
+    coverage, interval, score = (float(getattr(scores.bootstrap, name).mean()) for name in BOOTSTRAPPED)
+    rows = [(*numbers, PUBLISHED_EXPERIMENTS, PUBLISHED_DATA) for numbers in PUBLISHED]
+    rows.append((team, coverage, interval, score, scores.experiments, data))
+    return sorted(rows, key=lambda row: -row[3])
+
+
 def leaderboard(scores: Scores, team: str, data: str) -> str:
     """Return a plain-text table: this run beside the published results, best quantiles score first.
 
@@ -53,10 +61,7 @@ def leaderboard(scores: Scores, team: str, data: str) -> str:
         team: Name in the first column.
         data: What the run was made on, for the last column.
     """
-    coverage, interval, score = (float(getattr(scores.bootstrap, name).mean()) for name in BOOTSTRAPPED)
-    rows = [(*numbers, PUBLISHED_EXPERIMENTS, PUBLISHED_DATA) for numbers in PUBLISHED]
-    rows.append((team, coverage, interval, score, scores.experiments, data))
-    rows.sort(key=lambda row: -row[3])
+    rows = leaderboard_rows(scores, team, data)
     cells = [HEADER, *((row[0], *(f"{number:.4f}" for number in row[1:4]), str(row[4]), row[5]) for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     lines = []

@@ -14,13 +14,14 @@ from harness.scores import mean_coverage, mean_interval
 COVERS, MISSES, TRUTH = "#1f6fb2", "#d1495b", "#222222"
 
 
-def draw_intervals(results: RunResults, path: Path | None = None, title: str = "") -> Any:
+def draw_intervals(results: RunResults, path: Path | None = None, title: str = "", columns: int = 5) -> Any:
     """Draw one panel per set: the interval of each pseudo-experiment and the true signal strength.
 
     Arguments:
         results: Results of a run.
         path: PNG file to write; None writes nothing.
         title: Text above the panels.
+        columns: Largest number of panels side by side.
 
     Returns:
         The matplotlib figure.
@@ -32,7 +33,7 @@ def draw_intervals(results: RunResults, path: Path | None = None, title: str = "
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    columns = min(5, len(results.sets))
+    columns = min(columns, len(results.sets))
     rows = math.ceil(len(results.sets) / columns)
     figure = Figure(figsize=(max(5.5, 2.8 * columns), 1.1 + 3.0 * rows), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,7 +1,8 @@
 """The files of a run.
 
 ``experiments.jsonl`` gets one line per finished pseudo-experiment, so a killed run loses what was being computed and
-nothing else. ``run.json`` holds what the run is made of; a run continues only with the same. The official files
+nothing else. ``run.json`` holds what the run is made of; a run continues only with the same;
+``environment.json`` tells data file, versions and machine. The official files
 (``test_settings.json``, ``result_N.json``, ``ingestion_duration.json``) can be given to the official scoring program.
 """
 
@@ -26,9 +27,13 @@ logger = logging.getLogger("sage.harness.results")
 
 RUN_FILE = "run.json"
 EXPERIMENTS_FILE = "experiments.jsonl"
+ENVIRONMENT_FILE = "environment.json"
 SETTINGS_FILE = "test_settings.json"
 DURATION_FILE = "ingestion_duration.json"
-OUR_FILES = (RUN_FILE, EXPERIMENTS_FILE, SETTINGS_FILE, DURATION_FILE, "result_*.json", "scores.json", "intervals.png")
+OUR_FILES = (
+    *(RUN_FILE, EXPERIMENTS_FILE, ENVIRONMENT_FILE, SETTINGS_FILE, DURATION_FILE, "result_*.json"),
+    *("scores.json", "intervals.png", "report.html", "report.json"),
+)
 RESULT_KEYS = {"mu_hats": "mu_hat", "delta_mu_hats": "delta_mu_hat", "p16": "p16", "p84": "p84"}
 """Keys of the official result files, and of the answer they are taken from."""
 
@@ -98,6 +103,10 @@ class RunFolder:
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self.finished[record.set, record.index] = record
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write ``environment.json``; a continued run writes it again."""
+        write_atomically(self.folder / ENVIRONMENT_FILE, json.dumps(environment, indent=4))
 
     def write_settings(self, settings: Settings) -> None:
         """Write the official ``test_settings.json``."""

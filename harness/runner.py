@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from harness.dataset import EventFile
+from harness.environment import describe_environment
 from harness.errors import HarnessError
 from harness.experiment import Record, run_experiment
 from harness.results import RunFolder
@@ -73,6 +74,7 @@ def run(options: RunOptions) -> None:
         }
         with RunFolder(output, identity, overwrite=options.overwrite) as results:
             results.write_settings(settings)
+            results.write_environment(describe_environment(events, options.workers))
             earlier = list(results.finished.values())
             jobs = [job for job in settings.jobs() if (job.set, job.index) not in results.finished]
             if earlier:
