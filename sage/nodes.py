@@ -119,6 +119,33 @@ def _hash(ids: np.ndarray, state: np.uint64) -> np.ndarray:
     return uniform
 
 
+def quantities_at(
+    columns: Columns,
+    point: Point,
+    noise: tuple[np.ndarray, np.ndarray] | None,
+    normalisation: Normalisation,
+    engine: Engine,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return what regions are made of at a nuisance point.
+
+    Arguments:
+        columns: Primary columns, shape (n,).
+        point: (tes, jes, soft_met).
+        noise: Unit normal noise of the two MET components; not needed where soft_met is 0.
+        normalisation: Feature constants.
+        engine: What runs the network.
+
+    Returns:
+        The quantities of the m selected events, shape (m,) each, and their row numbers, shape (m,).
+    """
+    selected, kept = select(shift(columns, *point, noise=noise))
+    # A test set holds float32, whatever the shifts computed in.
+    selected = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+    values, defined, derived = raw_inputs(selected)
+    probabilities = engine.probabilities(normalise(values, defined, normalisation), jets_present(selected))
+    return quantities(selected, derived, probabilities), kept
+
+
 def find_bins(
     columns: Columns,
     point: Point,
@@ -140,12 +167,8 @@ def find_bins(
     Returns:
         Shape (1, n) for exclusive regions, else one row per region.
     """
-    selected, kept = select(shift(columns, *point, noise=noise))
-    # A test set holds float32, whatever the shifts computed in.
-    selected = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
-    values, defined, derived = raw_inputs(selected)
-    probabilities = engine.probabilities(normalise(values, defined, normalisation), jets_present(selected))
-    found = bin_numbers(regions, quantities(selected, derived, probabilities))
+    values, kept = quantities_at(columns, point, noise, normalisation, engine)
+    found = bin_numbers(regions, values)
     out = np.full((1 if regions.exclusive else len(found), len(columns["PRI_met"])), -1)
     for region, (rows, bins) in enumerate(found):
         out[0 if regions.exclusive else region, kept[rows]] = bins

@@ -9,35 +9,33 @@ import pytest
 from model import WEIGHTS
 from sage.engine import Engine
 from sage.likelihood import Likelihood
+from sage.nodes import NOMINAL, Noise, choose_points
 from sage.nuisances import CHALLENGE, PROCESSES
 from sage.regions import Region, RegionSet, counts, region_set
 from sage.response import Response, fit_response
 from tests.conftest import analytic_yields
 from tests.events import small_data
 from training import compare_binnings
+from training.build_tables import read_network, read_shares
 from training.compare_binnings import (
     CENTRE,
-    Evaluator,
-    Filled,
-    Filler,
     bounds,
     expected_precision,
-    open_network,
     profiled,
     unbiased_information,
 )
 from training.dataset import EventsFile
-from training.nodes import NOMINAL, choose_points
+from training.filling import Evaluator, Filled, Filler
 
 N_BINS = 12
 NOISE = 0.01
 REGIONS = RegionSet("one", (Region("all", (), edges=tuple(np.linspace(0.0, 1.0, N_BINS + 1).tolist())),), True)
-POINTS = choose_points(40, 0, 5)[0]
+POINTS = choose_points(40, 5)
 
 
 @pytest.fixture(scope="module")
 def network():
-    return open_network(WEIGHTS)
+    return *read_network(WEIGHTS), read_shares(WEIGHTS)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +54,14 @@ def events(data):
 @pytest.mark.parametrize("name", ["five_slices", "seed"])
 def test_filled_counts_against_loops(network, events, name):
     parameters, normalisation, shares = network
-    evaluate = Evaluator(Engine(parameters, threads=1), normalisation)
+    evaluate = Evaluator(Engine(parameters, threads=1), normalisation, Noise())
     bare = region_set(name).for_network(shares)
     regions = bare.with_edges({region.name: (0.0, 0.1, 0.4, 1.0) for region in bare.regions})
     halves = events.keys % 2
     filler = Filler(regions, events, halves, 2)
     places = []
     for k, point in enumerate([NOMINAL, (1.03, 0.98, 0.0)]):
-        values, kept = evaluate(events.columns, point, np.random.default_rng(1))
+        values, kept = evaluate(events, point)
         filler.add(k, values, kept, 1.0)
         for half in (0, 1):
             for p in range(4):

@@ -52,20 +52,22 @@ log = logging.getLogger(__name__)
 
 def read_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation]:
     """Read what ``training.train`` wrote, or the network of a weights folder."""
-    report = folder / (MANIFEST if (folder / MANIFEST).exists() else REPORT_FILE)
-    constants = json.loads(report.read_text(encoding="utf-8"))["normalisation"]
+    constants = _description(folder)["normalisation"]
     mean, std = (np.array(constants[key], dtype=np.float32) for key in ("mean", "std"))
     return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std)
 
 
 def read_shares(folder: Path) -> tuple[float, ...]:
     """Read the class proportions to which the probabilities of the network in ``folder`` refer, shape (4,)."""
-    path = folder / REPORT_FILE
-    if path.exists():
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
-    else:
-        config = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["origin"]["config"]
+    description = _description(folder)
+    config = description.get("origin", description)["config"]
     return tuple(float(config["training"][f"share_{process}"]) for process in PROCESSES)
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / (MANIFEST if (folder / MANIFEST).exists() else REPORT_FILE)
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def build_tables(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import time
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -24,28 +23,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sage.bundle import read_bundle
 from sage.engine import Engine
-from sage.graph import Normalisation, jets_present, normalise, raw_inputs
 from sage.interval import measure_interval
 from sage.likelihood import MU, Likelihood
+from sage.nodes import NOMINAL, Noise, choose_points
 from sage.nuisances import CHALLENGE, PROCESSES
-from sage.regions import REGION_SETS, RegionSet, bin_numbers, quantities, region_set
-from sage.response import Response, fit_response
-from sage.shifts import Columns, select, shift
+from sage.regions import REGION_SETS, RegionSet, region_set
+from sage.response import Point, Response, fit_counts
 from training.binning import BACKGROUND_ROWS, BinningRule, choose_edges
-from training.build_tables import read_network, read_shares, shares_of
+from training.build_tables import read_network, read_shares
 from training.dataset import Events, EventsFile
 from training.files import write_bytes, write_json
-from training.nodes import NOMINAL, Point, choose_points
-from training.train import REPORT_FILE
+from training.filling import HALVES, Evaluator, Filled, Filler, NominalCounts
 
 log = logging.getLogger(__name__)
 
-BLOCK = 32768
 CENTRE = np.array([1.0, *np.zeros(len(CHALLENGE))])
 """mu = 1 and all nuisances at the centres of their constraints."""
-HALVES = (0, 1)
 LEAST_EXPECTED = 1e-12
 """Bound on the expectation of a bin, against division by 0."""
 STEP = 1e-3
@@ -84,102 +78,6 @@ def candidates(min_effective: list[float], uniform_bins: list[int], only: list[s
     ]
 
 
-@dataclass(frozen=True)
-class Filled:
-    """A candidate with edges, and what was counted in its bins.
-
-    Arguments:
-        regions: Regions with their edges.
-        counts: Sums of weights per point and half, shape (k, 2, 4, n_bins).
-        moved: Sums of squared weights of the events that are in another bin than at the nominal point, same shape.
-        variances: Variance of the nominal counts per half, shape (2, 4, n_bins).
-    """
-
-    regions: RegionSet
-    counts: np.ndarray
-    moved: np.ndarray
-    variances: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """Evaluates the network on simulated events at nuisance points."""
-
-    engine: Engine
-    normalisation: Normalisation
-
-    def __call__(self, columns: Columns, point: Point, rng: np.random.Generator) -> tuple[dict[str, Any], np.ndarray]:
-        """Return what regions are made of for the m selected events, and their row numbers, shape (m,)."""
-        pieces, kept = [], []
-        for start in range(0, len(columns["PRI_met"]), BLOCK):
-            block = {name: column[start : start + BLOCK] for name, column in columns.items()}
-            size = len(block["PRI_met"])
-            noise = (rng.standard_normal(size), rng.standard_normal(size)) if point[2] > 0 else None
-            selected, rows = select(shift(block, *point, noise=noise))
-            selected = {name: column.astype(np.float32) for name, column in selected.items()}
-            values, defined, derived = raw_inputs(selected)
-            inputs = normalise(values, defined, self.normalisation)
-            probabilities = self.engine.probabilities(inputs, jets_present(selected))
-            pieces.append(quantities(selected, derived, probabilities))
-            kept.append(start + rows)
-        joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        return joined, np.concatenate(kept)
-
-
-class Filler:
-    """Counts one candidate's events point by point.
-
-    Args:
-        regions: Regions with their edges.
-        events: The events.
-        halves: Half of each event, shape (n,).
-        n_points: Number of points.
-    """
-
-    def __init__(self, regions: RegionSet, events: Events, halves: np.ndarray, n_points: int) -> None:
-        self.regions = regions
-        self._weights = events.weights
-        self._first_cell = (halves * len(PROCESSES) + events.classes) * regions.n_bins
-        self._keys = events.keys
-        self._shape = (len(HALVES), len(PROCESSES), regions.n_bins)
-        self._counts, self._moved = np.zeros((2, n_points, *self._shape))
-        self._nominal = np.zeros((0, 0), dtype=np.int16)
-        self._variances = np.zeros(self._shape)
-
-    def add(self, k: int, values: dict[str, Any], kept: np.ndarray, part: float) -> None:
-        """Count the events at point k; the nominal point is number 0 and comes first."""
-        found = bin_numbers(self.regions, values)
-        bins = np.full((1 if self.regions.exclusive else len(found), len(self._weights)), -1, dtype=np.int16)
-        for region, (rows, numbers) in enumerate(found):
-            bins[0 if self.regions.exclusive else region, kept[rows]] = numbers
-        if k == 0:
-            self._nominal = bins
-            self._variances = sum(map(self._variance, bins), start=self._variances)
-        for before, after in zip(self._nominal, bins, strict=True):
-            self._counts[k] += part * self._total(after, self._weights)
-            changed = self._weights**2 * (before != after)
-            self._moved[k] += part * (self._total(before, changed) + self._total(after, changed))
-
-    def result(self) -> Filled:
-        """Return what was counted."""
-        return Filled(self.regions, self._counts, self._moved, self._variances)
-
-    def _total(self, bins: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        taken = np.flatnonzero((bins >= 0) & (weights > 0))
-        cells = self._first_cell[taken] + bins[taken]
-        return np.bincount(cells, weights[taken], minlength=math.prod(self._shape)).reshape(self._shape)
-
-    def _variance(self, bins: np.ndarray) -> np.ndarray:
-        """Sum squared weights, after those of one showered event in one cell are summed."""
-        taken = np.flatnonzero(bins >= 0)
-        cells = self._first_cell[taken] + bins[taken]
-        _, number = np.unique(self._keys[taken], return_inverse=True)
-        n_cells = math.prod(self._shape)
-        pairs, which = np.unique(number * n_cells + cells, return_inverse=True)
-        sums = np.bincount(which, self._weights[taken])
-        return np.bincount(pairs % n_cells, sums**2, minlength=n_cells).reshape(self._shape)
-
-
 def expected_precision(
     counts: np.ndarray, moved: np.ndarray, variances: np.ndarray, regions: RegionSet, points: list[Point]
 ) -> dict[str, float]:
@@ -196,7 +94,7 @@ def expected_precision(
         ``statistical``: all nuisances fixed; ``rates``: shape nuisances fixed; ``sigma``: half of the expected
         interval; ``sigma_simulation``: the same with the uncertainty of the simulation; ``seconds`` per interval.
     """
-    response = _response(counts, moved, points)
+    response = fit_counts(points, counts, moved)
     out = {}
     for name, given in (("sigma", None), ("sigma_simulation", variances)):
         likelihood = _likelihood(response, regions, given)
@@ -229,9 +127,9 @@ def unbiased_information(filled: Filled, points: list[Point]) -> np.ndarray:
     slopes = []
     for half in HALVES:
         scale = (total / filled.counts[0, half].sum(axis=1))[:, None]
-        response = _response(filled.counts[:, half] * scale, filled.moved[:, half] * scale**2, points)
+        response = fit_counts(points, filled.counts[:, half] * scale, filled.moved[:, half] * scale**2)
         slopes.append(_slopes(response, filled.regions))
-    whole = _response(filled.counts.sum(axis=1), filled.moved.sum(axis=1), points)
+    whole = fit_counts(points, filled.counts.sum(axis=1), filled.moved.sum(axis=1))
     expected = _likelihood(whole, filled.regions).counts
     crossed = slopes[0] / np.maximum(expected, LEAST_EXPECTED) @ slopes[1].T
     information: np.ndarray = (crossed + crossed.T) / 2 + np.diag([0.0, *np.ones(len(CHALLENGE))])
@@ -245,13 +143,6 @@ def profiled(information: np.ndarray) -> float | None:
     except np.linalg.LinAlgError:
         return None
     return float(np.linalg.inv(information)[MU, MU] ** 0.5)
-
-
-def _response(counts: np.ndarray, moved: np.ndarray, points: list[Point]) -> Response:
-    flat = fit_response(
-        np.array(points), counts.reshape(len(points), -1), moved.reshape(len(points), -1), counts[0].ravel()
-    )
-    return Response(counts[0], flat.coefficients.reshape(*counts.shape[1:], -1))
 
 
 def _likelihood(response: Response, regions: RegionSet, variances: np.ndarray | None = None) -> Likelihood:
@@ -346,7 +237,6 @@ def compare(
     evaluate: Evaluator,
     shares: tuple[float, ...],
     points: list[Point],
-    noise_draws: int,
     seed: int,
 ) -> dict[str, Any]:
     """Judge all candidates on the same events.
@@ -357,29 +247,28 @@ def compare(
         evaluate: Evaluates the network.
         shares: Class proportions to which the network's probabilities refer, shape (4,).
         points: Nuisance points, the nominal one first.
-        noise_draws: Soft-MET noise vectors averaged over.
-        seed: Seed of the halves and of the noise.
+        seed: Seed of the halves.
 
     Returns:
         ``candidates``, one entry for each, and ``bounds``.
     """
     _, shower = np.unique(events.keys, return_inverse=True)
     halves = np.random.default_rng(seed).integers(len(HALVES), size=shower.max() + 1)[shower]
-    values, kept = evaluate(events.columns, NOMINAL, np.random.default_rng(seed))
+    values, kept = evaluate(events, NOMINAL)
     weights, classes = events.weights[kept], events.classes[kept]
     selections = [np.ones(len(kept), dtype=bool), *(halves[kept] == half for half in HALVES)]
 
     fillers = []
     for candidate in tqdm(chosen, desc="edges", disable=None):
         for selection in selections:
-            counter = _Nominal(values, weights, classes, selection)
+            counter = NominalCounts(values, weights, classes, selection)
             bare = region_set(candidate.region_set).for_network(shares)
             regions = choose_edges(bare, candidate.rule, candidate.uniform_bins, counter)
             fillers.append(Filler(regions, events, halves, len(points)))
     for k, point in enumerate(tqdm(points, desc="points", disable=None)):
-        draws = noise_draws if point[2] > 0 else 1
+        draws = evaluate.noise.draws if point[2] > 0 else 1
         for draw in range(draws):
-            here = evaluate(events.columns, point, np.random.default_rng([seed, k, draw])) if k else (values, kept)
+            here = evaluate(events, point, draw) if k else (values, kept)
             for filler in fillers:
                 filler.add(k, *here, 1 / draws)
     entries = []
@@ -387,29 +276,6 @@ def compare(
         everything, *by_half = (filler.result() for filler in fillers[3 * i : 3 * i + 3])
         entries.append({"name": candidate.name, **asdict(candidate)} | judge(everything, by_half, points))
     return {"bounds": bounds(values, weights, shares, classes), "candidates": entries}
-
-
-@dataclass(frozen=True)
-class _Nominal:
-    """Counts selected events at the nominal point for ``choose_edges``."""
-
-    values: dict[str, Any]
-    weights: np.ndarray
-    classes: np.ndarray
-    selection: np.ndarray
-
-    def __call__(self, regions: RegionSet) -> dict[str, np.ndarray]:
-        sums = np.zeros((2, len(PROCESSES) * regions.n_bins))
-        # A half stands for the whole, with twice the weights: the rule speaks of expected events.
-        scale = self.weights.sum() / self.weights[self.selection].sum()
-        for rows, bins in bin_numbers(regions, self.values):
-            inside = self.selection[rows]
-            cells = (self.classes[rows] * regions.n_bins + bins)[inside]
-            weights = self.weights[rows][inside] * scale
-            for power in (1, 2):
-                sums[power - 1] += np.bincount(cells, weights**power, minlength=sums.shape[1])
-        counts, squares = sums.reshape(2, len(PROCESSES), regions.n_bins)
-        return {"counts": counts, "squares": squares}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -438,14 +304,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def open_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation, tuple[float, ...]]:
-    """Read network, feature constants and class proportions from a weights folder or what ``training.train`` wrote."""
-    if (folder / REPORT_FILE).exists():
-        return *read_network(folder), read_shares(folder)
-    bundle = read_bundle(folder)
-    return bundle.network, bundle.normalisation, shares_of(bundle.origin["config"])
-
-
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(
@@ -461,18 +319,18 @@ def main() -> None:
     parser.add_argument("--min-effective", type=float, nargs="+", default=[250.0], help="effective background entries")
     parser.add_argument("--uniform-bins", type=int, nargs="+", default=[100], help="bins to start from")
     parser.add_argument("--region-sets", nargs="+", help="only these")
-    parser.add_argument("--workers", type=int, default=1, help="threads")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    parameters, normalisation, shares = open_network(arguments.weights)
+    parameters, normalisation = read_network(arguments.weights)
     file = EventsFile(arguments.data, arguments.test_size)
     events = file.read(file.rows(arguments.part))
     chosen = candidates(arguments.min_effective, arguments.uniform_bins, arguments.region_sets)
-    points, _ = choose_points(arguments.points, 0, arguments.seed)
-    evaluate = Evaluator(Engine(parameters, threads=arguments.workers), normalisation)
-    result = compare(chosen, events, evaluate, shares, points, arguments.noise_draws, arguments.seed)
+    points = choose_points(arguments.points, arguments.seed)
+    noise = Noise(arguments.seed, arguments.noise_draws, common=False)
+    evaluate = Evaluator(Engine(parameters, threads=1), normalisation, noise)
+    result = compare(chosen, events, evaluate, read_shares(arguments.weights), points, arguments.seed)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     write_json(arguments.output / "binnings.json", {"settings": settings, "rows": len(events), **result})
     text = table(result)

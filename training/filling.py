@@ -1,0 +1,132 @@
+"""Counts of many binnings from one evaluation of the events per nuisance point, kept apart for two halves of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sage.engine import Engine
+from sage.graph import Normalisation
+from sage.nodes import BLOCK, Noise, parent_variances, quantities_at
+from sage.nuisances import PROCESSES
+from sage.regions import RegionSet, bin_numbers
+from sage.response import Point
+from training.dataset import Events
+
+HALVES = (0, 1)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates the network on simulated events at nuisance points."""
+
+    engine: Engine
+    normalisation: Normalisation
+    noise: Noise
+
+    def __call__(self, events: Events, point: Point, draw: int = 0) -> tuple[dict[str, Any], np.ndarray]:
+        """Return what regions are made of for the m selected events, and their row numbers, shape (m,)."""
+        pieces, kept = [], []
+        for start in range(0, len(events), BLOCK):
+            columns = {name: column[start : start + BLOCK] for name, column in events.columns.items()}
+            ids = np.arange(start, start + len(columns["PRI_met"]))
+            noise = self.noise(ids, draw, point) if point[2] > 0 else None
+            values, rows = quantities_at(columns, point, noise, self.normalisation, self.engine)
+            pieces.append(values)
+            kept.append(start + rows)
+        joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return joined, np.concatenate(kept)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A candidate with edges, and what was counted in its bins.
+
+    Arguments:
+        regions: Regions with their edges.
+        counts: Sums of weights per point and half, shape (k, 2, 4, n_bins).
+        moved: Sums of squared weights of the events that are in another bin than at the nominal point, same shape.
+        variances: Variance of the nominal counts per half, shape (2, 4, n_bins).
+    """
+
+    regions: RegionSet
+    counts: np.ndarray
+    moved: np.ndarray
+    variances: np.ndarray
+
+
+class Filler:
+    """Counts one candidate's events point by point.
+
+    Args:
+        regions: Regions with their edges.
+        events: The events.
+        halves: Half of each event, shape (n,).
+        n_points: Number of points.
+    """
+
+    def __init__(self, regions: RegionSet, events: Events, halves: np.ndarray, n_points: int) -> None:
+        self.regions = regions
+        self._weights = events.weights
+        self._first_cell = (halves * len(PROCESSES) + events.classes) * regions.n_bins
+        self._keys = events.keys
+        self._shape = (len(HALVES), len(PROCESSES), regions.n_bins)
+        self._counts, self._moved = np.zeros((2, n_points, *self._shape))
+        self._nominal = np.zeros((0, 0), dtype=np.int16)
+        self._variances = np.zeros(self._shape)
+
+    def add(self, k: int, values: dict[str, Any], kept: np.ndarray, part: float) -> None:
+        """Count the events at point k; the nominal point is number 0 and comes first."""
+        found = bin_numbers(self.regions, values)
+        bins = np.full((1 if self.regions.exclusive else len(found), len(self._weights)), -1, dtype=np.int16)
+        for region, (rows, numbers) in enumerate(found):
+            bins[0 if self.regions.exclusive else region, kept[rows]] = numbers
+        if k == 0:
+            self._nominal = bins
+            self._variances = sum(map(self._variance, bins), start=self._variances)
+        for before, after in zip(self._nominal, bins, strict=True):
+            self._counts[k] += part * self._total(after, self._weights)
+            changed = self._weights**2 * (before != after)
+            self._moved[k] += part * (self._total(before, changed) + self._total(after, changed))
+
+    def result(self) -> Filled:
+        """Return what was counted."""
+        return Filled(self.regions, self._counts, self._moved, self._variances)
+
+    def _total(self, bins: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        taken = np.flatnonzero((bins >= 0) & (weights > 0))
+        cells = self._first_cell[taken] + bins[taken]
+        return np.bincount(cells, weights[taken], minlength=math.prod(self._shape)).reshape(self._shape)
+
+    def _variance(self, bins: np.ndarray) -> np.ndarray:
+        taken = np.flatnonzero(bins >= 0)
+        cells = self._first_cell[taken] + bins[taken]
+        found = parent_variances(self._keys[taken], cells, self._weights[taken], math.prod(self._shape))
+        return found.reshape(self._shape)
+
+
+@dataclass(frozen=True)
+class NominalCounts:
+    """Counts selected events at the nominal point for ``choose_edges``."""
+
+    values: dict[str, Any]
+    weights: np.ndarray
+    classes: np.ndarray
+    selection: np.ndarray
+
+    def __call__(self, regions: RegionSet) -> dict[str, np.ndarray]:
+        """Return sums of weights and of squared weights, shape (1, 4, n_bins)."""
+        sums = np.zeros((2, len(PROCESSES) * regions.n_bins))
+        # A half stands for the whole, with twice the weights: the rule speaks of expected events.
+        scale = self.weights.sum() / self.weights[self.selection].sum()
+        for rows, bins in bin_numbers(regions, self.values):
+            inside = self.selection[rows]
+            cells = (self.classes[rows] * regions.n_bins + bins)[inside]
+            weights = self.weights[rows][inside] * scale
+            for power in (1, 2):
+                sums[power - 1] += np.bincount(cells, weights**power, minlength=sums.shape[1])
+        counts, squares = sums.reshape(2, 1, len(PROCESSES), regions.n_bins)
+        return {"counts": counts, "squares": squares}
