@@ -89,6 +89,7 @@ def outcome(folder):
     records, _ = read_records(folder / "experiments.jsonl")
     plain = [dataclasses.replace(record, generation_seconds=0, predict_seconds=0) for record in records]
     files = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    files.pop("environment.json")
     return files, sorted(plain, key=lambda record: record.seed)
 
 
@@ -112,6 +113,10 @@ class TestRun:
         results = read_results(finished)
         assert sum(results.statuses.values()) == 6
         assert results.duration == 0
+        environment = json.loads((finished / "environment.json").read_text())
+        assert environment["data"]["rows"] == 500
+        assert environment["workers"] == 1
+        assert environment["versions"]["numpy"] == np.__version__
 
     def test_workers_do_not_matter(self, finished, events_folder, tmp_path):
         run(options(events_folder, tmp_path / "two", workers=2))

@@ -258,6 +258,35 @@ def test_studies_from_their_folders(results, tmp_path, page):
     assert "toys" not in page.ids()
 
 
+def test_comparison_and_postfit(results, tmp_path):
+    """The files hold the entries that scripts.compare and scripts.postfit write; their pictures may be missing."""
+
+    def entry(coverage, seconds):
+        pairs = {"coverage": (coverage, 0.01), "predict_seconds": (seconds, None)}
+        return {name: {"value": value, "error": error} for name, (value, error) in pairs.items()}
+
+    submissions = {
+        HOSTILE: {"statistics": entry(0.68, 0.5), "differences": entry(0.0, 0.0)},
+        "other": {"statistics": entry(0.5, 2.0), "differences": entry(-0.18, 1.5)},
+    }
+    content = {"experiments": 50, "bootstraps": 1000, "submissions": submissions}
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    states = {"before": {"integral": 90.0, "integral_sigma": 5.0, "chi2": 4.0}}
+    states["after"] = {"integral": 101.0, "integral_sigma": 3.0, "chi2": 1.5}
+    content = {"mu": 1.0, "seed": 1, "mu_hat": 1.1, "p16": 0.6, "p84": 1.6, "twice_nll": 3.0, "bins": 2}
+    content["regions"] = {"rest": {"observed": [40.0, 60.0], **states}}
+    (tmp_path / "postfit.json").write_text(json.dumps(content))
+    assert make(results, tmp_path / "report.html", "--compare", tmp_path, "--postfit", tmp_path) == 0
+    found = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert found.tables["compare-table"] == [
+        ["quantity", HOSTILE, "other"],
+        ["coverage", "0.6800 ± 0.0100", "0.5000 ± 0.0100"],
+        ["predict seconds", "0.5000", "2.0000"],
+    ]
+    assert found.tables["compare-differences"][1] == ["coverage", "−0.1800 ± 0.0100"]
+    assert found.tables["postfit-table"][1] == ["rest", "100", "90 ± 5", "4.0", "101 ± 3", "1.5", "2"]
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [(None, "no analysis.json"), ("{", "not JSON"), ("[1]", "holds a list"), ('{"toys": 1}', "entry 'coverage'")],
