@@ -12,11 +12,12 @@ from harness.errors import HarnessError
 MANIFEST = Path("weights", "manifest.json")
 
 
-def bundle_files(root: Path) -> dict[str, Path]:
+def bundle_files(root: Path, weights: Path | None = None) -> dict[str, Path]:
     """Return the files of the submission in ``root``: model.py, the package ``sage`` and the weights.
 
     Arguments:
         root: A checkout of the project, or an unpacked submission.
+        weights: Folder of the weights; the one in ``root`` if absent.
 
     Returns:
         Path by name in the zip, sorted by name.
@@ -35,9 +36,10 @@ def bundle_files(root: Path) -> dict[str, Path]:
     if "sage/__init__.py" not in files:
         msg = f"{root / 'sage'} is not a package; run this in a checkout of the project"
         raise HarnessError(msg)
-    files[MANIFEST.as_posix()] = root / MANIFEST
-    for name, expected in _read_manifest(root / MANIFEST).items():
-        path = root / "weights" / name
+    folder = root / "weights" if weights is None else weights
+    files[MANIFEST.as_posix()] = folder / MANIFEST.name
+    for name, expected in _read_manifest(folder / MANIFEST.name).items():
+        path = folder / name
         if not path.is_file():
             msg = f"{path} is missing, but {MANIFEST} lists it; train the model again or fetch the weights"
             raise HarnessError(msg)

