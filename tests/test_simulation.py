@@ -24,9 +24,9 @@ import pythia8mc
 from sage.nuisances import PROCESSES
 from sage.shifts import PRIMARIES
 from scripts.simulate import main
-from training.dataset import DATA_FILE, METADATA_FILE, EventsFile
+from training.dataset import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
 from training.files import write_arrays
-from training.simulation import generator, output, promise, shards
+from training.simulation import buckets, generator, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
 from training.simulation.processes import TABLE
 from training.simulation.production import MODES, Production, Shard, Simulation
@@ -57,7 +57,7 @@ def made(cache, tmp_path_factory) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    names = (DATA_FILE, METADATA_FILE, output.PARENTS_FILE)
+    names = (DATA_FILE, METADATA_FILE, PARENTS_FILE)
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -77,9 +77,9 @@ def test_the_file_is_what_the_reader_expects(made):
 
 
 def test_rows_of_a_showered_event_stay_on_one_side_of_both_borders(made):
-    parents = pq.read_table(made / output.PARENTS_FILE)["parent"].to_numpy()
+    parents = pq.read_table(made / PARENTS_FILE)["parent"].to_numpy()
     assert len(np.unique(parents)) < len(parents)
-    for border in output.BORDERS:
+    for border in buckets.BORDERS:
         place = int(border * len(parents))
         assert not set(parents[:place]) & set(parents[place:])
 
@@ -189,10 +189,10 @@ def test_taus_from_heavy_hadrons_are_weighted_back():
 def test_assignment_fills_quotas_with_whole_parents():
     rng = np.random.default_rng(1)
     parents = np.repeat(np.arange(500), rng.integers(1, 5, 500))
-    stretch = output.assign(parents, (300, 200), rng)
+    stretch = buckets.assign(parents, (300, 200), rng)
     assert [(stretch == k).sum() for k in (0, 1)] == [300, 200]
     assert all(len(np.unique(stretch[parents == parent])) == 1 for parent in range(500))
-    limits = output.quotas({"a": 101, "b": 33})
+    limits = buckets.quotas({"a": 101, "b": 33})
     assert sum(row[0] for row in limits.values()) == int(0.3 * 134)
     assert sum(row[1] for row in limits.values()) == int(0.5 * 134)
 

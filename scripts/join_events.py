@@ -1,0 +1,67 @@
+"""Join parts of several events folders into one, for example productions of different seeds.
+
+Every process keeps its expected total; each part contributes to it in proportion to its effective number of showered
+events, which gives the smallest variance. A part may hold only some of the processes. OUTPUT is an events folder like
+those of scripts.simulate: rows in random order, parents.parquet with new numbers, the parts in the metadata. Takes
+about 130 bytes of free disk space for each row, whatever the memory. Parts that hold the same events are refused.
+
+Events that trained the network must not fill its tables: it knows them too well, and the tables would promise a
+separation that other events do not have. Train on :train of one production, and join its :test, at the --test-size of
+the training, with further productions of other seeds for the tables. Nothing of the joined file may go into training:
+its rows are shuffled, so that no later split takes the parts apart again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.settings import DEFAULT_SEED
+from sage.errors import SageError
+from scripts.common import logger, parser, run_program
+from training.joining import join_parts
+from training.parts import parse_parts
+
+EXAMPLE = "--parts build/large:test build/more_z:all --test-size 0.5 --output build/tables_events"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    options = parser("join_events", __doc__, EXAMPLE)
+    add = options.add_argument
+    add("--parts", nargs="+", required=True, metavar="FOLDER[:test|train|all]", help="events to join (default: all)")
+    add(
+        "--test-size", type=float, default=0.5, help="fraction of each file's rows that is :test (default: %(default)s)"
+    )
+    add("--seed", type=int, default=DEFAULT_SEED, help="decides the order of the rows (default: %(default)s)")
+    add("--output", type=Path, required=True, help="folder for the events; new, empty or of the same command")
+    return run_program(_join, options.parse_args(argv))
+
+
+def _join(arguments: argparse.Namespace) -> None:
+    if arguments.seed < 0:
+        msg = f"--seed is {arguments.seed}; it must be at least 0"
+        raise HarnessError(msg)
+    try:
+        metadata = join_parts(parse_parts(arguments.parts, arguments.test_size), arguments.output, arguments.seed)
+    except SageError as error:
+        raise HarnessError(str(error)) from error
+    for part in metadata["join"]["parts"]:
+        for name, sums in part["processes"].items():
+            logger.info(
+                "%s:%s: %s %d rows, %.0f effective showered events, share %.3f",
+                part["folder"],
+                part["part"],
+                name,
+                sums["rows"],
+                sums["effective_events"],
+                sums["share"],
+            )
+    logger.info("%d rows in %s", metadata["total_rows"], arguments.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
