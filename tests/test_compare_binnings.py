@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from training.nodes import NOMINAL, choose_points
 
 from model import WEIGHTS
 from sage.engine import Engine
@@ -27,7 +28,6 @@ from training.compare_binnings import (
     unbiased_information,
 )
 from training.dataset import EventsFile
-from training.nodes import NOMINAL, choose_points
 
 N_BINS = 12
 NOISE = 0.01
