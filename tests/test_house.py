@@ -44,20 +44,6 @@ def test_the_bundle_imports_numpy_torch_and_the_standard_library_only(path):
     assert imported(path) <= allowed | OPTIONAL.get(path.name, set())
 
 
-@pytest.mark.parametrize("path", BUNDLE, ids=lambda path: path.name)
-def test_the_bundle_runs_no_code_from_files(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert not called & {"eval", "exec", "compile", "print"}
-    assert not imported(path) & {"pickle", "joblib", "shelve", "marshal"}
-    attributes = {
-        f"{node.value.id}.{node.attr}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-    }
-    assert "torch.load" not in attributes
-
-
 def test_no_module_of_the_bundle_hides_another():
     """Codabench puts every folder of the submission on the search path, behind its own programs."""
     names = {path.stem for path in (ROOT / "sage").glob("*.py")} - {"__init__"}
