@@ -13,6 +13,7 @@ input is refused with a message, and any number of worker processes gives the sa
     archive, submission unpacking, importing and starting a submission
     bundle              the files that make up a SAGE submission
     experiment, workers one predict call, and many of them in processes
+    parent              what makes a worker process end with its parent
     environment         what a run was made with
     results             files of a run, written so that a kill costs one experiment at most
     runner              all of the above, from arguments to a folder of results

@@ -20,6 +20,7 @@ from harness.capture import captured_output
 from harness.dataset import EventFile
 from harness.errors import HarnessError
 from harness.experiment import Record, run_experiment
+from harness.parent import end_with_parent
 from harness.pool import DiskPool, MappedColumn, attach
 from harness.settings import Job
 from harness.submission import importable, load_model_class
@@ -123,6 +124,7 @@ def _init_worker(
     pickled_model: bytes, folder: Path, columns: list[MappedColumn], systematics: Collection[str], devices: Any
 ) -> None:
     """Prepare a worker process."""
+    end_with_parent()
     # Ctrl-C reaches all processes of the terminal; only the parent acts on it, and lets running ones finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     device = devices.get()

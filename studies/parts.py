@@ -19,6 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from harness.errors import HarnessError
+from harness.parent import end_with_parent
 from harness.results import write_atomically
 
 IDENTITY_FILE = "identity.json"
@@ -108,12 +109,17 @@ def _compute(parts: Sequence[range], job: Job, workers: int) -> Iterator[tuple[r
             yield part, job(part)
         return
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches all processes of the terminal; only this one acts on it.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(min(workers, len(parts)), context, signal.signal, ignore) as pool:
+    with ProcessPoolExecutor(min(workers, len(parts)), context, _start) as pool:
         futures = {pool.submit(job, part): part for part in parts}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start() -> None:
+    """Prepare a worker process."""
+    end_with_parent()
+    # Ctrl-C reaches all processes of the terminal; only the main one acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

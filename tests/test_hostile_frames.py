@@ -326,7 +326,7 @@ def test_any_frame_is_counted_or_refused(model, engine, frame, changes, sent_wei
 
 
 @pytest.mark.slow
-@settings(max_examples=200, **ANY)
+@settings(max_examples=60, **ANY)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=3), sent_weights=SENT_WEIGHTS)
 def test_any_frame_gets_an_answer(model, frame, changes, sent_weights):
     sent, weights, dropped = make(frame, changes, sent_weights)

@@ -39,14 +39,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--shard-events", "15", "--seed", "3", "--events", "15"]
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Small libraries under the names of the full ones."""
-    folder = tmp_path_factory.mktemp("cache")
+def make_cache(folder: Path) -> Path:
+    """Make small libraries under the names of the full ones."""
     write_arrays(folder / f"{LIBRARY_SIZE}_{LIBRARY_FILE}", vars(make_library(300)))
     load_underlying(folder, 20)
     (folder / f"20_{UNDERLYING_FILE}").rename(folder / f"{UNDERLYING_SIZE}_{UNDERLYING_FILE}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    return make_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from harness.parent import end_with_parent
 from sage.bundle import describe_regions
 from sage.engine import Engine
 from sage.graph import Normalisation
@@ -224,7 +225,8 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
             log.info("%s", client)
             yield client.get_executor(retries=RETRIES)
     elif workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
             yield pool
     else:
         yield None

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from harness.parent import end_with_parent
 from sage.errors import InputError
 from training.files import read_arrays, write_arrays, write_json
 from training.simulation.production import Production, Shard, Simulation
@@ -155,6 +156,7 @@ _worker: list[Simulation] = []
 
 
 def _start(production: Production, cache: Path) -> None:
+    end_with_parent()
     # Ctrl-C is the main process's business; a worker finishes its shard.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker.append(Simulation(production, cache))
