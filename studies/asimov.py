@@ -233,13 +233,13 @@ def as_text(study: AsimovStudy) -> str:
 
 def _changes_table(study: AsimovStudy) -> list[str]:
     names = [impact.name for impact in study.impacts]
-    lines = [f"{'region':<8}{'process':<9} {'events':>10}" + "".join(f"{name:>17}" for name in names)]
+    lines = [f"{'region':<20}{'process':<9} {'events':>10}" + "".join(f"{name:>17}" for name in names)]
     table = {(change.region, change.process, change.nuisance): change for change in study.changes}
     for region, yields in study.yields.items():
         for process in (SIGNAL, *(name for name in PROCESSES if name != SIGNAL)):
             changes = [table[region, process, name] for name in names]
             cells = "".join(f"{100 * change.down:+8.2f} /{100 * change.up:+7.2f}" for change in changes)
-            lines.append(f"{region:<8}{process:<9} {yields[process]:10.1f}{cells}")
+            lines.append(f"{region:<20}{process:<9} {yields[process]:10.1f}{cells}")
     return lines
 
 
