@@ -14,8 +14,8 @@ Its modules follow the data, one step each:
     response    smooth yields fitted to them
     tables      yield tables and their trilinear interpolation
     likelihood  Poisson negative log-likelihood with constraints
-    profile     the fit over the nuisance parameters
-    interval    the 68 % interval of the signal strength
+    profiling   the fit over the nuisance parameters
+    interval    the 68 % interval of the signal strength; ``ladder`` where the normal way fails
     calibration rebuilds the tables from the organisers' training events
     measurement all of the above, from a data frame to an answer
 

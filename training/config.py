@@ -52,7 +52,7 @@ class TrainingConfig:
             the others cost time and teach little.
         checkpoint_minutes: Time between checkpoints; there is one after each epoch as well.
         share_htautau, share_ztautau, share_ttbar, share_diboson: Class proportions that the network's probabilities
-            refer to. Equal ones are what the regions' cuts on them suppose.
+            refer to; regions bring them to the proportions they suppose (``RegionSet.for_network``).
     """
 
     device: str = "cpu"
