@@ -47,15 +47,15 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Twenty pseudo-experiments with all six uncertainties: a fiftieth of the events, each standing for fifty."""
+    """Twenty pseudo-experiments with all six uncertainties: a tenth of the events, each standing for ten."""
     folder = tmp_path_factory.mktemp("events")
-    embedded_frame(30_000).to_parquet(folder / DATA_FILE, index=False)
-    (folder / METADATA_FILE).write_text(json.dumps({"total_rows": 30_000, "sum_weights": 20_000.0}))
+    embedded_frame(100_000).to_parquet(folder / DATA_FILE, index=False)
+    (folder / METADATA_FILE).write_text(json.dumps({"total_rows": 100_000, "sum_weights": 100_000.0}))
     pool = EventFile(folder, 0.9).load_test_set()
     made = []
     for number in range(EXPERIMENTS):
         data = make_pseudo_data(pool, 0.2 * number, draw_nuisances(number, NAMES), number)["data"]
-        made.append({"data": data, "weights": np.full(len(data), 50.0)})
+        made.append({"data": data, "weights": np.full(len(data), 10.0)})
     return made
 
 
