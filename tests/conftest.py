@@ -14,6 +14,7 @@ from sage.nuisances import CHALLENGE, PROCESSES
 from sage.tables import YieldTables, default_axes
 
 ROOT = Path(__file__).resolve().parents[1]
+DEMO_CONFIG = ROOT / "training" / "configs" / "demo.yaml"
 REAL_EVENTS = ROOT / "tests" / "data" / "real_500.parquet"
 
 
@@ -70,3 +71,15 @@ def draw_nuisances():
         return np.array([np.clip(rng.normal(), *nuisance.nu_range) for nuisance in CHALLENGE])
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def demo_weights(tmp_path_factory) -> Path:
+    """The shipped network with tables of the embedded events in few bins, as the demonstration builds them."""
+    from training.config import read_config
+    from training.make_bundle import make_bundle
+
+    build = tmp_path_factory.mktemp("demo")
+    config = read_config(DEMO_CONFIG, workers=1)
+    make_bundle(config, ROOT / "data", build, build / "weights", resume=False, network=ROOT / "weights")
+    return build / "weights"

@@ -11,17 +11,14 @@ from harness.dataset import EventFile
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from harness.runner import RunOptions, run
 from harness.settings import make_settings
-from model import WEIGHTS, Model
+from model import Model
 from sage.interval import measure_interval
 from sage.likelihood import Likelihood
 from sage.measurement import likelihood_of
 from sage.nuisances import CHALLENGE, NAMES, PROCESSES
 from scripts.score import main as score
-from tests.conftest import REAL_EVENTS, ROOT
+from tests.conftest import DEMO_CONFIG, REAL_EVENTS, ROOT
 from training.config import read_config
-from training.make_bundle import make_bundle
-
-DEMO = read_config(ROOT / "training" / "configs" / "demo.yaml", workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +27,8 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def demo_model(tmp_path_factory) -> Model:
-    """The shipped network with tables of the embedded events, as the demonstration builds them."""
-    build = tmp_path_factory.mktemp("demo")
-    make_bundle(DEMO, ROOT / "data", build, build / "weights", resume=False, network=WEIGHTS)
-    return Model(weights=build / "weights")
+def demo_model(demo_weights) -> Model:
+    return Model(weights=demo_weights)
 
 
 def test_real_events_run_through_everything_and_stay_finite(tmp_path):
@@ -61,7 +55,7 @@ def test_mu_comes_back_where_only_rates_vary(demo_model, mu):
 
     The constraint on soft_met is centred on the true 0 GeV, which the prior of the challenge never draws.
     """
-    pool = EventFile(ROOT / "data", DEMO.test_size).load_test_set()
+    pool = EventFile(ROOT / "data", read_config(DEMO_CONFIG).test_size).load_test_set()
     nuisances = draw_nuisances(17, ("ttbar_scale", "diboson_scale", "bkg_scale"))
     test_set = make_pseudo_data(pool, mu, nuisances, seed=17)
     demo_model.predict(test_set)

@@ -31,22 +31,20 @@ from studies.pools import (
     summarise,
 )
 from studies.weights import open_weights
-from tests.conftest import ROOT
 from tests.events import small_data
 
-WEIGHTS = ROOT / "weights"
 SIZE = 0.05
 """The synthetic experiment has so much of the challenge's events."""
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return open_weights(WEIGHTS)
+def bundle(demo_weights):
+    return open_weights(demo_weights)
 
 
 @pytest.fixture(scope="module")
 def small(bundle):
-    """The shipped tables at a twentieth of the luminosity, taken as exact."""
+    """The demonstration's tables at a twentieth of the luminosity, taken as exact."""
     response = Response(SIZE * bundle.response.nominal, bundle.response.coefficients)
     return replace(bundle, response=response, settings={**bundle.settings, "simulation_uncertainty": False})
 
@@ -117,7 +115,7 @@ def test_effective_weight_counts_parents_and_leaves_out_the_normalisation(small)
 
 
 @pytest.mark.stat
-def test_shifts_are_as_large_as_predicted_and_toys_agree(small):
+def test_shifts_are_as_large_as_predicted_and_toys_agree(small, demo_weights):
     """Twelve shifts: their spread is known to 1 / sqrt(24), so a factor 1.5 is two standard errors."""
     pools = synthetic_pools(small, 0.5, 1, 24)
     recovered = bundle_of_pool(small, pools, 3).response
@@ -126,11 +124,11 @@ def test_shifts_are_as_large_as_predicted_and_toys_agree(small):
     full = pools.counts[0, 3] > 20
     moved, nominal = (small.templates.terms(at)[0][full] for at in ((1.01, 0.995, 1.5), (1.0, 1.0, 0.0)))
     np.testing.assert_allclose(recovered(point)[0][full] / recovered.nominal[full], moved / nominal, rtol=2e-3)
-    found = summarise(list(study_pairs(small, pools, 0, 1, WEIGHTS)))
+    found = summarise(list(study_pairs(small, pools, 0, 1, demo_weights)))
     assert found.ok, as_text(found)
     assert 0.5 < found.predicted < 1.5
     few = replace(pools, counts=pools.counts[:, :4], moved=pools.moved[:, :4])
-    with_toys = summarise(list(study_pairs(small, few, 30, 1, WEIGHTS)))
+    with_toys = summarise(list(study_pairs(small, few, 30, 1, demo_weights)))
     for pair in with_toys.pairs:
         assert pair.pull_mean == pytest.approx(pair.shift / pair.sigma, abs=0.15 + 4 / np.sqrt(30))
         assert abs(pair.coverage - pair.predicted_coverage) < 4 * np.sqrt(0.25 / 30)
@@ -164,16 +162,17 @@ def test_pools_add_up_to_all_events(bundle, tmp_path):
     assert (pools.moved[1:] > 0).any()
 
 
-def test_program(tmp_path, capsys):
+def test_program(demo_weights, tmp_path, capsys):
     data, output = write_events(tmp_path, 24000), tmp_path / "out"
-    given = ["--data", str(data), "--output", str(output), "--pairs", "2", "--toys", "2", "--nodes", "20"]
+    given = ["--data", str(data), "--output", str(output), "--weights", str(demo_weights)]
+    given += ["--pairs", "2", "--toys", "2", "--nodes", "20"]
     assert program.main(given) == 0
     assert "spread of the shifts" in capsys.readouterr().out
     assert sorted(path.name for path in output.iterdir()) == ["pools.json", "pools.png", "pools.svg"]
-    assert program.main([*given[:4], "--pairs", "40", "--nodes", "20"]) == 2
+    assert program.main([*given[:6], "--pairs", "40", "--nodes", "20"]) == 2
     assert "simulate more or ask for fewer pairs" in capsys.readouterr().err
     (data / PARENTS_FILE).unlink()
     assert program.main(given) == 2
     assert "parents.parquet is missing" in capsys.readouterr().err
-    assert program.main([*given[:4], "--pairs", "1"]) == 2
+    assert program.main([*given[:6], "--pairs", "1"]) == 2
     assert "--pairs is 1" in capsys.readouterr().err
