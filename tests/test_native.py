@@ -95,10 +95,13 @@ def test_equal_to_the_dense_module_for_every_graph(bundle, pattern, instruction_
     except EngineError as error:
         pytest.skip(str(error))
     expected = dense_logits(from_arrays(bundle.network), values, jets)
-    assert np.abs(network.logits(values, jets) - expected).max() < LARGEST_LOGIT_DIFFERENCE
+    # Single precision is relative: random inputs take the trained network to logits above 10.
+    largest = LARGEST_LOGIT_DIFFERENCE * max(1.0, np.abs(expected).max() / 10)
+    assert np.abs(network.logits(values, jets) - expected).max() < largest
     probabilities = network.probabilities(values, jets)
     softmax = torch.softmax(torch.from_numpy(expected), dim=1).numpy()
-    assert np.abs(probabilities - softmax).max() < 3e-6
+    # A probability moves by at most half of what the logits' differences move.
+    assert np.abs(probabilities - softmax).max() < largest / 2
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(len(values)), abs=1e-6)
 
 
