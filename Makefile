@@ -14,7 +14,7 @@ WORKERS ?= 2
 .PHONY: demo test lint bench gate kernel clean
 
 demo: $(RUN)
-	$(BIN)/python -m training.make_bundle --config training/configs/demo.yaml --network weights --data data \
+	$(BIN)/python -m scripts.make_weights --config training/configs/demo.yaml --network weights --data data \
 	    --build build/demo --output build/demo/weights
 	$(BIN)/python -m scripts.make_submission --weights build/demo/weights --output build/demo/sage_submission.zip
 	$(BIN)/python -m scripts.run_ingestion --submission build/demo/sage_submission.zip --data data --test-size 0.5 \

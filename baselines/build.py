@@ -19,6 +19,7 @@ from baselines.boosted_trees.model import Trees
 from baselines.mass_histogram.model import NoClassifier
 from sage.bundle import MANIFEST, Bundle, read_bundle
 from sage.engine import Engine
+from sage.errors import SettingsError
 from sage.graph import INPUTS, Normalisation, normalise, raw_inputs
 from sage.nuisances import PROCESSES
 from sage.regions import Region, RegionSet
@@ -27,7 +28,7 @@ from training.build_tables import build_tables
 from training.config import Config
 from training.dataset import DATA_FILE, EventsFile
 from training.files import sha256, write_arrays, write_json
-from training.make_bundle import write_bundle
+from training.make_weights import write_weights
 from training.train import NETWORK_FILE, REPORT_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +77,7 @@ def train_trees(weights: Path, data: Path, config: Config) -> tuple[Arrays, Repo
     sums = np.bincount(classes, event_weights, minlength=len(PROCESSES))
     if (sums == 0).any():
         msg = f"{data}: the training part holds no {PROCESSES[int(np.argmin(sums))]}; give a file with all processes"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     shares = np.array(config.training.shares()) / sums
     forest = HistGradientBoostingClassifier(
         learning_rate=LEARNING_RATE,
@@ -179,7 +180,7 @@ def build(name: str, config: Config, data: Path, weights: Path, output: Path, in
     if baseline.region_set is not None:
         config = replace(config, tables=replace(config.tables, region_set=baseline.region_set))
     build_tables(config, data, training, tables, bare=baseline.regions, make_engine=baseline.make_engine)
-    write_bundle(config, training, tables, output / "weights")
+    write_weights(config, training, tables, output / "weights")
     manifest = json.loads((output / "weights" / MANIFEST).read_text(encoding="utf-8"))
     manifest["settings"] |= baseline.settings
     manifest["origin"]["baseline"] = name

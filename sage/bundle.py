@@ -15,7 +15,7 @@ import numpy as np
 
 from sage.arrays import LARGEST_VALUE, REMEDY, read_arrays, read_file
 from sage.calibration import read_calibration
-from sage.errors import WeightsError
+from sage.errors import SettingsError, WeightsError
 from sage.graph import INPUTS, Normalisation
 from sage.likelihood import Templates
 from sage.nuisances import PROCESSES, VARIANTS
@@ -114,14 +114,14 @@ def check_mu_range(given: Any) -> None:
     """Check bounds on mu.
 
     Raises:
-        ValueError: If they are neither None nor two increasing numbers.
+        SettingsError: If they are neither None nor two increasing numbers.
     """
     if given is None:
         return
     numbers = isinstance(given, (list, tuple)) and all(type(value) in (int, float) for value in given)
     if not numbers or len(given) != 2 or not -LARGEST_VALUE <= given[0] < given[1] <= LARGEST_VALUE:
         msg = f"mu_range is {given!r}; give two increasing numbers, or None for no bounds"
-        raise ValueError(msg)
+        raise SettingsError(msg)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

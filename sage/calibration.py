@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sage.engine import Engine
-from sage.errors import InputError, SageError
+from sage.errors import InputError, SageError, SettingsError
 from sage.nodes import NOMINAL, Noise, Sample, choose_points, count_points
 from sage.nuisances import BACKGROUNDS, PROCESSES
 from sage.response import Response, fill_grid, fit_counts
@@ -67,14 +67,14 @@ class Calibration:
         """Check the values.
 
         Raises:
-            ValueError: If the mode has no such name or a number is out of its range.
+            SettingsError: If the mode has no such name or a number is out of its range.
         """
         if self.mode not in MODES:
             msg = f"no calibration mode {self.mode!r}; choose one of {', '.join(MODES)}"
-            raise ValueError(msg)
+            raise SettingsError(msg)
         if not 0.0 < self.train_size <= 1.0 or not self.time_budget > 0.0 or not self.largest_weight > 0.0:
             msg = f"calibration {self}: train_size must be in (0, 1], time_budget and largest_weight positive"
-            raise ValueError(msg)
+            raise SettingsError(msg)
 
 
 def read_calibration(settings: Mapping[str, Any], changes: str | Mapping[str, Any] | None = None) -> Calibration:
@@ -85,7 +85,7 @@ def read_calibration(settings: Mapping[str, Any], changes: str | Mapping[str, An
         changes: A mode, or single settings, which replace the bundle's.
 
     Raises:
-        ValueError: If a value is out of its range.
+        SettingsError: If a value is out of its range.
         TypeError: If there is no setting of a given name.
     """
     given = {"mode": changes} if isinstance(changes, str) else dict(changes or {})

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from sage.errors import EngineError
+from sage.errors import EngineError, SettingsError
 from sage.native import NativeNetwork
 from sage.parameters import unstack
 
@@ -62,7 +62,7 @@ class Engine:
         threads: Threads on the CPU; None for this process's share of the cores.
 
     Raises:
-        ValueError: If there is no such kind, or the number of threads is not positive.
+        SettingsError: If there is no such kind, or the number of threads is not positive.
     """
 
     def __init__(
@@ -204,14 +204,14 @@ def check_choice(kind: str | None, threads: int | None) -> None:
     """Check what a user asks for.
 
     Raises:
-        ValueError: If there is no such back end, or the number of threads is not positive.
+        SettingsError: If there is no such back end, or the number of threads is not positive.
     """
     if kind is not None and kind not in KINDS:
         msg = f"no engine {kind!r}; choose one of {', '.join(KINDS)}, or None for the best that works"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     if threads is not None and threads < 1:
         msg = f"threads is {threads}; it must be at least 1, or None for this process's share of the cores"
-        raise ValueError(msg)
+        raise SettingsError(msg)
 
 
 def default_threads() -> int:

@@ -5,6 +5,10 @@ class SageError(Exception):
     """Base of all errors raised on purpose; the message names the value, the rule and the way out."""
 
 
+class SettingsError(SageError, ValueError):
+    """A setting or argument has no such name or value, or does not go with what is there."""
+
+
 class InputError(SageError):
     """Events cannot be used: a column is missing, of a wrong type or not finite."""
 

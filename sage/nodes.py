@@ -16,6 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 from sage.engine import Engine
+from sage.errors import SettingsError
 from sage.graph import Normalisation, jets_present, normalise, raw_inputs
 from sage.nuisances import CHALLENGE, PROCESSES
 from sage.regions import RegionSet, bin_numbers, quantities
@@ -283,7 +284,7 @@ def choose_points(n_nodes: int, seed: int) -> list[Point]:
     the tables end.
 
     Raises:
-        ValueError: If ``n_nodes`` leaves no point of the sequence.
+        SettingsError: If ``n_nodes`` leaves no point of the sequence.
     """
     points: list[Point] = [NOMINAL]
     points += [(scale, 1.0, 0.0) for scale in AXIS_SCALES]
@@ -292,7 +293,7 @@ def choose_points(n_nodes: int, seed: int) -> list[Point]:
     n_scattered = n_nodes - len(points)
     if n_scattered < 1:
         msg = f"nodes is {n_nodes}; the axes alone take {len(points)}, ask for more"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     ratio = 1.2207440846057596  # the real root of x^4 = x + 1
     start = np.random.default_rng(seed).random(3)
     sequence = (start + np.arange(1, n_scattered + 1)[:, None] * ratio ** -np.arange(1.0, 4.0)) % 1.0

@@ -16,6 +16,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from sage.errors import SettingsError
+
 PROCESSES = ("htautau", "ztautau", "ttbar", "diboson")
 """Process names as the data files spell them, in the order of the network's classes and of the tables."""
 
@@ -142,9 +144,9 @@ def variant(name: str) -> tuple[Nuisance, ...]:
     """Return the nuisance table called ``name``.
 
     Raises:
-        ValueError: If there is no such variant.
+        SettingsError: If there is no such variant.
     """
     if name not in VARIANTS:
         msg = f"no nuisance variant {name!r}; choose one of {', '.join(sorted(VARIANTS))}"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     return VARIANTS[name]

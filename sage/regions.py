@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from sage.errors import SettingsError
 from sage.nuisances import BACKGROUNDS, PROCESSES
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -171,11 +172,11 @@ def region_set(name: str) -> RegionSet:
     """Return the region set called ``name``, without bin edges.
 
     Raises:
-        ValueError: If there is none.
+        SettingsError: If there is none.
     """
     if name not in REGION_SETS:
         msg = f"no region set {name!r}; choose one of {', '.join(sorted(REGION_SETS))}"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     return REGION_SETS[name]
 
 

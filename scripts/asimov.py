@@ -10,19 +10,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
 from harness.errors import HarnessError
 from scripts.common import parser, run_program
+from scripts.options import add_output, add_weights
 from studies.asimov import SCAN_POINTS, as_json, as_text, study_asimov
 from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
 from studies.plots import save
 from studies.weights import nuisances_of, open_weights, parameters_at
 from training.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "--mu 1 --nuisance soft_met=0.5 diboson_scale=1.2 --output build/asimov"
 
 
@@ -40,8 +39,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("asimov", __doc__, EXAMPLE)
     add = options.add_argument
-    add("--weights", type=Path, default=ROOT / "weights", help="weights folder (default: this checkout's)")
-    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
+    add_weights(options)
+    add_output(options)
     add("--mu", type=float, default=1.0, help="true signal strength (default: %(default)s)")
     add(
         "--nuisance",

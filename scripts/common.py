@@ -6,10 +6,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tqdm import tqdm
 
 from harness.errors import HarnessError
+from sage.errors import SageError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
 
 logger = logging.getLogger("sage")
 
@@ -78,7 +83,7 @@ def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.
             print(error.details.rstrip(), file=sys.stderr)
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:
+    except (SageError, OSError) as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -15,11 +15,8 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.results import write_atomically
-from harness.runner import RunOptions
-from harness.settings import DEFAULT_SEED, MU_RANGE, make_settings
-from sage.nuisances import NAMES
 from scripts.common import logger, parser, run_program
-from scripts.run_ingestion import DEFAULT_EXPERIMENTS, DEFAULT_SETS, systematics, test_size
+from scripts.options import add_run, run_options, run_settings
 from studies.compare import draw, report, run_all, tables
 
 EXAMPLE = (
@@ -31,42 +28,14 @@ EXAMPLE = (
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("compare", __doc__, EXAMPLE)
-    add = options.add_argument
-    add(
+    options.add_argument(
         "--submissions",
         nargs="+",
         required=True,
         metavar="[NAME=]DIR_OR_ZIP",
         help="folders or zip files with model.py at their root; the others are compared with the first",
     )
-    add("--data", type=Path, required=True, help="events: a Parquet file, or the folder of the public data set")
-    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
-    add("--sets", type=int, help=f"sets, each with its own true mu (default: {DEFAULT_SETS}, or one per given mu)")
-    add("--experiments", type=int, default=DEFAULT_EXPERIMENTS, help="per set (default: %(default)s)")
-    add("--workers", type=int, default=1, help="processes; results do not depend on it (default: %(default)s)")
-    add("--seed", type=int, default=DEFAULT_SEED, help="initial seed (default: %(default)s)")
-    add(
-        "--systematics",
-        type=systematics,
-        default=NAMES,
-        metavar="all|none|NAME,NAME...",
-        help=f"uncertainties to switch on, of {','.join(NAMES)} (default: all)",
-    )
-    low, high = MU_RANGE
-    add(
-        "--ground-truth-mus",
-        type=float,
-        nargs="+",
-        metavar="MU",
-        help=f"true mu of each set (default: drawn uniformly from {low} to {high} with the seed)",
-    )
-    add(
-        "--test-size",
-        type=test_size,
-        default=0.3,
-        help="rows, or fraction of the rows, pseudo-experiments are drawn from (default: %(default)s)",
-    )
-    add("--overwrite", action="store_true", help="throw away earlier results of these submissions")
+    add_run(options)
     return options.parse_args(argv)
 
 
@@ -90,19 +59,8 @@ def named(given: Sequence[str]) -> dict[str, Path]:
 def work(given: argparse.Namespace) -> None:
     """Run all submissions, write and print the comparison."""
     submissions = named(given.submissions)
-    mus = given.ground_truth_mus
-    sets = given.sets if given.sets is not None else len(mus) if mus else DEFAULT_SETS
-    settings = make_settings(sets, given.experiments, given.seed, given.systematics, mus)
-    options = RunOptions(
-        data=given.data,
-        submission=Path(),
-        output=given.output,
-        settings=settings,
-        workers=given.workers,
-        test_size=given.test_size,
-        overwrite=given.overwrite,
-        progress=True,
-    )
+    settings = run_settings(given)
+    options = run_options(given, settings, Path(), given.output)
     for name, path in submissions.items():
         logger.info("%s: %s", name, path)
     records = run_all(submissions, options)

@@ -19,9 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.settings import DEFAULT_SEED
-from sage.errors import SageError
 from scripts.common import logger, parser, run_program
+from scripts.options import add_fraction, add_seed
 from training.joining import join_parts
 from training.parts import parse_parts
 
@@ -33,10 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser("join_events", __doc__, EXAMPLE)
     add = options.add_argument
     add("--parts", nargs="+", required=True, metavar="FOLDER[:test|train|all]", help="events to join (default: all)")
-    add(
-        "--test-size", type=float, default=0.5, help="fraction of each file's rows that is :test (default: %(default)s)"
-    )
-    add("--seed", type=int, default=DEFAULT_SEED, help="decides the order of the rows (default: %(default)s)")
+    add_fraction(options, "of each file that are :test", 0.5)
+    add_seed(options, "decides the order of the rows")
     add("--output", type=Path, required=True, help="folder for the events; new, empty or of the same command")
     return run_program(_join, options.parse_args(argv))
 
@@ -45,10 +42,7 @@ def _join(arguments: argparse.Namespace) -> None:
     if arguments.seed < 0:
         msg = f"--seed is {arguments.seed}; it must be at least 0"
         raise HarnessError(msg)
-    try:
-        metadata = join_parts(parse_parts(arguments.parts, arguments.test_size), arguments.output, arguments.seed)
-    except SageError as error:
-        raise HarnessError(str(error)) from error
+    metadata = join_parts(parse_parts(arguments.parts, arguments.test_size), arguments.output, arguments.seed)
     for part in metadata["join"]["parts"]:
         for name, sums in part["processes"].items():
             logger.info(

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from harness.bundle import bundle_files
 from harness.results import write_atomically
-from scripts.common import parser, run_program
+from scripts.common import ROOT, parser, run_program
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUTPUT = ROOT / "build" / "sage_submission.zip"
 EXAMPLE = "--output build/sage_submission.zip"
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # what a zip file can state

@@ -10,22 +10,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from harness.errors import HarnessError
-from harness.settings import DEFAULT_SEED
-from sage.errors import SageError
 from scripts.common import parser, run_program
+from scripts.options import add_data, add_fraction, add_output, add_seed, add_weights
 from studies.plots import BLACK, BLUE, label, new_figure, save
 from studies.pools import Summary, as_text, count_pools, read_events, study_pairs, summarise
 from studies.weights import open_weights
 from training.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "--data build/events --pairs 8 --toys 200 --output results/pools"
 
 
@@ -33,14 +30,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("pools", __doc__, EXAMPLE)
     add = options.add_argument
-    add("--data", type=Path, required=True, help="folder of simulated events")
-    add("--weights", type=Path, default=ROOT / "weights", help="weights folder (default: this checkout's)")
-    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
+    add_data(options)
+    add_weights(options)
+    add_output(options)
     add("--pairs", type=int, default=8, help="pairs of pools (default: %(default)s)")
     add("--toys", type=int, default=100, help="toys per pair; 0 for none (default: %(default)s)")
     add("--nodes", type=int, default=48, help="nuisance points of each pool's tables (default: %(default)s)")
-    add("--test-size", type=float, default=0.5, help="fraction of the rows for tables (default: %(default)s)")
-    add("--seed", type=int, default=DEFAULT_SEED, help="decides the pools and the toys (default: %(default)s)")
+    add_fraction(options, "that the network was not trained on", 0.5)
+    add_seed(options, "decides the pools and the toys")
     return options.parse_args(argv)
 
 
@@ -69,11 +66,8 @@ def work(given: argparse.Namespace) -> None:
             msg = f"--{name} is {value}; it must be at least {least}"
             raise HarnessError(msg)
     bundle = open_weights(given.weights)
-    try:
-        events, parents = read_events(given.data, given.test_size)
-        pools = count_pools(bundle, events, parents, 2 * given.pairs, given.nodes, given.seed)
-    except (SageError, ValueError) as error:
-        raise HarnessError(str(error)) from error
+    events, parents = read_events(given.data, given.test_size)
+    pools = count_pools(bundle, events, parents, 2 * given.pairs, given.nodes, given.seed)
     pairs = study_pairs(bundle, pools, given.toys, given.seed, given.weights)
     found = summarise(list(tqdm(pairs, total=given.pairs, desc="pairs", disable=None)))
     given.output.mkdir(parents=True, exist_ok=True)

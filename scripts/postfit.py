@@ -16,11 +16,17 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.results import write_atomically
-from harness.settings import DEFAULT_SEED
-from sage.errors import SageError
-from sage.nuisances import NAMES
 from scripts.common import parser, run_program
-from scripts.run_ingestion import ROOT, systematics
+from scripts.options import (
+    TEST_SIZE,
+    add_data,
+    add_fraction,
+    add_output,
+    add_seed,
+    add_systematics,
+    add_weights,
+    add_workers,
+)
 from studies.postfit import as_dict, postfit, probability_histograms, summary
 from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
 
@@ -31,21 +37,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("postfit", __doc__, EXAMPLE)
     add = options.add_argument
-    add("--weights", type=Path, default=ROOT / "weights", help="weights folder of SAGE (default: this checkout's)")
-    add("--data", type=Path, required=True, help="folder of the events file")
-    add("--test-size", type=float, default=0.3, help="fraction of the rows to draw from (default: %(default)s)")
+    add_weights(options)
+    add_data(options)
+    add_fraction(options, "to draw from", TEST_SIZE)
     add("--mu", type=float, default=1.0, help="true signal strength (default: %(default)s)")
-    add("--seed", type=int, default=DEFAULT_SEED, help="of the pseudo-experiment (default: %(default)s)")
-    add(
-        "--systematics",
-        type=systematics,
-        default=NAMES,
-        metavar="all|none|NAME,NAME...",
-        help=f"uncertainties to switch on, of {','.join(NAMES)} (default: all)",
-    )
+    add_seed(options, "decides the pseudo-experiment")
+    add_systematics(options)
     add("--nodes", type=int, default=24, help="nuisance nodes the probabilities are averaged over; 0 for none")
-    add("--workers", type=int, default=1, help="processes for the nodes; results do not depend on it")
-    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
+    add_workers(options)
+    add_output(options)
     return options.parse_args(argv)
 
 
@@ -58,19 +58,16 @@ def work(given: argparse.Namespace) -> None:
         msg = f"nodes is {given.nodes} and workers {given.workers}; they must be at least 0 and 1"
         raise HarnessError(msg)
     output: Path = given.output
-    try:
-        result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
-        output.mkdir(parents=True, exist_ok=True)
-        content = as_dict(result)
-        pictures = [*draw_regions(content, output / "regions"), *draw_pulls(content, output / "pulls")]
-        if given.nodes:
-            histograms = probability_histograms(
-                result.bundle, given.data, given.test_size, given.nodes, given.seed, output / "nodes", given.workers
-            )
-            content["probabilities"] = histograms
-            pictures += draw_probabilities(histograms, output / "probabilities")
-    except SageError as error:
-        raise HarnessError(str(error)) from error
+    result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
+    output.mkdir(parents=True, exist_ok=True)
+    content = as_dict(result)
+    pictures = [*draw_regions(content, output / "regions"), *draw_pulls(content, output / "pulls")]
+    if given.nodes:
+        histograms = probability_histograms(
+            result.bundle, given.data, given.test_size, given.nodes, given.seed, output / "nodes", given.workers
+        )
+        content["probabilities"] = histograms
+        pictures += draw_probabilities(histograms, output / "probabilities")
     write_atomically(output / "postfit.json", json.dumps(content, indent=1, allow_nan=False))
     print(summary(content))
     print(f"\nWritten: {', '.join(str(path) for path in (output / 'postfit.json', *pictures))}")

@@ -21,10 +21,10 @@ from report.studies import asimov_section, compare_section, postfit_section, toy
 from report.weights import weights_section
 from sage import __version__
 from scripts.common import parser, run_program
+from scripts.options import add_weights
 from studies.weights import open_weights
 from training.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "--results results/demo --label 'other data: simulation, closure' --output results/demo/report.html"
 
 
@@ -34,7 +34,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = options.add_argument
     add("--results", type=Path, required=True, help="output folder of run_ingestion, or of the official program")
     add("--output", type=Path, required=True, help="HTML file to write")
-    add("--weights", type=Path, default=ROOT / "weights", help="weights of the run (default: this checkout's)")
+    add_weights(options)
     add("--name", default="SAGE (local)", help="name of the submission (default: %(default)s)")
     add("--label", default="local", help="what the events are, for the score table (default: %(default)s)")
     for study in ("asimov", "postfit", "toys", "compare"):

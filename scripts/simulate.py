@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from harness.errors import HarnessError
-from sage.errors import SageError
 from scripts.common import logger, parser, run_program
 
 REQUIRED = ("pythia8mc", "awkward", "numba")
@@ -62,8 +61,6 @@ def _simulate(arguments: argparse.Namespace) -> None:
         raise HarnessError(msg)
     try:
         _run(arguments)
-    except SageError as error:
-        raise HarnessError(str(error)) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             msg = f"no space left for {error.filename or arguments.output}; free some and run the same command again"

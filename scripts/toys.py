@@ -20,11 +20,22 @@ from pathlib import Path
 import pandas as pd
 
 from harness.errors import HarnessError
-from harness.runner import RunOptions, run
-from harness.settings import DEFAULT_SEED, MU_RANGE, make_settings
-from sage.nuisances import NAMES
-from scripts.common import parser, run_program
-from scripts.run_ingestion import systematics, test_size
+from harness.runner import run
+from harness.settings import MU_RANGE, make_settings
+from scripts.common import ROOT, parser, run_program
+from scripts.options import (
+    add_data,
+    add_output,
+    add_overwrite,
+    add_seed,
+    add_sets,
+    add_systematics,
+    add_test_size,
+    add_weights,
+    add_workers,
+    number_of_sets,
+    run_options,
+)
 from studies import calibration, toy_report
 from studies.analysis import analyse
 from studies.event_toys import frame_of_run, submission_of
@@ -35,7 +46,6 @@ from studies.toys import SIMULATION, ToySettings, run_toys
 from studies.weights import open_weights
 from training.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "--level counts --toys 24000 --mu 0.1 0.5 1 2 3 --workers 2 --output results/toys"
 CALIBRATION = "calibration"
 CALIBRATION_SEED = 2**31
@@ -49,11 +59,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser("toys", __doc__, EXAMPLE)
     add = options.add_argument
     add("--level", choices=("counts", "events"), default="counts", help="what is drawn (default: %(default)s)")
-    add("--weights", type=Path, default=ROOT / "weights", help="weights folder (default: this checkout's)")
-    add("--output", type=Path, required=True, help="folder for the results; made if it is not there")
+    add_weights(options)
+    add_output(options)
     add("--toys", type=int, default=1000, help="number of toys (default: %(default)s)")
-    add("--seed", type=int, default=DEFAULT_SEED, help="toy number i has seed SEED + i (default: %(default)s)")
-    add("--workers", type=int, default=1, help="processes; results do not depend on it (default: %(default)s)")
+    add_seed(options, "toy number i has seed SEED + i")
+    add_workers(options)
     add("--mu", type=float, nargs="+", help="true signal strengths, the same number of toys each")
     add(
         "--mu-range",
@@ -63,14 +73,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=("LOW", "HIGH"),
         help="without --mu, they are uniform in this range (default: %(default)s)",
     )
-    add(
-        "--systematics",
-        type=systematics,
-        default=NAMES,
-        metavar="all|none|NAME,NAME...",
-        help="nuisances that are drawn; the others are nominal (default: all)",
-    )
-    add("--overwrite", action="store_true", help="throw away an earlier run in the output folder")
+    add_systematics(options)
+    add_overwrite(options)
     counts = options.add_argument_group("level counts")
     counts.add_argument(
         "--simulation",
@@ -78,7 +82,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="finite simulation in the toys' truth and the fit, one of them, or none (default: both if the weights'"
         " settings have it in the fit, else none)",
     )
-    faults = "; ".join(f"{name}: {text}" for name, text in FAULTS.items())
+    faults = "; ".join(f"{name}: {text}" for name, text in FAULTS.items()).replace("%", "%%")  # argparse formats it
     counts.add_argument("--inject", choices=tuple(FAULTS), help=f"put a fault into the fit ({faults})")
     counts.add_argument(
         "--calibrate",
@@ -87,9 +91,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="derive thresholds for exact coverage from so many further toys at each of a grid of mu",
     )
     events = options.add_argument_group("level events")
-    events.add_argument("--data", type=Path, help="events: a Parquet file, or the folder of the data set")
-    events.add_argument("--sets", type=int, help="sets of pseudo-experiments (default: 10, or one per given mu)")
-    events.add_argument("--test-size", type=test_size, default=0.3, help="as in run_ingestion (default: %(default)s)")
+    add_data(events, required=False)
+    add_sets(events)
+    add_test_size(events)
     return options.parse_args(argv)
 
 
@@ -171,23 +175,12 @@ def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
             msg = f"--{name} works at --level counts only; leave it out"
             raise HarnessError(msg)
     bundle = open_weights(given.weights)
-    sets = given.sets or (len(given.mu) if given.mu else 10)
+    sets = number_of_sets(given.sets, given.mu)
     settings = make_settings(sets, math.ceil(given.toys / sets), given.seed, given.systematics, given.mu)
     folder = given.output / "run"
     given.output.mkdir(parents=True, exist_ok=True)
     with submission_of(ROOT, given.weights) as submission:
-        run(
-            RunOptions(
-                data=given.data,
-                submission=submission,
-                output=folder,
-                settings=settings,
-                workers=given.workers,
-                test_size=given.test_size,
-                overwrite=given.overwrite,
-                progress=True,
-            )
-        )
+        run(run_options(given, settings, submission, folder))
     return frame_of_run(folder, bundle)
 
 

@@ -77,9 +77,9 @@ def draw_nuisances():
 def demo_weights(tmp_path_factory) -> Path:
     """The shipped network with tables of the embedded events in few bins, as the demonstration builds them."""
     from training.config import read_config
-    from training.make_bundle import make_bundle
+    from training.make_weights import make_weights
 
     build = tmp_path_factory.mktemp("demo")
     config = read_config(DEMO_CONFIG, workers=1)
-    make_bundle(config, ROOT / "data", build, build / "weights", resume=False, network=ROOT / "weights")
+    make_weights(config, ROOT / "data", build, build / "weights", resume=False, network=ROOT / "weights")
     return build / "weights"

@@ -126,12 +126,3 @@ def test_wrong_input_ends_with_one_line(tmp_path, capsys):
     given = ["--baseline", "mass_histogram", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
     assert make_baseline.main(given) == 2
     assert capsys.readouterr().err.startswith("error: ")
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as caught:
-        make_baseline.main(["--help"])
-    assert caught.value.code == 0
-    printed = capsys.readouterr().out
-    assert "example:\n  python -m scripts.make_baseline" in printed
-    assert all(name in printed for name in BASELINES)

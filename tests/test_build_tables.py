@@ -25,7 +25,7 @@ from training.config import Config, TablesConfig, TrainingConfig
 from training.counting import Counter, Job, count_nodes
 from training.dataset import EventsFile
 from training.files import read_arrays
-from training.make_bundle import make_bundle, write_bundle
+from training.make_weights import make_weights, write_weights
 from training.validation import validate
 
 CONFIG = Config(
@@ -45,7 +45,7 @@ def data(tmp_path_factory):
 def built(data, tmp_path_factory):
     """The whole way once: the build folder and the bundle."""
     build = tmp_path_factory.mktemp("build")
-    return build, make_bundle(CONFIG, data, build, build / "weights", resume=False)
+    return build, make_weights(CONFIG, data, build, build / "weights", resume=False)
 
 
 def counter_of(built, data, **changes):
@@ -162,7 +162,7 @@ def test_worker_processes_give_the_same_counts(built, data, tmp_path):
 def test_second_build_gives_the_same_bytes(built, data, tmp_path):
     build, _ = built
     build_tables(CONFIG, data, build / "training", tmp_path / "tables")
-    write_bundle(CONFIG, build / "training", tmp_path / "tables", tmp_path / "weights")
+    write_weights(CONFIG, build / "training", tmp_path / "tables", tmp_path / "weights")
     for path in (build / "weights").iterdir():
         assert (tmp_path / "weights" / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -194,7 +194,7 @@ def test_variances_add_up_rows_of_one_showered_parent(built, data, tmp_path):
 
 def test_tables_of_another_sample_for_an_existing_network(built, data, tmp_path):
     first = built[1]
-    second = make_bundle(CONFIG, data, tmp_path, tmp_path / "weights", False, network=built[0] / "weights")
+    second = make_weights(CONFIG, data, tmp_path, tmp_path / "weights", False, network=built[0] / "weights")
     for name, array in first.network.items():
         np.testing.assert_array_equal(second.network[name], array)
     np.testing.assert_array_equal(second.tables.yields, first.tables.yields)
@@ -256,7 +256,7 @@ def test_seed_region_set(built, data, tmp_path):
     )
     report = build_tables(config, data, built[0] / "training", tmp_path / "tables")
     assert list(report["bins"]) == ["FR", "CR1", "CR2", "CR3"]
-    bundle = write_bundle(config, built[0] / "training", tmp_path / "tables", tmp_path / "weights")
+    bundle = write_weights(config, built[0] / "training", tmp_path / "tables", tmp_path / "weights")
     assert not bundle.regions.exclusive
     unknown = dataclasses.replace(config, tables=dataclasses.replace(config.tables, region_set="six"))
     with pytest.raises(ValueError, match="no region set 'six'; choose one of disjoint, five"):

@@ -187,10 +187,3 @@ def test_names_are_told_apart(setting, tmp_path, capsys):
     assert program.named(["a=x/y", "z/b", "c.zip"]).keys() == {"a", "b", "c"}
     assert run(setting, tmp_path / "out", "--submissions", COUNTING, COUNTING) == 2
     assert "write NAME=PATH" in capsys.readouterr().err
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as caught:
-        program.main(["--help"])
-    assert caught.value.code == 0
-    assert "example:\n  python -m scripts.compare" in capsys.readouterr().out

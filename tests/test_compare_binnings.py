@@ -13,9 +13,9 @@ from sage.nodes import NOMINAL, Noise, choose_points
 from sage.nuisances import CHALLENGE, PROCESSES
 from sage.regions import Region, RegionSet, counts, region_set
 from sage.response import Response, fit_response
+from scripts import compare_binnings as program
 from tests.conftest import analytic_yields
 from tests.events import small_data
-from training import compare_binnings
 from training.build_tables import read_network, read_shares
 from training.compare_binnings import (
     CENTRE,
@@ -164,11 +164,10 @@ def test_indefinite_information_gives_no_precision():
     assert profiled(np.diag([4.0, -1.0])) is None
 
 
-def test_program(data, tmp_path, monkeypatch):
+def test_program(data, tmp_path):
     options = ["--data", str(data), "--part", "all", "--points", "19", "--noise-draws", "1", "--min-effective", "5"]
     options += ["--region-sets", "disjoint", "five", "--output", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["compare_binnings", *options])
-    compare_binnings.main()
+    assert program.main(options) == 0
     result = json.loads((tmp_path / "binnings.json").read_text())
     assert [entry["region_set"] for entry in result["candidates"]] == ["disjoint", "five"]
     for entry in result["candidates"]:

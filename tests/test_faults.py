@@ -83,11 +83,11 @@ CASES = {
     "ingestion": Case(INGESTION + "--workers 1 --output {output}", (*OFFICIAL, records)),
     "ingestion in two workers": Case(INGESTION + "--workers 2 --output {output}", (*OFFICIAL, records)),
     "training": Case(
-        "training.train --config {config} --data {data} --threads 1 --resume --output {output}",
+        "scripts.train --config {config} --data {data} --threads 1 --resume --output {output}",
         (arrays("network.npz"), losses),
     ),
     "tables": Case(
-        "training.build_tables --config {config} --data {data} --training {build} --workers 1 --output {output}",
+        "scripts.build_tables --config {config} --data {data} --training {build} --workers 1 --output {output}",
         (arrays("tables.npz"), arrays("response.npz"), "regions.json"),
     ),
     "simulation": Case(

@@ -132,10 +132,3 @@ def test_run_and_continue(bundle, tmp_path, capsys):
 def test_wrong_input_ends_with_one_line(wrong, tmp_path, capsys):
     assert program.main(["--data", str(ROOT / "data"), "--output", str(tmp_path), *wrong]) == 2
     assert capsys.readouterr().err.startswith("error: ")
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as caught:
-        program.main(["--help"])
-    assert caught.value.code == 0
-    assert "example:\n  python -m scripts.postfit" in capsys.readouterr().out

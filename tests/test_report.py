@@ -337,13 +337,6 @@ def test_numbers_as_text():
     assert flat({"a": {"b": None, "c": [1, 2]}, "d": 3}) == (("a.b", "none"), ("a.c", "1, 2"), ("d", "3"))
 
 
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as caught:
-        report.main(["--help"])
-    assert caught.value.code == 0
-    assert "example:\n  python -m scripts.report" in capsys.readouterr().out
-
-
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

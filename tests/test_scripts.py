@@ -1,8 +1,10 @@
 """The command-line programs: what they print, write and return."""
 
+import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,12 +51,17 @@ def test_verbs_are_discovered():
         assert PROGRAMS[name].__doc__.partition("\n")[0] in listing.stdout
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_help_has_an_example(name, capsys):
+@pytest.mark.parametrize("name", verbs())
+def test_help_has_an_example_that_is_understood(name, capsys, monkeypatch):
+    program = importlib.import_module(f"scripts.{name}")
     with pytest.raises(SystemExit) as caught:
-        PROGRAMS[name].main(["--help"])
+        program.main(["--help"])
     assert caught.value.code == 0
-    assert f"example:\n  python -m scripts.{name}" in capsys.readouterr().out
+    assert f"example:\n  python -m scripts.{name} " in " ".join(capsys.readouterr().out.split(" "))
+    ran = []
+    monkeypatch.setattr(program, "run_program", lambda work, given: ran.append(given) or 0)
+    assert program.main(shlex.split(program.EXAMPLE)) == 0
+    assert ran
 
 
 def test_run_and_score(events, tmp_path, capsys):

@@ -20,6 +20,7 @@ from sage.network import DualBranchNetwork, class_probabilities, from_arrays
 from sage.nuisances import PROCESSES
 from sage.parameters import stack, unstack
 from sage.shifts import select, shift
+from scripts import train as program
 from tests.events import DATA_FILE, METADATA_FILE, ROOT, columns_of, embedded_frame, small_data
 from training.checkpoint import CHECKPOINT_FILE, LOSSES_FILE
 from training.config import DEFAULT_CONFIG, Config, TablesConfig, TrainingConfig, read_config
@@ -29,7 +30,7 @@ from training.inputs import draw_points
 from training.parallel import Processes, joined
 from training.preparation import prepare
 from training.sampling import HeldOut
-from training.train import NETWORK_FILE, REPORT_FILE, Objective, Trainer, main, train, with_shares
+from training.train import NETWORK_FILE, REPORT_FILE, Objective, Trainer, train, with_shares
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=256, points_per_batch=2, validation_points=2, learning_rate=1e-2)
 CONFIG = Config(seed=5, training=SETTINGS)
@@ -247,7 +248,7 @@ def test_early_stop(data, tmp_path, monkeypatch):
 
 def run_processes(arguments, n):
     """Run the training program under torchrun; returns its output."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "-m", "training.train"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "-m", "scripts.train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment
@@ -380,24 +381,11 @@ def test_small_last_batch_does_no_harm(data, tmp_path, batch_size):
     assert np.isfinite(report["losses"][0]["validation"])
 
 
-def test_command_line(data, tmp_path, monkeypatch):
+def test_command_line(data, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("training:\n  epochs: 1\n  points_per_batch: 1\n  validation_points: 1\n")
-    arguments = [
-        "train",
-        "--config",
-        path,
-        "--data",
-        data,
-        "--output",
-        tmp_path / "out",
-        "--seed",
-        "11",
-        "--threads",
-        "1",
-    ]
-    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
-    main()
+    given = ["--config", path, "--data", data, "--output", tmp_path / "out", "--seed", "11", "--threads", "1"]
+    assert program.main([str(value) for value in given]) == 0
     report = json.loads((tmp_path / "out" / REPORT_FILE).read_text())
     assert report["config"]["seed"] == 11
     assert len(report["losses"]) == 1

@@ -1,20 +1,16 @@
 """Bin edges and yield tables of a trained network.
 
-    python -m training.build_tables --data data --training build/training --output build/tables
-    python -m training.build_tables --data data --output build/tables --scheduler tcp://10.0.0.1:8786 --held-out 100
-
 Counts the events of the test part, which the network has not seen, at some tens of nuisance points, fits a smooth
 response per bin and process (see ``sage.response``) and fills the grid of ``sage.tables``. The counts are jobs, each of
-which writes one file (see ``training.counting``), so an interrupted run goes on where it stopped. With ``--nodes all``
-the events are counted at every node of the grid instead. ``--held-out`` counts at further points, drawn from the
-priors, and compares (see ``training.validation``).
+which writes one file (see ``training.counting``), so an interrupted run goes on where it stopped. With 0 ``nodes`` the
+events are counted at every node of the grid instead. ``held_out`` counts at further points, drawn from the priors, and
+compares (see ``training.validation``).
 
 Writes ``tables.npz``, ``response.npz``, ``regions.json`` (cuts and edges), ``report.json`` and ``cost.json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
@@ -34,7 +30,7 @@ from sage.regions import RegionSet, region_set
 from sage.response import Point, Response, fill_grid, fit_counts
 from sage.tables import AXES, GRID, YieldTables, default_axes, grid_points
 from training.binning import BinningRule, choose_edges
-from training.config import Config, chosen_config, command_line
+from training.config import Config
 from training.counting import Counter, Job, count_nodes
 from training.dataset import DATA_FILE
 from training.files import read_arrays, sha256, write_arrays, write_json
@@ -47,7 +43,7 @@ REGIONS_FILE = "regions.json"
 REPORT = "report.json"
 COST = "cost.json"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sage.training.build_tables")
 
 
 def read_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation]:
@@ -199,29 +195,21 @@ def _write(output: Path, regions: RegionSet, response: Response, yields: np.ndar
     write_json(output / REGIONS_FILE, describe_regions(regions))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this step to a parser."""
-    parser.add_argument(
-        "--nodes",
-        type=lambda text: 0 if text == "all" else int(text),
-        help="replaces the setting of that name; all counts at every node of the grid, which costs hours",
-    )
-    parser.add_argument("--held-out", type=int, help="replaces the setting of that name")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask scheduler that counts, e.g. tcp://10.0.0.1:8786")
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = command_line(__doc__, Path("build/tables"), "region_set", "workers")
-    parser.add_argument(
-        "--training", type=Path, default=Path("build/training"), help="folder of the trained network, or of weights"
-    )
-    add_options(parser)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    report = build_tables(chosen_config(given), given.data, given.training, given.output, scheduler=given.scheduler)
-    log.info("%s", json.dumps(report, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+def summary(report: dict[str, Any]) -> str:
+    """Return the text table of what ``build_tables`` has made."""
+    width = max(map(len, (*report["yields"], "effective weight")))
+    lines = [f"{'region':{width}} {'bins':>5}" + "".join(f"{name:>12}" for name in PROCESSES)]
+    for region, events in report["yields"].items():
+        cells = "".join(f"{events[name]:12.1f}" for name in PROCESSES)
+        lines.append(f"{region:{width}} {report['bins'][region]:5d}{cells}")
+    weights = "".join(f"{report['effective_weight'][name]:12.4f}" for name in PROCESSES)
+    lines.append(f"{'effective weight':{width}} {'':5}{weights}")
+    checked = {"points of the fit": report["nodes"], **report.get("held_out", {})}
+    for name, found in checked.items():
+        verdict = "passed" if found["passed"] else "not passed"
+        share = f"{found['within']:.2%} of bins at {found['points']} points within tolerance"
+        lines.append(f"{name}: {share}, {found['within_three_times']:.2%} within three times: {verdict}")
+    cost = report["cost"]
+    rate = cost["events_times_points_per_core_second"]
+    lines.append(f"{cost['core_seconds']:.0f} core seconds, {rate:.3g} events x points per core second")
+    return "\n".join(lines)

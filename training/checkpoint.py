@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sage.errors import SettingsError
 from training.files import read_arrays, write_arrays, write_json
 
 CHECKPOINT_FILE = "checkpoint.npz"
@@ -88,14 +89,14 @@ def read_checkpoint(
         Parameters, parameters of the best epoch, progress.
 
     Raises:
-        ValueError: If it was written with other settings.
+        SettingsError: If it was written with other settings.
     """
     path = folder / CHECKPOINT_FILE
     arrays = read_arrays(path)
     content = json.loads(str(arrays.pop("log")))
     if content["config"] != identity:
         msg = f"{path}: was written with other settings; resume with those or start in another folder"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     groups: dict[str, dict[str, np.ndarray]] = {"network": {}, "best": {}, "optimiser": {}}
     for name, array in arrays.items():
         kind, rest = name.split("/", 1)

@@ -1,7 +1,5 @@
 """Expected precision of the signal strength for several region sets and binnings of one trained network.
 
-    python -m training.compare_binnings --data data --weights weights --output build/binnings
-
 Every simulated event of the chosen part is evaluated once per nuisance point, and all candidates are filled from that
 evaluation. The expected interval is that of Asimov counts at mu = 1 and all nuisances at their centres. Edges that are
 chosen on the events they are judged with look better than they are: the events are also halved, by showered event where
@@ -12,31 +10,26 @@ Writes ``binnings.json`` and ``binnings.txt``.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from sage.engine import Engine
 from sage.interval import measure_interval
 from sage.likelihood import MU, Likelihood
-from sage.nodes import NOMINAL, Noise, choose_points
+from sage.nodes import NOMINAL
 from sage.nuisances import CHALLENGE, PROCESSES
 from sage.regions import REGION_SETS, RegionSet, region_set
 from sage.response import Point, Response, fit_counts
 from training.binning import BACKGROUND_ROWS, BinningRule, choose_edges
-from training.build_tables import read_network, read_shares
-from training.dataset import Events, EventsFile
-from training.files import write_bytes, write_json
+from training.dataset import Events
 from training.filling import HALVES, Evaluator, Filled, Filler, NominalCounts
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sage.training.compare_binnings")
 
 CENTRE = np.array([1.0, *np.zeros(len(CHALLENGE))])
 """mu = 1 and all nuisances at the centres of their constraints."""
@@ -302,41 +295,3 @@ def table(result: dict[str, Any]) -> str:
     limit = result["bounds"]
     lines.append(f"unbinned, shapes fixed: stat {limit['statistical']:.4g}, rates {limit['rates']:.4g}")
     return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the events file")
-    parser.add_argument("--weights", type=Path, default=Path("weights"), help="weights, or what training.train wrote")
-    parser.add_argument("--output", type=Path, default=Path("build/binnings"), help="folder for the results")
-    parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="events that are counted")
-    parser.add_argument("--test-size", type=float, default=0.5, help="fraction of the rows in the test part")
-    parser.add_argument("--points", type=int, default=36, help="nuisance points")
-    parser.add_argument("--noise-draws", type=int, default=2, help="soft-MET noise vectors averaged over")
-    parser.add_argument("--min-effective", type=float, nargs="+", default=[250.0], help="effective background entries")
-    parser.add_argument("--uniform-bins", type=int, nargs="+", default=[100], help="bins to start from")
-    parser.add_argument("--region-sets", nargs="+", help="only these")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-
-    parameters, normalisation = read_network(arguments.weights)
-    file = EventsFile(arguments.data, arguments.test_size)
-    events = file.read(file.rows(arguments.part))
-    chosen = candidates(arguments.min_effective, arguments.uniform_bins, arguments.region_sets)
-    points = choose_points(arguments.points, arguments.seed)
-    noise = Noise(arguments.seed, arguments.noise_draws, common=False)
-    evaluate = Evaluator(Engine(parameters, threads=1), normalisation, noise)
-    result = compare(chosen, events, evaluate, read_shares(arguments.weights), points, arguments.seed)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    write_json(arguments.output / "binnings.json", {"settings": settings, "rows": len(events), **result})
-    text = table(result)
-    write_bytes(arguments.output / "binnings.txt", text.encode("utf-8"))
-    log.info("%s", text)
-
-
-if __name__ == "__main__":
-    main()

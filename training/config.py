@@ -6,7 +6,6 @@ costs a training run. Command line options replace single values.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from sage.errors import SettingsError
 from sage.nuisances import PROCESSES
 
 DISTRIBUTIONS = ("prior", "uniform", "nominal")
@@ -81,20 +81,20 @@ class TrainingConfig:
         """Check what no type tells.
 
         Raises:
-            ValueError: If a number is out of its range or the distribution has no such name.
+            SettingsError: If a number is out of its range or the distribution has no such name.
         """
         if self.points not in DISTRIBUTIONS:
             msg = f"training: points is {self.points!r}; choose one of {', '.join(DISTRIBUTIONS)}"
-            raise ValueError(msg)
+            raise SettingsError(msg)
         at_least = dict.fromkeys(("networks", "epochs", "patience", "batch_size", "points_per_batch"), 1)
         at_least |= dict.fromkeys(("rows_per_pass", "validation_points", "pool_rows"), 1) | {"max_rows": 0}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 msg = f"training: {name} is {getattr(self, name)}; it must be at least {least}"
-                raise ValueError(msg)
+                raise SettingsError(msg)
         if not 0.0 < self.validation_fraction < 1.0:
             msg = f"training: validation_fraction is {self.validation_fraction}; it lies between 0 and 1"
-            raise ValueError(msg)
+            raise SettingsError(msg)
 
     def shares(self) -> tuple[float, ...]:
         """Return the class proportions in the order of ``PROCESSES``."""
@@ -175,9 +175,13 @@ def read_config(path: Path, **overrides: Any) -> Config:
         overrides: Values that replace those of the file, named as the fields of any section; None leaves the value.
 
     Raises:
-        ValueError: If a key is unknown or a value of the wrong type; the message names both.
+        SettingsError: If the file is not YAML, a key is unknown or a value of the wrong type; the message names both.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path}: not YAML ({error}); see {DEFAULT_CONFIG.name} for what settings look like"
+        raise SettingsError(msg) from error
     config = _build(Config, content, str(path))
     given = {name: value for name, value in overrides.items() if value is not None}
     return replace(
@@ -189,31 +193,6 @@ def read_config(path: Path, **overrides: Any) -> Config:
     )
 
 
-def command_line(doc: str | None, output: Path, *options: str) -> argparse.ArgumentParser:
-    """Return a parser with the options all training programs share.
-
-    Args:
-        doc: The program's docstring; its first line describes it.
-        output: Default folder for the results.
-        options: Settings, besides the seed, that the command line may replace.
-    """
-    parser = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="YAML settings")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the events file")
-    parser.add_argument("--output", type=Path, default=output, help="folder for the results")
-    for name in ("seed", "test_size", *options):
-        kind = {"device": str, "region_set": str, "checkpoint_minutes": float, "test_size": float}.get(name, int)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="replaces the setting of that name")
-    return parser
-
-
-def chosen_config(arguments: argparse.Namespace) -> Config:
-    """Read the settings that the command line names, with what it replaces."""
-    names = ("seed", "test_size", "device", "threads", "checkpoint_minutes", "region_set", "workers")
-    names += ("nodes", "held_out")
-    return read_config(arguments.config, **{name: getattr(arguments, name, None) for name in names})
-
-
 def _of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {item.name: values[item.name] for item in fields(kind) if item.name in values}
 
@@ -222,13 +201,13 @@ def _build(kind: type[T], content: Any, where: str) -> T:
     """Fill a dataclass from a mapping, section by section."""
     if not isinstance(content, Mapping):
         msg = f"{where}: got {content!r}; a section is a mapping of setting to value"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     known = get_type_hints(kind)
     values = {}
     for key, value in content.items():
         if key not in known:
             msg = f"{where}: unknown setting {key!r}; known are {', '.join(known)}"
-            raise ValueError(msg)
+            raise SettingsError(msg)
         expected = known[key]
         if is_dataclass(expected):
             value = _build(expected, value, f"{where}: {key}")  # type: ignore[arg-type]
@@ -236,6 +215,6 @@ def _build(kind: type[T], content: Any, where: str) -> T:
             value = float(value)
         elif type(value) is not expected:
             msg = f"{where}: setting {key!r} is {value!r}; it must be of type {expected.__name__}"
-            raise ValueError(msg)
+            raise SettingsError(msg)
         values[key] = value
     return kind(**values)

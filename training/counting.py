@@ -41,7 +41,7 @@ ROWS_PER_JOB = 131_072
 RETRIES = 5
 """Times a cluster may start a job anew when the worker that had it dies."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sage.training.counting")
 
 
 @dataclass(frozen=True)

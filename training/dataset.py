@@ -87,6 +87,9 @@ class EventsFile:
         if not 0.0 <= test_size <= 1.0:
             msg = f"test_size is {test_size}; it is a fraction of the rows, from 0 to 1"
             raise InputError(msg)
+        if not folder.is_dir():
+            msg = f"{folder}: no such folder; give the one that holds {DATA_FILE} and its metadata"
+            raise InputError(msg)
         self.path = folder / DATA_FILE
         metadata = _read_metadata(folder / METADATA_FILE)
         try:

@@ -1,7 +1,5 @@
 """Judge the network on events that neither trained it nor stopped its training.
 
-    python -m training.evaluate --data data --training build/training --output build/evaluation --resume
-
 Compares the network trained at random nuisance points (read from TRAINING, or trained there) with the same network
 trained at the nominal point, gradient boosting and a multilayer perceptron, on the rows that also fill the tables.
 All weights are those of the training: each class has the same total. Reports, for each classifier,
@@ -34,7 +32,7 @@ from sage.nuisances import PROCESSES
 from sage.regions import quantities
 from sage.shifts import select, shift
 from training.build_tables import read_network
-from training.config import Config, chosen_config, command_line
+from training.config import Config
 from training.dataset import EventsFile, Keep
 from training.evaluation_pictures import draw_reliability, draw_shifts
 from training.files import sha256, write_json
@@ -64,7 +62,7 @@ SIGNAL = PROCESSES.index("htautau")
 AUC_FLOOR, LOSS_FLOOR, SLOPE_FLOOR = 0.003, 0.01, 0.05
 """How far the nominal network may be behind the references: AUC, relative cross entropy, slope from 1."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sage.training.evaluate")
 
 
 @dataclass(frozen=True)
@@ -306,28 +304,3 @@ def _samples(file: EventsFile, config: Config, max_rows: int) -> tuple[Sample, S
         fractions = np.minimum(1.0, max_rows / counts)
     train_part = sample(file, Thinning(held_out, fractions, (config.seed,)), fractions)
     return train_part, sample(file, held_out, everything)
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = command_line(__doc__, Path("build/evaluation"), "threads")
-    parser.add_argument("--training", type=Path, default=Path("build/training"), help="folder of the trained network")
-    parser.add_argument("--resume", action="store_true", help="use what the output folder already holds")
-    parser.add_argument("--max-rows", type=int, default=0, help="rows per class for boosting, perceptron; 0: all")
-    parser.add_argument("--score-rows", type=int, default=0, help="held-out rows that are scored; 0: all")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    report = evaluate(
-        chosen_config(arguments),
-        arguments.data,
-        arguments.training,
-        arguments.output,
-        arguments.resume,
-        arguments.max_rows,
-        arguments.score_rows,
-    )
-    log.info("%s", json.dumps(report["floors"], indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sage.errors import SettingsError
 from sage.graph import INPUTS, Normalisation, raw_inputs
 from sage.nuisances import PROCESSES
 from sage.shifts import select, shift
@@ -34,7 +35,7 @@ def prepare(file: EventsFile, rows: range, held_out: HeldOut) -> Preparation:
     """Measure feature constants from defined values of the selected nominal events, each event counted once.
 
     Raises:
-        ValueError: If a process has no selected event or an input never varies.
+        SettingsError: If a process has no selected event or an input never varies.
     """
     entries, sums, squares = np.zeros((3, len(INPUTS)))
     found, totals = np.zeros((2, len(PROCESSES)))
@@ -56,6 +57,6 @@ def prepare(file: EventsFile, rows: range, held_out: HeldOut) -> Preparation:
     bad += [name for name, total in zip(PROCESSES, totals, strict=True) if not total > 0.0]
     if bad:
         msg = f"{bad[0]!r} is empty or constant in rows {rows.start} to {rows.stop}; train on more events"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     normalisation = Normalisation(mean.astype(np.float32), std.astype(np.float32))
     return Preparation(normalisation, n_selected / len(PROCESSES) / totals, found, n_selected)

@@ -41,7 +41,7 @@ CHUNK = 65536
 Classifier = Callable[[Mapping[str, Any]], np.ndarray]
 """Takes the primary columns of selected events, returns class probabilities (n, 4)."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sage.training.reference_classifiers")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,5 @@
 """Train the network at random nuisance points (arXiv:2509.00672).
 
-    python -m training.train --data data --output build/training
-    python -m training.train --data data --output build/training --resume
-    torchrun --nproc-per-node 4 -m training.train --device cuda --config training/configs/seed.yaml --data FOLDER
-
 Every batch is seen at several points (tes, jes, soft_met) drawn afresh, by default from the distribution of the
 pseudo-experiments: tes and jes normal around 1 with width 0.01, soft_met log-normal (0, 1) cut at 5 GeV. The loss is
 the cross entropy of the four classes, averaged over the points, each class with the same total weight so that rare ones
@@ -40,11 +36,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sage import __version__
+from sage.errors import SettingsError
 from sage.network import DualBranchNetwork
 from sage.nuisances import PROCESSES
 from sage.parameters import stack
 from training.checkpoint import CHECKPOINT_FILE, Progress, read_checkpoint, write_checkpoint
-from training.config import Config, chosen_config, command_line
+from training.config import Config
 from training.dataset import Events, EventsFile
 from training.files import sha256, write_arrays, write_json
 from training.inputs import draw_points, inputs_at_points
@@ -58,7 +55,7 @@ REPORT_FILE = "training.json"
 ORDER, POINTS, VALIDATION = range(3)
 """What random numbers are for; part of their key, after the seed."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sage.training.train")
 
 
 class Objective:
@@ -159,7 +156,7 @@ class Trainer:
                         f"loss is {loss} after step {progress.step - 1} of epoch {epoch}; "
                         "lower learning_rate or raise batch_size"
                     )
-                    raise ValueError(msg)
+                    raise SettingsError(msg)
                 if time.monotonic() - saved > 60.0 * settings.checkpoint_minutes:
                     self.save(folder)
                     saved = time.monotonic()
@@ -233,7 +230,7 @@ class Trainer:
         loss_sum, weight_sum = self.processes.add_up(sums).tolist()
         if not weight_sum > 0.0:
             msg = f"no event in rows {self.rows.start} to {self.rows.stop} is held out; raise validation_fraction"
-            raise ValueError(msg)
+            raise SettingsError(msg)
         return loss_sum / weight_sum
 
     def learning_rate(self, step: int) -> float:
@@ -261,7 +258,7 @@ class Trainer:
         """Go on from the checkpoint in a folder.
 
         Raises:
-            ValueError: If it was written with other settings.
+            SettingsError: If it was written with other settings.
         """
         network, self.best, self.progress = read_checkpoint(folder, self.optimiser, self.identity())
         self.network.load_state_dict({name: torch.from_numpy(array) for name, array in network.items()})
@@ -273,11 +270,11 @@ def with_shares(parameters: dict[str, np.ndarray], shares: tuple[float, ...]) ->
     By Bayes' theorem every probability is multiplied by its class's share, which adds its logarithm to the logit.
 
     Raises:
-        ValueError: If a share is not positive.
+        SettingsError: If a share is not positive.
     """
     if min(shares) <= 0.0:
         msg = f"class shares are {shares}; each must be positive"
-        raise ValueError(msg)
+        raise SettingsError(msg)
     offset = np.log(np.array(shares) * len(shares))
     return parameters | {"classes.bias": (parameters["classes.bias"] + offset).astype(np.float32)}
 
@@ -341,16 +338,3 @@ def train(config: Config, data: Path, output: Path, resume: bool = False) -> dic
             write_json(output / REPORT_FILE, report)
         processes.wait()
     return report
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = command_line(__doc__, Path("build/training"), "device", "threads", "checkpoint_minutes")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(chosen_config(arguments), arguments.data, arguments.output, arguments.resume)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,11 @@
 """Compare simulated events with the public data set's published yields and with reference events.
 
-    python -m training.simulation.compare --events build/events --reference DIR --output build/comparison
-
-DIR holds one parquet file per process (and ``real_500.parquet``, compared if it is there). Writes ``comparison.json``
-and a plot of all 28 features per process, and prints the tables.
+The folder of reference events holds one parquet file per process (and ``real_500.parquet``, compared if it is there).
+Writes ``comparison.json`` and a plot of all 28 features per process, and logs the tables.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +19,7 @@ from scipy.stats import kstwobign
 
 from sage.nuisances import PROCESSES, SIGNAL
 from sage.shifts import PRIMARIES, UNDEFINED
-from training.dataset import DATA_FILE
+from training.dataset import DATA_FILE, PARENTS_FILE
 from training.files import write_json
 from training.simulation.comparison import (
     FEATURES,
@@ -34,7 +31,6 @@ from training.simulation.comparison import (
     response_table,
     score_inflation,
 )
-from training.simulation.output import PARENTS_FILE
 
 REAL_FILE = "real_500.parquet"
 KS_FLOOR = 0.02
@@ -45,7 +41,7 @@ FEW = 500
 LEAST_DRAWN = 100
 """Fewer real events than this would only hide the rest."""
 
-log = logging.getLogger("sage.simulation")
+log = logging.getLogger("sage.training.simulation")
 
 
 def read_events(folder: Path) -> dict[str, Sample]:
@@ -163,20 +159,3 @@ def _log(process: str, made: dict[str, Any]) -> None:
     if "real_p_values" in made:
         low = min(made["real_p_values"].items(), key=lambda item: item[1])
         log.info("  lowest p-value against real events: %s %.4f", *low)
-
-
-def main() -> None:
-    """Run from the command line."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    options.add_argument("--events", type=Path, required=True, help="folder with simulated events")
-    options.add_argument("--beside", type=Path, nargs="+", default=[], help="more such folders, for the plots")
-    options.add_argument("--reference", type=Path, required=True, help="folder with one parquet file per process")
-    options.add_argument("--output", type=Path, required=True, help="folder for the report and the plots")
-    arguments = options.parse_args()
-    mpl.use("Agg")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    compare(arguments.events, arguments.reference, arguments.output, arguments.beside)
-
-
-if __name__ == "__main__":
-    main()

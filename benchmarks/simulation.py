@@ -1,6 +1,6 @@
 """Speed of the simulation on one core: rows, effective rows and the cost of each stage.
 
-    python -m training.simulation.benchmark --mode fast --events 3000
+    python -m benchmarks.simulation --mode fast --events 3000
 
 Effective rows are rows over the variance of the yield that weights and shared showered events add. Times are CPU times.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import logging
 import pstats
 import resource
 import time
@@ -32,8 +31,6 @@ STAGES = {
     "selection": ("select_candidates",),
 }
 """Functions whose cumulated times make up each stage."""
-
-log = logging.getLogger("sage.simulation")
 
 
 def measure_speed(simulation: Simulation, process: str, n_events: int) -> dict[str, Any]:
@@ -71,25 +68,20 @@ def main() -> None:
     options.add_argument("--events", type=int, default=3000, help="showered events per process")
     options.add_argument("--cache", type=Path, default=Path("build/simulation"), help="folder of the libraries")
     arguments = options.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Compiles what is compiled at first use.
     Simulation(Production(arguments.mode, 1, 50), arguments.cache).shard("ztautau", 0)
     simulation = Simulation(Production(arguments.mode, 1, arguments.events), arguments.cache)
     for process in PROCESSES:
         made = measure_speed(simulation, process, arguments.events)
-        log.info(
-            "%s %s: %.0f rows/s, %.0f by weights, inflation %.2f, %.0f effective rows/s",
-            process,
-            arguments.mode,
-            made["rows_per_second"],
-            made["independent_rows_per_second"],
-            made["inflation"],
-            made["effective_rows_per_second"],
+        print(
+            f"{process} {arguments.mode}: {made['rows_per_second']:.0f} rows/s, "
+            f"{made['independent_rows_per_second']:.0f} by weights, inflation {made['inflation']:.2f}, "
+            f"{made['effective_rows_per_second']:.0f} effective rows/s"
         )
         for stage, cost in made["stages_ms"].items():
-            log.info("  %-36s %6.2f ms per showered event", stage, cost)
+            print(f"  {stage:<36} {cost:6.2f} ms per showered event")
     # Kilobytes on Linux.
-    log.info("largest memory %.2f GB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    print(f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
 
 
 if __name__ == "__main__":

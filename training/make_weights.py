@@ -1,9 +1,5 @@
 """The whole way from an events file to the weights folder.
 
-    python -m training.make_bundle --data data --output weights
-
-    python -m training.make_bundle --data data --network weights --output build/other_weights
-
 Trains the network, or takes that of an existing weights folder, builds the tables and writes ``network.npz``,
 ``tables.npz``, ``response.npz`` and ``manifest.json``; the result is read back with ``sage.bundle.read_bundle``. Steps
 that are finished in the build folder are not repeated with ``--resume``. Equal events, settings and library versions
@@ -22,15 +18,15 @@ from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle
 from sage.calibration import Calibration
 from sage.graph import INPUTS
 from sage.nuisances import PROCESSES
-from training.build_tables import REGIONS_FILE, REPORT, RESPONSE_FILE, TABLES_FILE, add_options, build_tables
-from training.config import Config, chosen_config, command_line
+from training.build_tables import REGIONS_FILE, REPORT, RESPONSE_FILE, TABLES_FILE, build_tables, summary
+from training.config import Config
 from training.files import read_arrays, sha256, write_bytes, write_json
 from training.train import NETWORK_FILE, REPORT_FILE, train, versions
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sage.training.make_weights")
 
 
-def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> Bundle:
+def write_weights(config: Config, training: Path, tables: Path, output: Path) -> Bundle:
     """Put trained network and tables into a weights folder and read it back.
 
     Args:
@@ -67,7 +63,7 @@ def write_bundle(config: Config, training: Path, tables: Path, output: Path) -> 
             "seed": config.seed,
             "config": asdict(config) | {"training": trained},
             "versions": versions(),
-            "created_with": "training.make_bundle",
+            "created_with": "scripts.make_weights",
         },
         "files": {
             name: {
@@ -93,7 +89,7 @@ def _network_origin(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[
     return {key: origin[key] for key in ("data", "rows")}, content["normalisation"], origin["config"]["training"]
 
 
-def make_bundle(
+def make_weights(
     config: Config,
     data: Path,
     build: Path,
@@ -109,29 +105,5 @@ def make_bundle(
         losses = train(config, data, training, resume)["losses"]
         log.info("held-out loss %.5f", min(entry["validation"] for entry in losses))
     report = build_tables(config, data, training, tables, scheduler=scheduler)
-    log.info("%s", json.dumps({key: value for key, value in report.items() if key != "config"}, indent=1))
-    return write_bundle(config, training, tables, output)
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = command_line(__doc__, Path("weights"), "device", "threads", "region_set", "workers")
-    parser.add_argument("--build", type=Path, default=Path("build"), help="folder for intermediate results")
-    parser.add_argument("--network", type=Path, help="weights folder whose network is taken instead of training one")
-    add_options(parser)
-    parser.add_argument("--resume", action="store_true", help="use what the build folder already holds")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make_bundle(
-        chosen_config(given),
-        given.data,
-        given.build,
-        given.output,
-        given.resume,
-        network=given.network,
-        scheduler=given.scheduler,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    log.info("tables:\n%s", summary(report))
+    return write_weights(config, training, tables, output)

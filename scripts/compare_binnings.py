@@ -1,0 +1,69 @@
+"""Compare region sets and binnings by the precision of mu they promise for one trained network.
+
+Every simulated event of the chosen part is evaluated once per nuisance point; all candidates are filled from that.
+Prints a table; writes binnings.json and binnings.txt. training/compare_binnings.py tells what the columns mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sage.engine import Engine
+from sage.nodes import Noise, choose_points
+from scripts.common import ROOT, parser, run_program
+from scripts.options import add_data, add_fraction, add_output, add_seed
+from training.build_tables import read_network, read_shares
+from training.compare_binnings import candidates, compare, table
+from training.dataset import EventsFile
+from training.files import write_bytes, write_json
+from training.filling import Evaluator
+
+EXAMPLE = "--data data --weights weights --uniform-bins 50 100 --output build/binnings"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    options = parser("compare_binnings", __doc__, EXAMPLE)
+    add = options.add_argument
+    add_data(options)
+    add("--weights", type=Path, default=ROOT / "weights", help="of SAGE, or folder of a trained network")
+    add_output(options)
+    add("--part", choices=("test", "train", "all"), default="test", help="events that are counted")
+    add_fraction(options, "that are the test part", 0.5)
+    add("--points", type=int, default=36, help="nuisance points (default: %(default)s)")
+    add("--noise-draws", type=int, default=2, help="soft-MET noise vectors averaged over (default: %(default)s)")
+    add("--min-effective", type=float, nargs="+", default=[250.0], help="effective background entries of a bin")
+    add("--uniform-bins", type=int, nargs="+", default=[100], help="bins to start from")
+    add("--region-sets", nargs="+", help="only these (default: all)")
+    add_seed(options, "decides points, noise and halves")
+    return options.parse_args(argv)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Count, compare, write and print."""
+    parameters, normalisation = read_network(given.weights)
+    file = EventsFile(given.data, given.test_size)
+    events = file.read(file.rows(given.part))
+    chosen = candidates(given.min_effective, given.uniform_bins, given.region_sets)
+    points = choose_points(given.points, given.seed)
+    noise = Noise(given.seed, given.noise_draws, common=False)
+    evaluate = Evaluator(Engine(parameters, threads=1), normalisation, noise)
+    result = compare(chosen, events, evaluate, read_shares(given.weights), points, given.seed)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+    write_json(given.output / "binnings.json", {"settings": settings, "rows": len(events), **result})
+    text = table(result)
+    write_bytes(given.output / "binnings.txt", text.encode("utf-8"))
+    print(text)
+    print(f"written: {given.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Make a weights folder from an events file: train the network, choose bins, build the tables.
+
+--network takes the network of an existing weights folder, or of scripts.train, instead of training one. Intermediate
+results are kept in the build folder; --resume uses them. Equal events, settings and library versions give equal bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.common import parser, run_program
+from scripts.options import add_config, add_data, add_output, add_resume, add_tables, chosen_config
+from training.make_weights import make_weights
+
+EXAMPLE = "--data data --network weights --workers 2 --output build/weights"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    options = parser("make_weights", __doc__, EXAMPLE)
+    add_data(options)
+    options.add_argument("--network", type=Path, help="folder whose network is taken; none is trained")
+    add_output(options)
+    options.add_argument("--build", type=Path, help="folder for intermediate results (default: OUTPUT.build)")
+    add_config(options, "seed", "test_size", "device", "threads", "workers")
+    add_tables(options)
+    add_resume(options)
+    return options.parse_args(argv)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Make the folder and say what is in it."""
+    output: Path = given.output
+    bundle = make_weights(
+        chosen_config(given),
+        given.data,
+        given.build or output.with_name(f"{output.name}.build"),
+        output,
+        given.resume,
+        network=given.network,
+        scheduler=given.scheduler,
+    )
+    bins = ", ".join(f"{region.name} {region.n_bins}" for region in bundle.regions.regions)
+    print(f"written: {output}; bins: {bins}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

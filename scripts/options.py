@@ -1,0 +1,208 @@
+"""Options that several programs share, so that a name means the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.runner import RunOptions
+from harness.settings import DEFAULT_SEED, MU_RANGE, Settings, make_settings
+from sage.nuisances import NAMES
+from scripts.common import ROOT
+from training.config import DEFAULT_CONFIG, Config, read_config
+
+DEFAULT_SETS, DEFAULT_EXPERIMENTS = 10, 10
+TEST_SIZE = 0.3
+_DEFAULT = " (default: %(default)s)"
+
+CONFIG_TYPES = {
+    "seed": int,
+    "test_size": float,
+    "device": str,
+    "threads": int,
+    "workers": int,
+    "checkpoint_minutes": float,
+    "region_set": str,
+    "nodes": lambda text: 0 if text == "all" else int(text),
+    "held_out": int,
+}
+"""Settings that the command line can replace, and how they are read."""
+
+Options = Any
+"""A parser or one of its groups; argparse has no public type for both."""
+
+
+def add_data(options: Options, *, required: bool = True, default: Path | None = None) -> None:
+    """Add ``--data``."""
+    text = "events: a Parquet file, or the folder of the data set" + ("" if default is None else _DEFAULT)
+    options.add_argument("--data", type=Path, required=required and default is None, default=default, help=text)
+
+
+def add_weights(options: Options) -> None:
+    """Add ``--weights``."""
+    options.add_argument(
+        "--weights", type=Path, default=ROOT / "weights", help="weights folder of SAGE (default: this checkout's)"
+    )
+
+
+def add_output(options: Options, default: Path | None = None) -> None:
+    """Add ``--output``."""
+    text = "folder for the results; made if it is not there" + ("" if default is None else _DEFAULT)
+    options.add_argument("--output", type=Path, required=default is None, default=default, help=text)
+
+
+def add_overwrite(options: Options) -> None:
+    """Add ``--overwrite``."""
+    options.add_argument("--overwrite", action="store_true", help="throw away earlier results in the output folder")
+
+
+def add_resume(options: Options) -> None:
+    """Add ``--resume``."""
+    options.add_argument("--resume", action="store_true", help="go on from what an earlier run of this has left")
+
+
+def add_seed(options: Options, what: str = "initial seed") -> None:
+    """Add ``--seed``; ``what`` it decides."""
+    options.add_argument("--seed", type=int, default=DEFAULT_SEED, help=what + _DEFAULT)
+
+
+def add_workers(options: Options) -> None:
+    """Add ``--workers``."""
+    text = "processes; results do not depend on it" + _DEFAULT
+    options.add_argument("--workers", type=int, default=1, help=text)
+
+
+def add_systematics(options: Options) -> None:
+    """Add ``--systematics``."""
+    options.add_argument(
+        "--systematics",
+        type=systematics,
+        default=NAMES,
+        metavar="all|none|NAME,NAME...",
+        help=f"uncertainties that are drawn, of {','.join(NAMES)}; the others are nominal (default: all)",
+    )
+
+
+def add_sets(options: Options) -> None:
+    """Add ``--sets``."""
+    text = f"sets, each with its own true mu (default: {DEFAULT_SETS}, or one per given mu)"
+    options.add_argument("--sets", type=int, help=text)
+
+
+def add_test_size(options: Options, default: float = TEST_SIZE) -> None:
+    """Add ``--test-size`` as rows or fraction, as the harness takes it."""
+    text = "rows, or fraction of the rows, pseudo-experiments are drawn from" + _DEFAULT
+    options.add_argument("--test-size", type=test_size, default=default, help=text)
+
+
+def add_fraction(options: Options, what: str, default: float) -> None:
+    """Add ``--test-size`` as a fraction; ``what`` the first rows are for."""
+    text = f"fraction of the rows, from the first on, {what}" + _DEFAULT
+    options.add_argument("--test-size", type=float, default=default, help=text)
+
+
+def add_run(options: Options) -> None:
+    """Add everything that says which pseudo-experiments are run and how."""
+    add_data(options)
+    add_output(options)
+    add_sets(options)
+    text = "pseudo-experiments per set" + _DEFAULT
+    options.add_argument("--experiments", type=int, default=DEFAULT_EXPERIMENTS, help=text)
+    add_workers(options)
+    add_seed(options)
+    add_systematics(options)
+    low, high = MU_RANGE
+    options.add_argument(
+        "--ground-truth-mus",
+        type=float,
+        nargs="+",
+        metavar="MU",
+        help=f"true mu of each set (default: drawn uniformly from {low} to {high} with the seed)",
+    )
+    add_test_size(options)
+    add_overwrite(options)
+
+
+def add_config(options: Options, *names: str) -> None:
+    """Add ``--config`` and options that replace the settings of these names."""
+    text = "YAML file of settings (default: those of the shipped weights)"
+    options.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=text)
+    for name in names:
+        add_setting(options, name)
+
+
+def add_setting(options: Options, name: str, more: str = "") -> None:
+    """Add an option that replaces a setting."""
+    text = "replaces the setting of that name" + more
+    options.add_argument(f"--{name.replace('_', '-')}", type=CONFIG_TYPES[name], help=text)
+
+
+def add_tables(options: Options) -> None:
+    """Add what says how yield tables are made."""
+    add_setting(options, "region_set")
+    add_setting(options, "nodes", "; all counts at every node of the grid, which costs hours")
+    add_setting(options, "held_out")
+    text = "dask scheduler that counts, e.g. tcp://10.0.0.1:8786 (default: --workers processes here)"
+    options.add_argument("--scheduler", metavar="ADDRESS", help=text)
+
+
+def chosen_config(given: argparse.Namespace) -> Config:
+    """Read the settings that the command line names, with what it replaces.
+
+    Raises:
+        SettingsError: If the file or a value is not one.
+    """
+    return read_config(given.config, **{name: getattr(given, name, None) for name in CONFIG_TYPES})
+
+
+def run_settings(given: argparse.Namespace) -> Settings:
+    """Return the settings of a run from the options of ``add_run``.
+
+    Raises:
+        HarnessError: If they do not go together.
+    """
+    mus = given.ground_truth_mus
+    return make_settings(number_of_sets(given.sets, mus), given.experiments, given.seed, given.systematics, mus)
+
+
+def run_options(given: argparse.Namespace, settings: Settings, submission: Path, output: Path) -> RunOptions:
+    """Return what the harness runs, with a progress bar."""
+    return RunOptions(
+        data=given.data,
+        submission=submission,
+        output=output,
+        settings=settings,
+        workers=given.workers,
+        test_size=given.test_size,
+        overwrite=given.overwrite,
+        progress=True,
+    )
+
+
+def number_of_sets(sets: int | None, mus: list[float] | None) -> int:
+    """Return the number of sets: as given, else one for each given mu, else the default."""
+    if sets is not None:
+        return sets
+    return len(mus) if mus else DEFAULT_SETS
+
+
+def systematics(text: str) -> tuple[str, ...]:
+    """Read all, none or names of uncertainties from the command line."""
+    if text in ("all", "none"):
+        return NAMES if text == "all" else ()
+    names = tuple(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        msg = f"no systematic uncertainty is called {unknown[0]!r}; choose all, none or some of {','.join(NAMES)}"
+        raise argparse.ArgumentTypeError(msg)
+    return names
+
+
+def test_size(text: str) -> float:
+    """Read a number of rows or a fraction from the command line."""
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        msg = f"{text!r} is neither a number of rows (100000) nor a fraction (0.3)"
+        raise argparse.ArgumentTypeError(msg) from None

@@ -1,0 +1,45 @@
+"""Train the network on the training part of an events file.
+
+Writes network.npz, training.json and, as it goes, losses.json and a checkpoint, with which --resume goes on. Settings
+come from a YAML file; training/config.py tells what each one means. On several GPUs the program is started as
+
+  torchrun --nproc-per-node 4 -m scripts.train --device cuda --data FOLDER --output build/training
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from scripts.common import parser, run_program
+from scripts.options import add_config, add_data, add_output, add_resume, chosen_config
+from training.train import NETWORK_FILE, train
+
+EXAMPLE = "--data data --output build/training"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    options = parser("train", __doc__, EXAMPLE)
+    add_data(options)
+    add_output(options)
+    add_config(options, "seed", "test_size", "device", "threads", "checkpoint_minutes")
+    add_resume(options)
+    return options.parse_args(argv)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Train and say where the network is."""
+    report = train(chosen_config(given), given.data, given.output, given.resume)
+    best = min(entry["validation"] for entry in report["losses"])
+    print(f"held-out loss {best:.5f}; written: {given.output / NETWORK_FILE}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
