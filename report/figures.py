@@ -34,9 +34,11 @@ def draw_coverage(sets: Sequence[SetResult]) -> Any:
     upper.axhspan(*flat_band(total), color=GREEN, lw=0, label=f"no penalty, {total} pseudo-experiments")
     upper.axhline(ONE_SIGMA, color=BLACK, lw=0.8)
     upper.errorbar(mus, [one.value for one in found], yerr=errors, fmt="o", ms=4, color=BLUE, capsize=2, label="set")
-    upper.set_ylim(0.0, 1.05)
+    # Room above 1 for the legend, so that it hides no point.
+    upper.set_ylim(-0.04, 1.25)
+    upper.set_yticks(np.linspace(0.0, 1.0, 6))
     upper.set_ylabel("coverage")
-    upper.legend(loc="lower left", frameon=False, fontsize=8)
+    upper.legend(loc="upper left", ncols=2, frameon=False, fontsize=8)
     widths = [np.abs(np.subtract(result.p84, result.p16)) for result in sets]
     scatter = [width.std(ddof=1) / np.sqrt(len(width)) if len(width) > 1 else 0.0 for width in widths]
     means = [mean_interval(np.asarray(result.p16), np.asarray(result.p84)) for result in sets]

@@ -256,7 +256,8 @@ def binomial_error(n: int) -> float:
 
 def flat_band(n: int) -> tuple[float, float]:
     """Return the range of coverages without penalty at n pseudo-experiments (arXiv:2410.02867, section 4)."""
-    return ONE_SIGMA - 2 * binomial_error(n), ONE_SIGMA + 2 * binomial_error(n)
+    reach = 2 * binomial_error(n)
+    return max(ONE_SIGMA - reach, 0.0), min(ONE_SIGMA + reach, 1.0)
 
 
 def _group(part: pd.DataFrame) -> Group:
