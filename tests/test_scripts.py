@@ -150,6 +150,11 @@ def test_failing_submission(events, tmp_path, capsys):
     assert "finished pseudo-experiments are kept" in error
 
 
+def heed_interrupts():
+    """Undo what a shell does to programs it starts in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_run_can_be_continued(events, tmp_path):
     slow = tmp_path / "slow"
     slow.mkdir()
@@ -163,7 +168,8 @@ def test_interrupted_run_can_be_continued(events, tmp_path):
     command = [sys.executable, "-m", "scripts.run_ingestion", "--data", events, "--submission", slow]
     command += ["--output", output, "--sets", "1", "--experiments", "6", "--workers", "2"]
     command = [str(part) for part in command]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_interrupts, **pipes)
     lines = output / "experiments.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n")):
