@@ -270,7 +270,9 @@ def _coverage(run: Run) -> Section:
     if shown != sets:
         caption += f" Shown: the first {MOST_EXPERIMENTS} experiments of the first {MOST_SETS} sets at most."
     figure = draw_intervals(dataclasses.replace(run.results, sets=shown), columns=3)
-    blocks.append(Picture("intervals-plot", title, inline(svg_of(figure), "intervals-plot", title), caption, wide=len(shown) > 2))
+    blocks.append(
+        Picture("intervals-plot", title, inline(svg_of(figure), "intervals-plot", title), caption, wide=len(shown) > 2)
+    )
     return Section("coverage", "Coverage and intervals", "", tuple(blocks))
 
 

@@ -40,7 +40,7 @@ def build(root: Path, weights: Path | None = None) -> tuple[bytes, int]:
     files = bundle_files(root, weights)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, path in tqdm(files.items(), desc="packing", unit="file", leave=False):
+        for name, path in tqdm(files.items(), desc="packing", unit="file", leave=False, disable=None):
             entry = zipfile.ZipInfo(name, EARLIEST)
             entry.create_system = UNIX
             entry.external_attr = (stat.S_IFREG | 0o644) << 16

@@ -36,7 +36,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def work(given: argparse.Namespace) -> None:
     """Compute, write and print the scores."""
     output = given.output or given.results
-    with tqdm(total=3, unit="step", leave=False) as progress:
+    with tqdm(total=3, unit="step", leave=False, disable=None) as progress:
         progress.set_description("scores")
         results = read_results(given.results)
         scores = score_results(results)

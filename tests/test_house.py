@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
+
+from model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = sorted([ROOT / "model.py", *(ROOT / "sage").glob("*.py")])
@@ -56,3 +59,11 @@ def test_modules_are_short(folder):
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert lengths
     assert not {path.name: length for path, length in lengths.items() if length > 400}
+
+
+def test_the_interface_of_the_submission_is_frozen():
+    """Others build on these names; a change here is a change of version."""
+    arguments = ["get_train_set", "systematics", "weights", "nuisances", "mu_range", "calibration", "engine", "threads"]
+    assert list(inspect.signature(Model).parameters) == [*arguments, "other"]
+    assert [name for name in vars(Model) if not name.startswith("_")] == ["fit", "predict"]
+    assert list(inspect.signature(Model.predict).parameters) == ["self", "test_set"]
