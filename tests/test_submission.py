@@ -17,6 +17,7 @@ from harness.archive import unpack
 from harness.capture import captured_output
 from harness.dataset import EventFile
 from harness.errors import HarnessError
+from harness.pool import POOL_FOLDER
 from harness.submission import PROJECT, fingerprint, importable, opened, search_path, start
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
@@ -124,6 +125,15 @@ class TestArchive:
         with opened(path) as folder:
             assert fingerprint(folder) == fingerprint(COUNTING)
         assert not folder.exists()
+
+    def test_fingerprint_leaves_out_what_runs_put_into_the_folder(self, tmp_path):
+        folder = write(tmp_path / "s")
+        before = fingerprint(folder)
+        for name in (f"earlier/{POOL_FOLDER}/0.npy", "results/run.json"):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).touch()
+        assert fingerprint(folder, without=folder / "results") == before
+        assert fingerprint(folder) != before
 
     def test_no_submission(self, tmp_path):
         with pytest.raises(HarnessError, match="no such submission"), opened(tmp_path / "nothing"):
