@@ -8,6 +8,7 @@ input is refused with a message, and any number of worker processes gives the sa
     dataset, columns    the events file: test and training part, and what is checked about them
     download            the public data set
     pool                the test part on disk, shared by worker processes
+    leftovers           what a kill leaves of the first file, which must not be in the way
     settings            sets, seeds, switches, order of the pseudo-experiments
     pseudo_experiments  nuisance draws and pseudo-data
     archive, submission unpacking, importing and starting a submission

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
@@ -12,6 +13,8 @@ from typing import IO
 from harness.errors import HarnessError
 
 _CHUNK = 1 << 20
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError, ValueError)
+"""What reading a damaged or unusual zip file may raise; ``ValueError`` for names that are not UTF-8, for example."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def unpack(archive: Path, folder: Path, limits: Limits = SUBMISSION) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with source.open(member) as stream, target.open("xb") as output:
                     left -= _copy(archive, member.filename, stream, output, min(left, limits.member_bytes), limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except HarnessError:  # is a ValueError too
+        raise
+    except _DAMAGED as error:
         msg = f"{archive}: cannot be unpacked ({error}); {limits.remedy}"
         raise HarnessError(msg) from error
 

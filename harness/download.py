@@ -28,6 +28,9 @@ BY_HAND = (
     "folder and run the same command again; or make events with python -m scripts.simulate"
 )
 TIMEOUT = 60.0
+LOCAL = ("127.0.0.1", "localhost")
+NOTHING_LEFT = 416
+"""Status of an answer to a request for what lies behind the end of a file."""
 CHUNK = 1 << 16
 """Bytes written at a time; what is lost of a chunk when a connection breaks is downloaded again."""
 DATA_SET = Limits(100, 64 << 30, 80 << 30, "the archive is not the public data set; download it again")
@@ -133,6 +136,10 @@ def file_digest(path: Path, algorithm: str) -> str:
 def _receive(remote: RemoteFile, partial: Path, have: int) -> None:
     """Append what is missing to a partial file."""
     response = _get(remote.address, {"Range": f"bytes={have}-"} if have else {}, stream=True)
+    if response.status_code == NOTHING_LEFT:
+        logger.info("%s: there is nothing behind the %d bytes that have arrived", remote.address, have)
+        response.close()
+        return
     # A server that cannot resume sends everything, with another status.
     resumed = have > 0 and response.status_code == requests.codes.partial_content
     begin = have if resumed else 0
@@ -150,15 +157,25 @@ def _receive(remote: RemoteFile, partial: Path, have: int) -> None:
 
 
 def _get(address: str, headers: dict[str, str] | None = None, *, stream: bool = False) -> Any:
-    """Send a request; plain HTTP is refused except to this machine."""
-    parts = urlsplit(address)
-    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost"):
+    """Send a request; plain HTTP is refused except to this machine, also where the server redirects to."""
+    if not _is_safe(address):
         msg = f"{address}: the connection must be encrypted; give an address that begins with https://"
         raise HarnessError(msg)
     try:
         response = requests.get(address, headers=headers, stream=stream, timeout=TIMEOUT)
-        response.raise_for_status()
+        for step in (*response.history, response):
+            if not _is_safe(step.url):
+                response.close()
+                msg = f"{address}: redirects to {step.url}, but the connection must be encrypted; {BY_HAND}"
+                raise HarnessError(msg)
+        if not (headers and response.status_code == NOTHING_LEFT):
+            response.raise_for_status()
     except requests.RequestException as error:
         msg = f"{address}: cannot be reached ({type(error).__name__}); {BY_HAND}"
         raise HarnessError(msg) from error
     return response
+
+
+def _is_safe(address: str) -> bool:
+    parts = urlsplit(address)
+    return parts.scheme == "https" or parts.hostname in LOCAL

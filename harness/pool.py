@@ -1,17 +1,28 @@
 """The test set in memory-mapped files, so that any number of worker processes hold it once.
 
 The full test part is 66 million events, 8 GB: a copy per worker does not fit, and shared memory is often limited to
-64 MB in containers. Pages of a mapped file are shared by all processes and given back when memory is short.
+64 MB in containers. Pages of a mapped file are shared by all processes and given back when memory is short. The files
+lie in the run's output folder, where a run that was killed leaves them and the next one finds and removes them.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
+
+from harness.errors import HarnessError
+
+POOL_FOLDER = ".sage-test-set"
+"""Name of the folder in the output folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +43,49 @@ class DiskPool:
     columns: list[MappedColumn] = field(default_factory=list)
 
     def allocate(self, process: str, column: str, rows: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Return an empty array of shape (rows,) in a new file; matches ``harness.dataset.Allocate``."""
+        """Return an empty array of shape (rows,) in a new file; matches ``harness.dataset.Allocate``.
+
+        Raises:
+            HarnessError: If there is no room for it.
+        """
         path = self.folder / f"{len(self.columns)}.npy" if rows else None  # an empty file cannot be mapped
         self.columns.append(MappedColumn(process, column, dtype.str, path))
         if path is None:
             return np.empty(0, dtype)
-        return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(rows,)))
+        try:
+            values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(rows,))
+            _reserve(path)
+        except OSError as error:
+            need = f"{rows * dtype.itemsize} bytes of {process}'s {column!r}"
+            msg = f"{self.folder}: no room for {need} ({error}); "
+            msg += "make room, choose an --output on a larger disk, or use --workers 1, which needs memory instead"
+            raise HarnessError(msg) from error
+        return np.asarray(values)
+
+
+@contextmanager
+def disk_pool(folder: Path) -> Iterator[DiskPool]:
+    """Give a pool in ``folder``, which is made for it and removed afterwards."""
+    folder.mkdir()
+    try:
+        yield DiskPool(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reserve(path: Path) -> None:
+    """Take the disk space of a file that has its size but no content yet.
+
+    Otherwise a disk that is full ends the process (SIGBUS) when the mapped file is written to.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems that cannot reserve
+                raise
 
 
 def attach(columns: list[MappedColumn]) -> dict[str, pd.DataFrame]:

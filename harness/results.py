@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.experiment import Record
+from harness.leftovers import others
+from harness.pool import POOL_FOLDER
 from harness.settings import Settings
 
 logger = logging.getLogger("sage.harness.results")
@@ -79,12 +82,14 @@ class RunFolder:
                     path.unlink()
         self.finished: dict[tuple[int, int], Record] = {}
         size = 0
-        if any(folder.iterdir()) and not overwrite:
+        there = any(path.name != POOL_FOLDER for path in others(folder, RUN_FILE))
+        if there and not overwrite:
             _check_identity(folder, identity)
             records, size = read_records(folder / EXPERIMENTS_FILE)
             self.finished = {(record.set, record.index): record for record in records}
         else:
             write_atomically(folder / RUN_FILE, json.dumps(identity, indent=4))
+        shutil.rmtree(folder / POOL_FOLDER, ignore_errors=True)  # a killed run's; it may have gigabytes
         self._stream = (folder / EXPERIMENTS_FILE).open("ab")
         self._stream.truncate(size)  # a line torn by a kill would swallow the next one
 

@@ -15,6 +15,7 @@ from harness.dataset import EventFile
 from harness.environment import describe_environment
 from harness.errors import HarnessError
 from harness.experiment import Record, run_experiment
+from harness.pool import POOL_FOLDER
 from harness.results import RunFolder
 from harness.settings import Job, Settings
 from harness.submission import fingerprint, importable, opened, start
@@ -81,7 +82,7 @@ def run(options: RunOptions) -> None:
                 logger.info("%d pseudo-experiments are there already, %d to do", len(earlier), len(jobs))
             done = tqdm(total=len(earlier) + len(jobs), initial=len(earlier), disable=not options.progress, unit="exp")
             with done:
-                for record in _records(options, events, folder, jobs):
+                for record in _records(options, events, folder, jobs, output / POOL_FOLDER):
                     results.append(record)
                     done.update()
             # The clock of earlier, killed parts is lost; what their pseudo-experiments took is not.
@@ -89,7 +90,9 @@ def run(options: RunOptions) -> None:
             results.write_results(settings, time.monotonic() - began + spent)
 
 
-def _records(options: RunOptions, events: EventFile, folder: Path, jobs: Sequence[Job]) -> Iterator[Record]:
+def _records(
+    options: RunOptions, events: EventFile, folder: Path, jobs: Sequence[Job], scratch: Path
+) -> Iterator[Record]:
     """Fit the submission and yield the record of each job as it finishes."""
     if not jobs:
         return
@@ -105,4 +108,5 @@ def _records(options: RunOptions, events: EventFile, folder: Path, jobs: Sequenc
         pickled_model = pickle_model(model)
         del model
     # Outside of importable(): a worker takes over sys.path, and must import the harness before the submission.
-    yield from run_in_workers(pickled_model, folder, events, jobs, systematics, min(options.workers, len(jobs)))
+    workers = min(options.workers, len(jobs))
+    yield from run_in_workers(pickled_model, folder, events, jobs, systematics, workers, scratch)

@@ -6,7 +6,6 @@ import logging
 import os
 import pickle
 import signal
-import tempfile
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,7 +20,7 @@ from harness.dataset import EventFile
 from harness.errors import HarnessError
 from harness.experiment import Record, run_experiment
 from harness.parent import end_with_parent
-from harness.pool import DiskPool, MappedColumn, attach
+from harness.pool import MappedColumn, attach, disk_pool
 from harness.settings import Job
 from harness.submission import importable, load_model_class
 
@@ -63,23 +62,24 @@ def run_in_workers(
     jobs: Sequence[Job],
     systematics: Collection[str],
     workers: int,
+    scratch: Path,
 ) -> Iterator[Record]:
     """Yield the record of each pseudo-experiment as it finishes, in any order.
 
     Arguments:
         pickled_model: The fitted model.
         folder: Folder of the submission.
-        events: The events; the test part is written to a temporary folder once and mapped by all workers.
+        events: The events; the test part is written to ``scratch`` once and mapped by all workers.
         jobs: What to run.
         systematics: Names of the uncertainties that are switched on.
         workers: Number of processes.
+        scratch: Folder for the time of the run; it must not exist.
 
     Raises:
         HarnessError: The first failure, after the pseudo-experiments that had begun are yielded; none is begun after.
     """
     context = get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="test-set-", ignore_cleanup_errors=True) as name, _thread_limit(workers):
-        pool = DiskPool(Path(name))
+    with disk_pool(scratch) as pool, _thread_limit(workers):
         events.load_test_set(pool.allocate)
         devices = context.Queue()
         names = _visible_gpus()

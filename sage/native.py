@@ -48,7 +48,9 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
         ]
         version = library.sage_network_version()
     except (OSError, AttributeError) as error:
-        msg = f"native library {path.name} cannot be loaded ({error})"
+        # Answers carry the message as a flag, and where the user's files are is nobody's business.
+        reason = str(error).replace(str(path), path.name)
+        msg = f"native library {path.name} cannot be loaded ({reason})"
         raise EngineError(msg) from error
     if version != VERSION:
         msg = f"native library {path.name} speaks interface version {version}, expected {VERSION}; run make kernel"

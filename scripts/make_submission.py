@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harness.bundle import bundle_files
+from harness.errors import HarnessError
 from harness.results import write_atomically
 from scripts.common import ROOT, parser, run_program
 
@@ -25,6 +26,8 @@ EXAMPLE = "--output build/sage_submission.zip"
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # what a zip file can state
 UNIX = 3
 LEVEL = 9
+LARGEST = 100_000_000
+"""Bytes of a zip file that can be uploaded to Codabench in practice."""
 
 
 def build(root: Path, weights: Path | None = None) -> tuple[bytes, int]:
@@ -35,7 +38,7 @@ def build(root: Path, weights: Path | None = None) -> tuple[bytes, int]:
     Names are sorted; time stamps, permissions and compression are fixed.
 
     Raises:
-        HarnessError: If a file is missing or differs from the manifest.
+        HarnessError: If a file is missing or differs from the manifest, or the zip file is too large.
     """
     files = bundle_files(root, weights)
     buffer = io.BytesIO()
@@ -45,7 +48,14 @@ def build(root: Path, weights: Path | None = None) -> tuple[bytes, int]:
             entry.create_system = UNIX
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, LEVEL)
-    return buffer.getvalue(), len(files)
+    data = buffer.getvalue()
+    if len(data) > LARGEST:
+        name, path = max(files.items(), key=lambda item: item[1].stat().st_size)
+        msg = f"the zip file has {len(data)} bytes, more than the {LARGEST} that can be uploaded to Codabench; the "
+        msg += f"largest file is {name} ({path.stat().st_size} bytes): build tables with fewer bins, or give other "
+        msg += "--weights"
+        raise HarnessError(msg)
+    return data, len(files)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

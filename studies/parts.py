@@ -19,6 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from harness.errors import HarnessError
+from harness.leftovers import others
 from harness.parent import end_with_parent
 from harness.results import write_atomically
 
@@ -57,7 +58,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool = False)
             pairs = ", ".join(f"{name} (there {earlier.get(name)!r}, now {wanted[name]!r})" for name in different)
             msg = f"{folder} holds a run with other settings: {pairs}; choose another --output or pass --overwrite"
             raise HarnessError(msg)
-    elif any(folder.iterdir()):
+    elif any(others(folder, IDENTITY_FILE)):
         msg = f"{folder} is not empty and holds no run to continue; choose another --output folder"
         raise HarnessError(msg)
     write_atomically(path, json.dumps(identity, indent=1) + "\n")

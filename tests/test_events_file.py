@@ -1,6 +1,8 @@
 """The events file: the same parts, weights and draws as the official loader, and what is refused."""
 
+import errno
 import logging
+import os
 import pickle
 
 import numpy as np
@@ -137,6 +139,25 @@ class TestEventFile:
         assert list(mapped) == list(PROCESS_ORDER)
         for process, frame in events.load_test_set().items():
             pd.testing.assert_frame_equal(mapped[process], frame, check_exact=True)
+
+    def test_disk_without_room_is_an_error(self, tmp_path, events_folder, monkeypatch):
+        def refuse(number):
+            def reserve(*_):
+                raise OSError(number, os.strerror(number))
+
+            monkeypatch.setattr(os, "posix_fallocate", reserve)
+
+        events = EventFile(events_folder)
+        for number, named in ((errno.ENOSPC, "No space left"), (errno.EFBIG, "too large"), (errno.EDQUOT, "quota")):
+            refuse(number)
+            with pytest.raises(HarnessError, match=f"no room.*{named}.*--workers 1"):
+                events.load_test_set(DiskPool(tmp_path).allocate)
+        refuse(errno.EOPNOTSUPP)
+        events.load_test_set(DiskPool(tmp_path).allocate)
+
+    def test_space_is_taken_before_it_is_written_to(self, tmp_path):
+        DiskPool(tmp_path).allocate("ztautau", "PRI_met", 300_000, np.dtype(np.float32))
+        assert (tmp_path / "0.npy").stat().st_blocks * 512 >= 1_200_000
 
     def test_cannot_be_pickled_like_the_official_one(self, events_folder):
         with pytest.raises(HarnessError, match="cannot be pickled"):

@@ -21,6 +21,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from harness.pool import POOL_FOLDER
 from harness.results import read_records
 from tests import official
 from tests.conftest import ROOT
@@ -186,11 +187,13 @@ def test_killed_at_random_moments(name, places, undisturbed, tmp_path):
         while not killed(given, random.uniform(0.2, 1.2) * seconds):
             kills += 1
         assert results(name, output) == expected
+        assert not (output / POOL_FOLDER).exists()
         shutil.rmtree(output)
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: content for path, content in found.items() if POOL_FOLDER not in path.parts}
 
 
 def limit_files():
@@ -222,10 +225,13 @@ def test_full_disk_leaves_what_was_there(name, places, undisturbed, tmp_path, pa
 
 
 def test_workers_do_not_outlive_a_killed_parent(places, tmp_path):
-    run = started(command("ingestion in two workers", places, tmp_path / "output"))
+    output, temporary = tmp_path / "output", tmp_path / "temporary"
+    temporary.mkdir()
+    given = ["env", f"TMPDIR={temporary}", *command("ingestion in two workers", places, output)]
+    run = started(given)
     parent = psutil.Process(run.pid)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "output" / "experiments.jsonl").exists() or len(parent.children(recursive=True)) < 2:
+    while not (output / "experiments.jsonl").exists() or len(parent.children(recursive=True)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1)
@@ -239,6 +245,11 @@ def test_workers_do_not_outlive_a_killed_parent(places, tmp_path):
             if child.is_running():
                 child.kill()
         run.stderr.close()
+    # The test set, 8 GB of the full data, is where the next start finds and removes it.
+    assert (output / POOL_FOLDER).is_dir()
+    complete(given)
+    assert not (output / POOL_FOLDER).exists()
+    assert not any(temporary.iterdir())
 
 
 def test_temporary_names_are_not_results(places, tmp_path):

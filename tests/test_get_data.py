@@ -28,15 +28,18 @@ def make_archive(names=(FILE_NAME, METADATA_NAME), content=b"x" * 300_000) -> by
 class Server(http.server.ThreadingHTTPServer):
     """Serves one archive and its record; ``break_after`` bytes it closes the connection once."""
 
-    def __init__(self, content: bytes, break_after: int | None = None, resumes: bool = True) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(
+        self, content: bytes, break_after: int | None = None, resumes: bool = True, host: str = "127.0.0.1"
+    ) -> None:
+        super().__init__((host, 0), Handler)
+        self.redirect = ""
         self.content, self.break_after, self.resumes = content, break_after, resumes
         self.ranges: list[str | None] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def root(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.server_address[0]}:{self.server_port}"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -56,9 +59,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             }
             self.answer(200, json.dumps({"files": [entry]}).encode())
             return
+        if self.path == "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         server.ranges.append(self.headers.get("Range"))
         begin = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.resumes else 0
         body = server.content[begin:]
+        if begin >= len(server.content):
+            self.answer(416, b"")
+            return
         self.send_response(206 if begin else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -111,6 +123,23 @@ def test_interrupted_download_goes_on(serve, tmp_path, resumes):
     assert server.ranges == [None, f"bytes={CHUNK}-"]
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_complete_download_of_unknown_size(serve, tmp_path, right):
+    """A run that was killed between the last byte and the comparison of hashes asks for what lies behind the end."""
+    server = serve(make_archive())
+    target = tmp_path / ARCHIVE_NAME
+    partial = target.with_name(f"{target.name}.part")
+    partial.write_bytes(server.content if right else server.content[:-1] + b"?")
+    remote = RemoteFile(f"{server.root}/archive", None, "sha256", hashlib.sha256(server.content).hexdigest())
+    if not right:
+        with pytest.raises(HarnessError, match="it was removed, try again"):
+            download(remote, target)
+        assert not partial.exists()
+    download(remote, target)
+    assert target.read_bytes() == server.content
+    assert server.ranges[0] == f"bytes={len(server.content)}-"
+
+
 def test_wrong_hash_is_removed(serve, tmp_path):
     server = serve(make_archive())
     with pytest.raises(HarnessError, match="expected 00; it was removed"):
@@ -145,6 +174,20 @@ def test_no_network_says_what_to_do(tmp_path, monkeypatch, capsys):
 def test_plain_http_to_elsewhere_is_refused(tmp_path):
     with pytest.raises(HarnessError, match="must be encrypted"):
         download(RemoteFile("http://example.org/a", None, "md5", "0"), tmp_path / "a")
+
+
+@pytest.mark.parametrize("way", ["there", "there and back"])
+def test_redirect_to_plain_http_is_refused(serve, tmp_path, way):
+    """The second server is on this machine too, but under an address that counts as elsewhere."""
+    server, other = serve(make_archive()), serve(make_archive(), host="127.0.0.2")
+    other.redirect = f"{server.root}/archive"
+    server.redirect = f"{other.root}/archive" if way == "there" else f"{other.root}/elsewhere"
+    digest = hashlib.sha256(server.content).hexdigest()
+    with pytest.raises(HarnessError, match=f"redirects to {other.root}/.*must be encrypted"):
+        download(RemoteFile(f"{server.root}/elsewhere", None, "sha256", digest), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    server.redirect = f"{server.root}/archive"
+    download(RemoteFile(f"{server.root}/elsewhere", None, "sha256", digest), tmp_path / "a")
 
 
 def test_archive_brought_by_hand(tmp_path, capsys):

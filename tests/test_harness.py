@@ -1,14 +1,18 @@
 """Runs: the answers that are accepted, the files, workers, interruptions and failures."""
 
 import dataclasses
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
 from harness import runner
+from harness.dataset import EventFile
 from harness.errors import HarnessError
 from harness.experiment import check_answer, describe
+from harness.pool import POOL_FOLDER
 from harness.results import read_records, read_results
 from harness.runner import RunOptions, run
 from harness.settings import Job, make_settings
@@ -93,6 +97,10 @@ def outcome(folder):
     return files, sorted(plain, key=lambda record: record.seed)
 
 
+def files(folder):
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
 class TestRun:
     def test_files(self, finished):
         files, records = outcome(finished)
@@ -143,6 +151,30 @@ class TestRun:
         assert outcome(output) == outcome(finished)
         run(options(events_folder, output))
         assert len(calls) == 4
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_test_set_of_a_killed_run_is_removed(self, finished, events_folder, tmp_path, workers, monkeypatch):
+        output, stale = tmp_path / "results", tmp_path / "results" / POOL_FOLDER
+        stale.mkdir(parents=True)  # even without anything else, as after rm -r results/*
+        (stale / "0.npy").write_bytes(b"x")
+        (stale / "left.npy").write_bytes(b"x")
+        seen = []
+        real = EventFile.load_test_set
+        monkeypatch.setattr(EventFile, "load_test_set", lambda *given: (real(*given), seen.extend(files(output)))[0])
+        run(options(events_folder, output, workers=workers))
+        assert outcome(output) == outcome(finished)
+        assert not stale.exists()
+        assert "left.npy" not in seen
+        assert ("0.npy" in seen) == (workers == 2)
+
+    def test_no_room_for_the_test_set(self, events_folder, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(HarnessError, match=r"results.*no room for .*No space left.*--output"):
+            run(options(events_folder, tmp_path / "results", workers=2))
+        assert not (tmp_path / "results" / POOL_FOLDER).exists()
 
     def test_other_settings_are_refused(self, finished, events_folder, tmp_path):
         before = outcome(finished)

@@ -4,13 +4,17 @@ import hashlib
 import json
 import os
 import stat
+import sys
 import zipfile
+from pathlib import PurePosixPath
 
 import pytest
 
 from harness.errors import HarnessError
 from harness.submission import fingerprint, opened
 from scripts import make_submission
+from tests.conftest import ROOT
+from tests.test_house import OFFICIAL_MODULES
 
 
 @pytest.fixture
@@ -75,6 +79,39 @@ def test_twice_the_same(checkout, tmp_path, capsys):
             path.chmod(0o600)
     make(checkout, tmp_path / "2.zip", capsys)
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+
+
+def test_too_large(checkout, tmp_path, capsys, monkeypatch):
+    size = len(make_submission.build(checkout)[0])
+    monkeypatch.setattr(make_submission, "LARGEST", size)
+    make(checkout, tmp_path / "s.zip", capsys)
+    monkeypatch.setattr(make_submission, "LARGEST", size - 1)
+    assert make_submission.main(["--root", str(checkout), "--output", str(tmp_path / "more.zip")]) == 2
+    error = capsys.readouterr().err
+    assert f"has {size} bytes, more than the {size - 1}" in error
+    assert "weights/network.npz (350 bytes)" in error
+    assert not (tmp_path / "more.zip").exists()
+
+
+def test_the_submission_itself(tmp_path, capsys):
+    """What is uploaded: small, the same each time, ordinary files only, and no module hides another."""
+    assert make_submission.LARGEST == 100e6
+    make(ROOT, tmp_path / "1.zip", capsys)
+    make(ROOT, tmp_path / "2.zip", capsys)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    assert (tmp_path / "1.zip").stat().st_size < 100e6
+    with zipfile.ZipFile(tmp_path / "1.zip") as archive:
+        entries = archive.infolist()
+    paths = [PurePosixPath(entry.filename) for entry in entries]
+    assert PurePosixPath("model.py") in paths
+    assert len(set(paths)) == len(paths)
+    assert all(stat.S_ISREG(entry.external_attr >> 16) and not entry.is_dir() for entry in entries)
+    assert not any(path.is_absolute() or ".." in path.parts or "\\" in str(path) for path in paths)
+    # Codabench puts the root and each of its folders on the search path, behind its own programs.
+    modules = {path.name.partition(".")[0] for path in paths if path.suffix in (".py", ".so") and len(path.parts) < 3}
+    modules |= {path.parts[0] for path in paths if len(path.parts) > 1}
+    assert {"model", "sage", "weights", "likelihood"} <= modules
+    assert not (modules - {"__init__"}) & (OFFICIAL_MODULES | set(sys.stdlib_module_names))
 
 
 def test_zip_and_checkout_have_the_same_fingerprint(checkout, tmp_path, capsys):

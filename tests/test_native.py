@@ -251,12 +251,13 @@ def test_libraries_that_do_not_load_are_refused(bundle, tmp_path, kind):
     content = DAMAGE[kind](LIBRARY.read_bytes())
     path = tmp_path / "library.so"
     path.write_bytes(content)
-    with pytest.raises(EngineError, match="cannot be loaded"):
+    # The message becomes a flag of every answer, so it must not tell where the user's files are.
+    with pytest.raises(EngineError, match=r"cannot be loaded \([^/]*\)"):
         NativeNetwork(bundle.network, path, hashlib.sha256(content).hexdigest())
 
 
 def test_missing_library_is_refused(bundle, tmp_path):
-    with pytest.raises(EngineError, match="cannot be loaded"):
+    with pytest.raises(EngineError, match=r"cannot be loaded \([^/]*'library.so'\)"):
         NativeNetwork(bundle.network, tmp_path / "library.so")
 
 

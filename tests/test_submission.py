@@ -1,12 +1,15 @@
 """Submissions: unpacking without trust, importing as the official program does, keeping them quiet."""
 
+import collections
 import dataclasses
 import io
 import logging
+import shutil
 import stat
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 
 from harness import archive
@@ -14,6 +17,7 @@ from harness.archive import unpack
 from harness.capture import captured_output
 from harness.dataset import EventFile
 from harness.errors import HarnessError
+from harness.pool import POOL_FOLDER
 from harness.submission import PROJECT, fingerprint, importable, opened, search_path, start
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
@@ -24,6 +28,19 @@ COUNTING = official.TESTS / "submissions" / "counting"
 @pytest.fixture(scope="module")
 def events_folder(tmp_path_factory):
     return official.events_folder(tmp_path_factory.mktemp("events"))
+
+
+def mutated(content, random):
+    """Change some bytes of a zip file, mostly in its table of contents and headers, or cut some out."""
+    data = bytearray(content)
+    table = content.index(b"PK\1\2")
+    for _ in range(random.integers(1, 4)):
+        place = int(random.integers(table, len(data)) if random.random() < 0.5 else random.integers(len(data)))
+        if random.random() < 0.1:
+            del data[place : place + random.integers(1, 6)]
+        else:
+            data[place] = random.integers(256)
+    return bytes(data)
 
 
 class TestArchive:
@@ -71,11 +88,52 @@ class TestArchive:
         with pytest.raises(HarnessError, match="is encrypted"):
             unpack(path, tmp_path)
 
+    def test_name_that_is_not_utf_8(self, tmp_path):
+        path = pack(tmp_path / "s.zip", ("model.py", "x"), ("ü.py", "x"))
+        path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xff\xff"))
+        with pytest.raises(HarnessError, match=r"cannot be unpacked .*'utf-8' codec.*repack"), opened(path):
+            pass
+
+    def test_mutated_zips_are_unpacked_or_refused(self, tmp_path):
+        """Whatever is in the file: success or the one exception, and nothing outside of the folder."""
+        names = ("model.py", "sage/a.py", "sage/b.py", "weights/ü.npz", "docs/")
+        methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_STORED)
+        members = [zipfile.ZipInfo(name) for name in names]
+        for member, method in zip(members, methods, strict=True):
+            member.compress_type = method
+        contents = ["" if member.is_dir() else "x = 1\n" * 90 for member in members]
+        original = pack(tmp_path / "s.zip", *zip(members, contents, strict=True))
+        content, random = original.read_bytes(), np.random.default_rng(4)
+        outcomes = collections.Counter()
+        for _ in range(300):
+            folder = tmp_path / "place" / "folder"
+            folder.mkdir(parents=True)
+            original.write_bytes(mutated(content, random))
+            try:
+                unpack(original, folder)
+                outcomes["unpacked"] += 1
+            except HarnessError as error:
+                outcomes[type(error.__cause__).__name__] += 1
+            assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+            shutil.rmtree(folder.parent)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zip"]
+        # All kinds of damage were there, and some that does not matter.
+        assert {"unpacked", "BadZipFile", "UnicodeDecodeError", "LZMAError", "error", "NoneType"} <= set(outcomes)
+
     def test_good_zip_has_the_fingerprint_of_its_folder(self, tmp_path):
         path = pack(tmp_path / "s.zip", ("model.py", (COUNTING / "model.py").read_text()))
         with opened(path) as folder:
             assert fingerprint(folder) == fingerprint(COUNTING)
         assert not folder.exists()
+
+    def test_fingerprint_leaves_out_what_runs_put_into_the_folder(self, tmp_path):
+        folder = write(tmp_path / "s")
+        before = fingerprint(folder)
+        for name in (f"earlier/{POOL_FOLDER}/0.npy", "results/run.json"):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).touch()
+        assert fingerprint(folder, without=folder / "results") == before
+        assert fingerprint(folder) != before
 
     def test_no_submission(self, tmp_path):
         with pytest.raises(HarnessError, match="no such submission"), opened(tmp_path / "nothing"):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from harness.leftovers import others
 from sage.errors import InputError
 from sage.nuisances import PROCESSES
 from sage.shifts import PRIMARIES
@@ -105,7 +106,7 @@ def _claim(pieces: Sequence[Piece], output: Path, seed: int) -> None:
             msg = f"{output} holds events of other parts or another seed; choose another --output or delete it"
             raise InputError(msg)
         return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or any(others(output, SETTINGS_FILE))):
         msg = f"{output} is not empty and not the result of this command; choose another --output or an empty folder"
         raise InputError(msg)
     write_json(path, asked)

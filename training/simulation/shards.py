@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from harness.leftovers import others
 from harness.parent import end_with_parent
 from sage.errors import InputError
 from training.files import read_arrays, write_arrays, write_json
@@ -44,7 +45,7 @@ def claim(production: Production, output: Path) -> None:
             msg = f"{output} holds events of {found}, not of {asdict(production)}; choose another --output or delete it"
             raise InputError(msg)
         return
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and any(others(output, SETTINGS_FILE)):
         msg = f"{output} is not empty and has no {SETTINGS_FILE}; choose another --output or an empty folder"
         raise InputError(msg)
     write_json(path, asdict(production))
