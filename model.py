@@ -28,7 +28,7 @@ class Model:
         mu_range: Bounds on mu; None (the default, unless the manifest says otherwise) for none.
         calibration: Whether ``fit`` rebuilds the tables: ``auto``, ``bundled``, ``rebuild``, or a mapping of settings
             (see ``sage.calibration.Calibration``); None for the manifest's.
-        engine: Where the network runs: ``cuda``, ``native`` or ``torch``; None (the default) for the best that works.
+        engine: Where the network runs: ``native``, ``cuda`` or ``torch``; None (the default) for the first that works.
         threads: Threads on the CPU; None (the default) for this process's share of the cores.
         other: Further arguments of a harness are accepted and ignored.
 

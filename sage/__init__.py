@@ -1,7 +1,7 @@
 """SAGE: the Higgs boson's signal strength in H -> tau tau, measured under six systematic uncertainties.
 
 This package is what travels in the submission: numpy and the standard library, Python 3.10 syntax. torch is imported
-only where the native kernel cannot run, or where there is a GPU.
+only where the native kernel cannot run, or where a GPU is asked for.
 Its modules follow the data, one step each:
 
     shifts      move the events to a nuisance point, apply the selection
