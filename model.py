@@ -96,5 +96,6 @@ class Model:
         return self._engine
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what cannot travel to a worker (the harness's functions) and what it builds itself."""
-        return self.__dict__ | {"get_train_set": None, "systematics": None, "_engine": None}
+        """Leave behind what cannot travel to a worker (the harness's functions), and what it builds or never reads."""
+        left = {"get_train_set": None, "systematics": None, "_engine": None}
+        return self.__dict__ | left | {"bundle": self.bundle.lean()}
