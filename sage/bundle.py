@@ -158,7 +158,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise WeightsError(msg)
     if manifest.get("sha256") != digest:
         msg = f"{path}: sha256 of its content is {digest}, it states another one; {REMEDY}, and choose settings by "
-        msg += "scripts.make_submission --set"
+        msg += "python -m scripts.make_submission --set"
         raise WeightsError(msg)
     return dict(manifest)
 
@@ -187,7 +187,7 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
         regions=regions,
         tables=_tables(folder / "tables.npz", arrays["tables.npz"], regions),
         response=_response(folder / "response.npz", arrays["response.npz"], regions),
-        variances=_joined(folder / "response.npz", arrays["response.npz"], "variance", regions),
+        variances=np.concatenate(_parts(folder / "response.npz", arrays["response.npz"], "variance", regions), axis=1),
         settings=settings,
         origin=manifest["origin"],
     )
@@ -275,25 +275,27 @@ def _tables(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Yi
             raise WeightsError(msg)
         axes.append(axis)
     # The file has the grid last, where neighbouring values compress best.
-    yields = np.moveaxis(_joined(path, arrays, "yields", regions, after=GRID), (0, 1), (-2, -1))
-    return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=np.ascontiguousarray(yields))
+    parts = [np.moveaxis(part, (0, 1), (-2, -1)) for part in _parts(path, arrays, "yields", regions, after=GRID)]
+    # Joined in place: a second copy of the tables would be the largest part of the memory.
+    yields = np.empty((*GRID, len(PROCESSES), regions.n_bins), np.result_type(*parts))
+    return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=np.concatenate(parts, axis=-1, out=yields))
 
 
 def _response(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Response:
-    nominal = _joined(path, arrays, "nominal", regions)
-    coefficients = _joined(path, arrays, "response", regions, after=(len(POWERS),), signed=True)
+    nominal = np.concatenate(_parts(path, arrays, "nominal", regions), axis=1)
+    coefficients = np.concatenate(_parts(path, arrays, "response", regions, after=(len(POWERS),), signed=True), axis=1)
     return Response(nominal.astype(np.float64), coefficients.astype(np.float64))
 
 
-def _joined(
+def _parts(
     path: Path,
     arrays: dict[str, np.ndarray],
     kind: str,
     regions: RegionSet,
     after: tuple[int, ...] = (),
     signed: bool = False,
-) -> np.ndarray:
-    """Check the arrays ``kind_REGION`` of shape (4, n_bins, *after) and join them along the bins."""
+) -> list[np.ndarray]:
+    """Check and return the arrays ``kind_REGION`` of shape (4, n_bins, *after), in the order of the regions."""
     parts = []
     for region in regions.regions:
         found = arrays[f"{kind}_{region.name}"]
@@ -305,4 +307,4 @@ def _joined(
             msg = f"{path}: region {region.name!r} has negative {kind} ({found.min():.3g}); {REMEDY}"
             raise WeightsError(msg)
         parts.append(found)
-    return np.concatenate(parts, axis=1)
+    return parts
