@@ -34,7 +34,7 @@ class Deadline:
         Raises:
             TimeLimitError: If there is none left.
         """
-        if clock() > self._end:
+        if self._limit is not None and clock() > self._end:
             msg = f"time_limit is {self._limit:g} s, nearly all of it used; allow more, or None for no limit"
             raise TimeLimitError(msg)
 
