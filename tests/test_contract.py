@@ -10,6 +10,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.dataset import EventFile
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from model import Model
 from sage.nuisances import NAMES
+from sage.shifts import PRIMARIES
 from tests import predicting
 from tests.conftest import ROOT
 from tests.events import DATA_FILE, METADATA_FILE, embedded_frame
@@ -171,7 +173,7 @@ def test_the_watch_sees_what_is_done(tmp_path):
 
 
 def test_memory_does_not_grow(model, sets):
-    """Fifty predictions of 20 000 events each, after a few that fill what is kept on purpose."""
+    """Fifty predictions of 91 000 events each, after a few that fill what is kept on purpose."""
     for each in sets[:5]:
         model.predict(each)
     process = psutil.Process()
@@ -179,6 +181,36 @@ def test_memory_does_not_grow(model, sets):
     for number in range(50):
         model.predict(sets[number % EXPERIMENTS])
     assert process.memory_info().rss - before < 50e6
+
+
+FULL, PREDICTIONS, LONGEST = 1_050_000, 50, 12.0
+
+
+@pytest.mark.slow
+def test_time_and_memory_of_full_size(monkeypatch):
+    """The clock of the time guard runs: in normal use it changes nothing."""
+    monkeypatch.setattr("sage.deadline.clock", time.monotonic)
+    events = embedded_frame(150_000)
+    events = events[(events["PRI_had_pt"] >= 26) & (events["PRI_lep_pt"] >= 20)]
+    share = events["weights"].to_numpy(np.float64)
+    rng = np.random.default_rng(12)
+    sets = []
+    for _ in range(3):
+        rows = rng.choice(len(events), FULL, p=share / share.sum())
+        frame = events.iloc[rows][list(PRIMARIES)].reset_index(drop=True)
+        sets.append({"data": frame, "weights": np.ones(FULL)})
+    fresh = Model(threads=1)
+    before, seconds = 0, []
+    for number in range(PREDICTIONS):
+        began = time.perf_counter()
+        fresh.predict(sets[number % len(sets)])
+        seconds.append(time.perf_counter() - began)
+        assert fresh.last_result.n_events == FULL
+        assert not [flag for flag in fresh.last_result.flags if flag.startswith(("time_guard", "fit_by"))]
+        if number == len(sets):  # what is kept on purpose is there by now
+            before = psutil.Process().memory_info().rss
+    assert psutil.Process().memory_info().rss - before < 50e6
+    assert max(seconds) < LONGEST
 
 
 BUNDLED = {name: path for name, path in bundle_files(ROOT).items() if name.endswith(".py")}
