@@ -132,14 +132,20 @@ alone({given!r}, at_start)
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_fresh_process_without_home_network_or_other_packages(sets, expected, tmp_path, fitted):
-    """Its folder is / and its HOME nobody can write to; pandas, scipy and all the rest cannot be imported."""
+    """Its folder is / and its HOME nobody can write to; pandas, scipy and all the rest cannot be imported.
+
+    Constructing, fitting and predicting open no file for writing, those of the bundle included, and start nothing.
+    """
     sent = Model(get_train_set=lambda: None, systematics=lambda: None)
     if fitted:
         sent.fit()
         sent.predict(sets[1])
     (tmp_path / "model").write_bytes(pickle.dumps(sent))
+    events = embedded_frame(3000)
+    events["weights"] *= 1_051_383.0 / events["weights"].sum()
+    train = {name: column.to_numpy() for name, column in events.items()}
     plain = [{**each, "data": {name: each["data"][name].to_numpy() for name in each["data"]}} for each in sets[:3]]
-    (tmp_path / "sets").write_bytes(pickle.dumps(plain))
+    (tmp_path / "sets").write_bytes(pickle.dumps((plain, train)))
     installed = {path.name.partition(".")[0].partition("-")[0] for path in (ROOT / ".venv" / "lib").glob("*/*/*")}
     refused = sorted((installed | OPTIONAL) - ALLOWED)
     given = {"model": str(tmp_path / "model"), "sets": str(tmp_path / "sets")}
@@ -152,6 +158,8 @@ def test_a_fresh_process_without_home_network_or_other_packages(sets, expected, 
     found = json.loads(run.stdout)
     assert found["answers"] == expected[:3]
     assert found["happened"] == []
+    assert found["report"]["adopted"], found["report"]
+    assert found["fitted"] != found["answers"]
     assert not set(found["modules"]) & set(refused)
     assert "torch" not in found["modules"]
 
