@@ -28,7 +28,7 @@ class Model:
         mu_range: Bounds on mu; None (the default, unless the manifest says otherwise) for none.
         calibration: Whether ``fit`` rebuilds the tables: ``auto``, ``bundled``, ``rebuild``, or a mapping of settings
             (see ``sage.calibration.Calibration``); None for the manifest's.
-        engine: Where the network runs: ``cuda``, ``native`` or ``torch``; None (the default) for the best that works.
+        engine: Where the network runs: ``native``, ``cuda`` or ``torch``; None (the default) for the first that works.
         threads: Threads on the CPU; None (the default) for this process's share of the cores.
         other: Further arguments of a harness are accepted and ignored.
 
@@ -96,5 +96,6 @@ class Model:
         return self._engine
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what cannot travel to a worker (the harness's functions) and what it builds itself."""
-        return self.__dict__ | {"get_train_set": None, "systematics": None, "_engine": None}
+        """Leave behind what cannot travel to a worker (the harness's functions), and what it builds or never reads."""
+        left = {"get_train_set": None, "systematics": None, "_engine": None}
+        return self.__dict__ | left | {"bundle": self.bundle.lean()}

@@ -17,7 +17,7 @@ import numpy as np
 
 from baselines.boosted_trees.model import Trees
 from baselines.mass_histogram.model import NoClassifier
-from sage.bundle import MANIFEST, Bundle, read_bundle
+from sage.bundle import MANIFEST, Bundle, read_bundle, signed
 from sage.engine import Engine
 from sage.errors import SettingsError
 from sage.graph import INPUTS, Normalisation, normalise, raw_inputs
@@ -184,7 +184,7 @@ def build(name: str, config: Config, data: Path, weights: Path, output: Path, in
     manifest = json.loads((output / "weights" / MANIFEST).read_text(encoding="utf-8"))
     manifest["settings"] |= baseline.settings
     manifest["origin"]["baseline"] = name
-    write_json(output / "weights" / MANIFEST, manifest)
+    write_json(output / "weights" / MANIFEST, signed(manifest))
     shutil.copyfile(baseline.model, output / "model.py")
     (output / "sage").mkdir(exist_ok=True)
     for pattern in ("*.py", "*.so"):

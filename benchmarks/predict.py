@@ -33,7 +33,7 @@ from benchmarks.measuring import (
     seconds_of,
 )
 from model import Model
-from sage.engine import Engine
+from sage.engine import KINDS, Engine
 from sage.graph import jets_present, normalise, raw_inputs
 from sage.measurement import BLOCK, count_events, fit_interval, likelihood_of, read_test_set
 from sage.regions import counts, quantities
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=945_000)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--engine", choices=("cuda", "native", "torch"), help="default: the best that works")
+    parser.add_argument("--engine", choices=KINDS, help="default: the first that works")
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="most events of the growth curve; 0 for none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import HarnessError
+from sage.bundle import signed
 
 MANIFEST = Path("weights", "manifest.json")
 
@@ -23,8 +24,8 @@ def bundle_files(root: Path, weights: Path | None = None) -> dict[str, Path]:
         Path by name in the zip, sorted by name.
 
     Raises:
-        HarnessError: If model.py, the package, the manifest or a file of the manifest is missing, or a file of the
-            manifest differs from its sha256.
+        HarnessError: If model.py, the package, the manifest or a file of the manifest is missing, or the manifest or
+            a file that it lists differs from its sha256.
     """
     files = {"model.py": root / "model.py"}
     for pattern in ("*.py", "*.so"):
@@ -60,9 +61,14 @@ def _read_manifest(path: Path) -> dict[str, str]:
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
         hashes = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        changed = "sha256" in manifest and signed(manifest) != manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path}: not a manifest ({error!r}); expected an object 'files' that gives each file's 'sha256'"
         raise HarnessError(msg) from error
+    if changed:
+        msg = f"{path}: differs from the sha256 that it states; fetch the weights again, and choose settings by "
+        msg += "python -m scripts.make_submission --set"
+        raise HarnessError(msg)
     for name in hashes:
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:

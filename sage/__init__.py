@@ -1,7 +1,7 @@
 """SAGE: the Higgs boson's signal strength in H -> tau tau, measured under six systematic uncertainties.
 
 This package is what travels in the submission: numpy and the standard library, Python 3.10 syntax. torch is imported
-only where the native kernel cannot run, or where there is a GPU.
+only where the native kernel cannot run, or where a GPU is asked for.
 Its modules follow the data, one step each:
 
     shifts      move the events to a nuisance point, apply the selection
@@ -17,6 +17,7 @@ Its modules follow the data, one step each:
     profiling   the fit over the nuisance parameters
     interval    the 68 % interval of the signal strength; ``ladder`` where the normal way fails
     calibration rebuilds the tables from the organisers' training events
+    deadline    bounds the time of a measurement
     measurement all of the above, from a data frame to an answer
 
 ``nuisances`` is the one table of systematic uncertainties; ``bundle`` reads and checks the files in

@@ -90,10 +90,15 @@ def read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:
         msg = f"{path}: is not an archive of plain arrays ({error}); {REMEDY}"
         raise WeightsError(msg) from error
     for name, array in arrays.items():
-        if array.dtype not in (np.float32, np.float64) or not (np.abs(array) <= LARGEST_VALUE).all():
+        if array.dtype not in (np.float32, np.float64) or not _bounded(array):
             msg = f"{path}: array {name!r} must hold finite floating point numbers; {REMEDY}"
             raise WeightsError(msg)
     return arrays
+
+
+def _bounded(array: np.ndarray) -> bool:
+    """Tell whether all values are finite in float32, without a copy; extremes of NaN are NaN."""
+    return bool(array.min(initial=0.0) >= -LARGEST_VALUE and array.max(initial=0.0) <= LARGEST_VALUE)
 
 
 def _shape(given: Any) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """Reads the weights folder and refuses whatever is damaged, foreign or implausible.
 
-The folder holds ``manifest.json`` and the ``.npz`` files it states, see ``sage.arrays``.
+The folder holds ``manifest.json`` and the ``.npz`` files it states, see ``sage.arrays``. The manifest holds constants
+of the measurement as well, so it carries a checksum of its own content.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,10 @@ DEFAULT_SETTINGS: dict[str, Any] = {
     "profile": "newton",
     "thresholds": None,
     "calibration": {},
+    "time_limit": 18.0,
 }
 """What a manifest may leave out of its settings; their meaning is told at ``Bundle``."""
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 FILES = ("network.npz", "response.npz", "tables.npz")
 
@@ -50,21 +54,22 @@ class Bundle:
         network: Parameter name -> array, float32.
         normalisation: Feature constants.
         regions: Regions with their bin edges.
-        tables: Yield tables on the concatenated bins of ``regions``.
+        tables: Yield tables on the concatenated bins of ``regions``; None where they are not needed, see ``lean``.
         response: Smooth yields on the same bins, from which the tables may have been filled.
         variances: Variance of the simulated yields at the nominal point, shape (4, n_bins).
         settings: Settings of the measurement: ``nuisances`` (variant), ``mu_range`` (None or [low, high]),
             ``templates`` (``smooth`` for the response, ``grid`` for the tables), ``simulation_uncertainty`` (whether
             the fit takes ``variances`` into account), ``profile`` (``newton``, or ``seed`` for the published recipe),
-            ``thresholds`` (None, or the rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}) and
-            ``calibration`` (see ``sage.calibration.Calibration``).
+            ``thresholds`` (None, or the rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}),
+            ``calibration`` (see ``sage.calibration.Calibration``) and ``time_limit`` (seconds within which an answer
+            has to be there, or None; see ``sage.deadline``; not for ``profile: seed``, which takes minutes).
         origin: What the files were made from, for reports.
     """
 
     network: dict[str, np.ndarray]
     normalisation: Normalisation
     regions: RegionSet
-    tables: YieldTables
+    tables: YieldTables | None
     response: Response
     variances: np.ndarray
     settings: dict[str, Any]
@@ -73,7 +78,14 @@ class Bundle:
     @property
     def templates(self) -> Templates:
         """The expected yields that the settings choose."""
-        return self.tables if self.settings["templates"] == "grid" else self.response
+        if self.settings["templates"] != "grid":
+            return self.response
+        assert self.tables is not None
+        return self.tables
+
+    def lean(self) -> Bundle:
+        """Return what a measurement needs: without the tables, nearly all of the memory, if it never reads them."""
+        return self if self.settings["templates"] == "grid" else replace(self, tables=None)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -88,6 +100,13 @@ def read_bundle(folder: Path) -> Bundle:
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         msg = f"{folder / MANIFEST}: an entry is missing or cannot be used ({error!r}); {REMEDY}"
         raise WeightsError(msg) from error
+
+
+def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the ``sha256`` of its content: of its JSON without that entry, keys sorted, no spaces."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return content | {"sha256": hashlib.sha256(text.encode("ascii")).hexdigest()}
 
 
 def describe_regions(region_set: RegionSet) -> dict[str, Any]:
@@ -129,12 +148,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     content = read_file(path, LARGEST_MANIFEST)
     try:
         manifest = json.loads(content.decode("utf-8"))
+        digest = signed(manifest)["sha256"] if isinstance(manifest, dict) else None
     except (ValueError, RecursionError) as error:
         msg = f"{path}: cannot be read as JSON ({error}); {REMEDY}"
         raise WeightsError(msg) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         msg = f"{path}: format version {found!r}, this code reads version {FORMAT}; use weights and code of one release"
+        raise WeightsError(msg)
+    if manifest.get("sha256") != digest:
+        msg = f"{path}: sha256 of its content is {digest}, it states another one; {REMEDY}, and choose settings by "
+        msg += "python -m scripts.make_submission --set"
         raise WeightsError(msg)
     return dict(manifest)
 
@@ -148,7 +172,7 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
     if set(manifest["files"]) != set(FILES):
         msg = f"{path}: files are {sorted(manifest['files'])}, expected {sorted(FILES)}; {REMEDY}"
         raise WeightsError(msg)
-    settings = _settings(path, manifest["settings"])
+    settings = read_settings(path, manifest["settings"])
     regions = _regions(path, manifest["region_set"])
     arrays = {name: read_arrays(folder / name, manifest["files"][name]) for name in FILES}
     with np.errstate(over="ignore"):
@@ -163,15 +187,28 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
         regions=regions,
         tables=_tables(folder / "tables.npz", arrays["tables.npz"], regions),
         response=_response(folder / "response.npz", arrays["response.npz"], regions),
-        variances=_joined(folder / "response.npz", arrays["response.npz"], "variance", regions),
+        variances=np.concatenate(_parts(folder / "response.npz", arrays["response.npz"], "variance", regions), axis=1),
         settings=settings,
         origin=manifest["origin"],
     )
 
 
-def _settings(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """Fill up the settings with their defaults and check them."""
-    settings = DEFAULT_SETTINGS | entry
+def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill up a manifest's settings with their defaults and check them.
+
+    Arguments:
+        path: The manifest, for messages.
+        entry: Its settings.
+
+    Raises:
+        WeightsError, SettingsError: If there is no such setting or value; the message names it.
+        KeyError, TypeError: If the entry is none of settings.
+    """
+    settings = {**DEFAULT_SETTINGS, **entry}
+    unknown = sorted(set(settings) - set(DEFAULT_SETTINGS) - {"nuisances"})
+    if unknown:
+        msg = f"{path}: unknown setting {unknown[0]!r}; choose one of {sorted(['nuisances', *DEFAULT_SETTINGS])}"
+        raise WeightsError(msg)
     for key, allowed, what in (
         ("nuisances", tuple(VARIANTS), "nuisance variant"),
         ("templates", TEMPLATES, "templates"),
@@ -182,6 +219,10 @@ def _settings(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
             msg = f"{path}: unknown {what} {settings[key]!r}; choose one of {list(allowed)}"
             raise WeightsError(msg)
     check_mu_range(settings["mu_range"])
+    limit = settings["time_limit"]
+    if limit is not None and not (type(limit) in (int, float) and 0 < limit <= LARGEST_VALUE):
+        msg = f"{path}: time_limit is {limit!r}; choose a positive number of seconds, or null for no limit"
+        raise WeightsError(msg)
     thresholds = settings["thresholds"]
     if thresholds is not None:
         mu, rise = (np.asarray(thresholds[key], dtype=np.float64) for key in ("mu", "delta_nll"))
@@ -234,25 +275,27 @@ def _tables(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Yi
             raise WeightsError(msg)
         axes.append(axis)
     # The file has the grid last, where neighbouring values compress best.
-    yields = np.moveaxis(_joined(path, arrays, "yields", regions, after=GRID), (0, 1), (-2, -1))
-    return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=np.ascontiguousarray(yields))
+    parts = [np.moveaxis(part, (0, 1), (-2, -1)) for part in _parts(path, arrays, "yields", regions, after=GRID)]
+    # Joined in place: a second copy of the tables would be the largest part of the memory.
+    yields = np.empty((*GRID, len(PROCESSES), regions.n_bins), np.result_type(*parts))
+    return YieldTables(axes=(axes[0], axes[1], axes[2]), yields=np.concatenate(parts, axis=-1, out=yields))
 
 
 def _response(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> Response:
-    nominal = _joined(path, arrays, "nominal", regions)
-    coefficients = _joined(path, arrays, "response", regions, after=(len(POWERS),), signed=True)
+    nominal = np.concatenate(_parts(path, arrays, "nominal", regions), axis=1)
+    coefficients = np.concatenate(_parts(path, arrays, "response", regions, after=(len(POWERS),), signed=True), axis=1)
     return Response(nominal.astype(np.float64), coefficients.astype(np.float64))
 
 
-def _joined(
+def _parts(
     path: Path,
     arrays: dict[str, np.ndarray],
     kind: str,
     regions: RegionSet,
     after: tuple[int, ...] = (),
     signed: bool = False,
-) -> np.ndarray:
-    """Check the arrays ``kind_REGION`` of shape (4, n_bins, *after) and join them along the bins."""
+) -> list[np.ndarray]:
+    """Check and return the arrays ``kind_REGION`` of shape (4, n_bins, *after), in the order of the regions."""
     parts = []
     for region in regions.regions:
         found = arrays[f"{kind}_{region.name}"]
@@ -264,4 +307,4 @@ def _joined(
             msg = f"{path}: region {region.name!r} has negative {kind} ({found.min():.3g}); {REMEDY}"
             raise WeightsError(msg)
         parts.append(found)
-    return np.concatenate(parts, axis=1)
+    return parts

@@ -21,5 +21,9 @@ class EngineError(SageError):
     """The network cannot run: no GPU, or a native library or torch that is missing, foreign or broken."""
 
 
+class TimeLimitError(SageError):
+    """There is no time left for a measurement."""
+
+
 class FitError(SageError):
     """A fit gave no usable minimum or interval."""

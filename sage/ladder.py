@@ -6,17 +6,20 @@ minuit       simplex, Migrad and Minos of iminuit, where that is installed
 grid         a scan of the signal strength, the nuisances by steps along one of them at a time; no derivatives
 total        the total number of events against its expectation; always possible where signal is expected
 
-The answer's flags tell which step it came from and why the earlier ones did not do. No step uses randomness or time.
+The answer's flags tell which step it came from and why the earlier ones did not do. No step uses randomness. None
+chooses by the time it takes, but if the likelihood's deadline passes, ``total`` follows at once: it takes milliseconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from sage.errors import FitError
+from sage.deadline import NEVER
+from sage.errors import FitError, TimeLimitError
 from sage.interval import Interval, interval_of, measure_interval, rise_at
 from sage.likelihood import MU, Likelihood
 from sage.profiling import FitResult, fit, lowest_valley, parameter_ranges
@@ -24,6 +27,9 @@ from sage.profiling import FitResult, fit, lowest_valley, parameter_ranges
 Range = tuple[float, float] | None
 Thresholds = tuple[np.ndarray, np.ndarray] | None
 Attempt = Callable[[Likelihood, Range, Thresholds], Interval]
+
+LAST = "total"
+"""Step that is always allowed."""
 
 FAILED = {"fit_not_converged", "limit_not_found", "interval_from_curvature"}
 """Flags of an interval that is not taken if a later step does better."""
@@ -49,7 +55,8 @@ def climb(likelihood: Likelihood, mu_range: Range = None, thresholds: Thresholds
         thresholds: As for ``sage.interval.measure_interval``.
 
     Returns:
-        A finite, ordered interval. Unless it is from the first step, its flags begin with ``fit_by_STEP``.
+        A finite, ordered interval. Unless it is from the first step, its flags begin with ``fit_by_STEP``; where time
+        was short, one begins with ``time_guard``.
 
     Raises:
         FitError: If every step fails; the message gives each one's reason.
@@ -63,9 +70,18 @@ def climb(likelihood: Likelihood, mu_range: Range = None, thresholds: Thresholds
         "total": total_interval,
     }
     reasons: list[str] = []
+    late = False
     for name, attempt in steps.items():
+        if late and name != LAST:
+            continue
+        if name == LAST:
+            likelihood = replace(likelihood, deadline=NEVER)
         try:
             interval = attempt(likelihood, mu_range, thresholds)
+        except TimeLimitError as error:
+            reasons.append(f"time_guard: {name} stopped, {error}")
+            late = True
+            continue
         except (ImportError, ArithmeticError, ValueError, RuntimeError, FitError) as error:
             reasons.append(f"{name}: {type(error).__name__} {error}")
             continue

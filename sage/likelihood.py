@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sage.deadline import NEVER, Deadline
 from sage.nuisances import PROCESSES, SIGNAL, Nuisance
 from sage.tables import N_TERMS, PAIRS
 
@@ -81,6 +82,7 @@ class Likelihood:
         has_signal: Whether each bin expects signal, shape (n_bins,).
         centres: Centres of the constraints (what auxiliary measurements gave), shape (n_nuisances,); 0 by default.
         variances: Variances of the simulated yields at the nominal point, shape (P, n_bins); None for exact templates.
+        deadline: Checked at every evaluation, so that every loop of every fit is bounded; by default there is none.
     """
 
     templates: Templates
@@ -89,6 +91,7 @@ class Likelihood:
     has_signal: np.ndarray
     centres: np.ndarray = field(default_factory=lambda: np.zeros(6))
     variances: np.ndarray | None = None
+    deadline: Deadline = NEVER
 
     def expected(self, parameters: np.ndarray) -> np.ndarray:
         """Return the expected events per bin at (mu, nu...), shape (n_bins,)."""
@@ -112,12 +115,22 @@ class Likelihood:
         return total
 
     def value(self, parameters: np.ndarray) -> float:
-        """Return the negative log-likelihood at (mu, nu...); infinite outside its domain."""
+        """Return the negative log-likelihood at (mu, nu...); infinite outside its domain.
+
+        Raises:
+            TimeLimitError: If the deadline has passed.
+        """
+        self.deadline.check()
         rate = self.expected(parameters)
         return self._value(rate, self._rate_terms(rate), parameters)
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
-        """Return value, gradient, Hessian and Fisher information at (mu, nu...)."""
+        """Return value, gradient, Hessian and Fisher information at (mu, nu...).
+
+        Raises:
+            TimeLimitError: If the deadline has passed.
+        """
+        self.deadline.check()
         alphas = self._alphas(parameters)
         terms = self._terms(alphas)
         factors = self._rate_factors(parameters[MU], alphas)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from sage.bundle import Bundle
+from sage.deadline import NEVER, Deadline
 from sage.engine import Engine
-from sage.errors import InputError
+from sage.errors import InputError, TimeLimitError
 from sage.graph import jets_present, normalise, raw_inputs
 from sage.interval import Interval
 from sage.ladder import climb
@@ -100,16 +101,20 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, engine: Engine) -> Meas
         engine: What runs the bundle's network.
     """
     n_events = 0
+    # The published recipe takes minutes by design.
+    deadline = Deadline(bundle.settings["time_limit"]) if bundle.settings["profile"] != "seed" else NEVER
     try:
         columns, weights, flags = read_test_set(test_set)
         n_events = len(weights)
         if not weights.any():
             return _fallback("no_events", n_events)
-        observed = count_events(columns, bundle, engine, weights)
-        interval = fit_interval(likelihood_of(observed, bundle), bundle.settings)
+        observed = count_events(columns, bundle, engine, weights, deadline)
+        interval = fit_interval(replace(likelihood_of(observed, bundle), deadline=deadline), bundle.settings)
         return _result(interval, bundle, [*flags, *engine.flags], n_events)
     except InputError as error:
         return _fallback(f"input: {error}", n_events)
+    except TimeLimitError as error:
+        return _fallback(f"time_guard: counting stopped, {error}", n_events)
     except Exception as error:
         # The one broad handler of the bundle: an exception here would end the whole submission.
         logger.debug("measurement failed", exc_info=True)
@@ -146,10 +151,21 @@ def read_test_set(test_set: Mapping[str, Any]) -> tuple[Columns, np.ndarray, lis
     return columns, weights, flags
 
 
-def count_events(columns: Columns, bundle: Bundle, engine: Engine, weights: np.ndarray | None = None) -> np.ndarray:
-    """Run features, graph, network and regions block by block; return counts per bin, shape (n_bins,), float64."""
+def count_events(
+    columns: Columns,
+    bundle: Bundle,
+    engine: Engine,
+    weights: np.ndarray | None = None,
+    deadline: Deadline = NEVER,
+) -> np.ndarray:
+    """Run features, graph, network and regions block by block; return counts per bin, shape (n_bins,), float64.
+
+    Raises:
+        TimeLimitError: If the deadline passes before the last block.
+    """
 
     def count(start: int) -> np.ndarray:
+        deadline.check()
         rows = slice(start, start + BLOCK)
         block = {name: column[rows] for name, column in columns.items()}
         values, defined, derived = raw_inputs(block)

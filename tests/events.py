@@ -68,6 +68,8 @@ def odd_frame():
         {**subleading, "PRI_n_jets": 1.0},
         {"PRI_n_jets": 3.0, "PRI_jet_all_pt": 160.0},
         {"PRI_n_jets": 1.0},
+        {**leading, "PRI_n_jets": 1.0},
+        {**leading, **subleading, "PRI_n_jets": 1.0},
         {"PRI_jet_leading_pt": 26.0, "PRI_jet_subleading_pt": 26.0},
         {"PRI_jet_subleading_pt": 26.001},
         {"PRI_jet_leading_pt": 25.9, "PRI_jet_subleading_pt": 25.5, "PRI_n_jets": 4.0},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model import WEIGHTS
-from sage.bundle import DEFAULT_SETTINGS, MANIFEST, describe_regions, read_bundle
+from sage.bundle import DEFAULT_SETTINGS, FORMAT, MANIFEST, describe_regions, read_bundle, signed
 from sage.errors import WeightsError
 from sage.measurement import likelihood_of
 from sage.tables import GRID
@@ -24,10 +24,11 @@ def folder(tmp_path):
 
 
 def edit_manifest(folder, change):
+    """Change a manifest and let it state its new checksum, so that only the content is wrong."""
     path = folder / MANIFEST
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(signed(manifest)))
 
 
 def edit_arrays(folder, name, change):
@@ -66,10 +67,43 @@ def test_manifest_that_is_no_manifest(folder, text):
         read_bundle(folder)
 
 
-def test_unknown_version(folder):
-    edit_manifest(folder, lambda m: m.update(format=99))
-    with pytest.raises(WeightsError, match="format version 99"):
+@pytest.mark.parametrize("version", [2, 99])
+def test_unknown_version(folder, version):
+    edit_manifest(folder, lambda m: m.update(format=version))
+    expected = f"format version {version}, this code reads version {FORMAT}; use weights and code of one release"
+    with pytest.raises(WeightsError, match=expected):
         read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["normalisation"]["mean"].__setitem__(0, m["normalisation"]["mean"][0] + 1e-9),
+        lambda m: m["settings"].update(simulation_uncertainty=False),
+        lambda m: m["region_set"]["class_weights"].reverse(),
+        lambda m: m["origin"].update(seed=0),
+        lambda m: m.update(more=1),
+        lambda m: m.update(sha256="0" * 64),
+        lambda m: m.pop("sha256"),
+    ],
+)
+def test_a_manifest_that_was_changed_is_refused_with_a_way_to_choose_settings(folder, change):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match=r"sha256 of its content is [0-9a-f]{64}, .*scripts.make_submission --set"):
+        read_bundle(folder)
+
+
+def test_the_checksum_is_of_the_content_whatever_the_layout(folder):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(dict(sorted(manifest.items())), indent=7))
+    read_bundle(folder)
+    content = {"b": [1, 0.5, "\u00b5"], "a": None}
+    expected = hashlib.sha256(b'{"a":null,"b":[1,0.5,"\\u00b5"]}').hexdigest()
+    assert signed(content) == content | {"sha256": expected}
+    assert signed(signed(content)) == signed(content)
+    assert "sha256" not in content
 
 
 @pytest.mark.parametrize("key", ["inputs", "classes", "settings", "normalisation", "region_set", "origin", "files"])
@@ -165,6 +199,13 @@ def test_every_message_ends_with_a_way_out(folder):
         {"templates": "cubic"},
         {"profile": "slow"},
         {"simulation_uncertainty": "no"},
+        {"time_limit": 0},
+        {"time_limit": -1.0},
+        {"time_limit": True},
+        {"time_limit": "18"},
+        {"time_limit": float("nan")},
+        {"time_limit": float("inf")},
+        {"template": "grid"},
         {"mu_range": [3.0, 0.1]},
         {"thresholds": {"mu": [0.0, 1.0], "delta_nll": [0.5]}},
         {"thresholds": {"mu": [0.0, 1.0], "delta_nll": [0.5, -0.5]}},
@@ -180,6 +221,16 @@ def test_settings_that_are_none(folder, change):
 def test_a_manifest_may_leave_settings_out(folder):
     edit_manifest(folder, lambda m: m.update(settings={"nuisances": "challenge"}))
     assert read_bundle(folder).settings == DEFAULT_SETTINGS | {"nuisances": "challenge"}
+    assert DEFAULT_SETTINGS["time_limit"] == 18.0
+
+
+@pytest.mark.parametrize("templates", ["smooth", "grid"])
+def test_a_lean_copy_has_what_the_fit_reads(folder, templates):
+    edit_manifest(folder, lambda m: m["settings"].update(templates=templates, time_limit=None))
+    bundle = read_bundle(folder)
+    lean = bundle.lean()
+    assert (lean.tables is None) == (templates == "smooth")
+    assert lean.templates is bundle.templates is (bundle.tables if templates == "grid" else bundle.response)
 
 
 def test_the_likelihood_follows_the_settings(folder):

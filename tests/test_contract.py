@@ -10,6 +10,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.dataset import EventFile
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from model import Model
 from sage.nuisances import NAMES
+from sage.shifts import PRIMARIES
 from tests import predicting
 from tests.conftest import ROOT
 from tests.events import DATA_FILE, METADATA_FILE, embedded_frame
@@ -130,14 +132,20 @@ alone({given!r}, at_start)
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_fresh_process_without_home_network_or_other_packages(sets, expected, tmp_path, fitted):
-    """Its folder is / and its HOME nobody can write to; pandas, scipy and all the rest cannot be imported."""
+    """Its folder is / and its HOME nobody can write to; pandas, scipy and all the rest cannot be imported.
+
+    Constructing, fitting and predicting open no file for writing, those of the bundle included, and start nothing.
+    """
     sent = Model(get_train_set=lambda: None, systematics=lambda: None)
     if fitted:
         sent.fit()
         sent.predict(sets[1])
     (tmp_path / "model").write_bytes(pickle.dumps(sent))
+    events = embedded_frame(3000)
+    events["weights"] *= 1_051_383.0 / events["weights"].sum()
+    train = {name: column.to_numpy() for name, column in events.items()}
     plain = [{**each, "data": {name: each["data"][name].to_numpy() for name in each["data"]}} for each in sets[:3]]
-    (tmp_path / "sets").write_bytes(pickle.dumps(plain))
+    (tmp_path / "sets").write_bytes(pickle.dumps((plain, train)))
     installed = {path.name.partition(".")[0].partition("-")[0] for path in (ROOT / ".venv" / "lib").glob("*/*/*")}
     refused = sorted((installed | OPTIONAL) - ALLOWED)
     given = {"model": str(tmp_path / "model"), "sets": str(tmp_path / "sets")}
@@ -150,6 +158,8 @@ def test_a_fresh_process_without_home_network_or_other_packages(sets, expected, 
     found = json.loads(run.stdout)
     assert found["answers"] == expected[:3]
     assert found["happened"] == []
+    assert found["report"]["adopted"], found["report"]
+    assert found["fitted"] != found["answers"]
     assert not set(found["modules"]) & set(refused)
     assert "torch" not in found["modules"]
 
@@ -171,7 +181,7 @@ def test_the_watch_sees_what_is_done(tmp_path):
 
 
 def test_memory_does_not_grow(model, sets):
-    """Fifty predictions of 20 000 events each, after a few that fill what is kept on purpose."""
+    """Fifty predictions of 91 000 events each, after a few that fill what is kept on purpose."""
     for each in sets[:5]:
         model.predict(each)
     process = psutil.Process()
@@ -179,6 +189,36 @@ def test_memory_does_not_grow(model, sets):
     for number in range(50):
         model.predict(sets[number % EXPERIMENTS])
     assert process.memory_info().rss - before < 50e6
+
+
+FULL, PREDICTIONS, LONGEST = 1_050_000, 50, 12.0
+
+
+@pytest.mark.slow
+def test_time_and_memory_of_full_size(monkeypatch):
+    """The clock of the time guard runs: in normal use it changes nothing."""
+    monkeypatch.setattr("sage.deadline.clock", time.monotonic)
+    events = embedded_frame(150_000)
+    events = events[(events["PRI_had_pt"] >= 26) & (events["PRI_lep_pt"] >= 20)]
+    share = events["weights"].to_numpy(np.float64)
+    rng = np.random.default_rng(12)
+    sets = []
+    for _ in range(3):
+        rows = rng.choice(len(events), FULL, p=share / share.sum())
+        frame = events.iloc[rows][list(PRIMARIES)].reset_index(drop=True)
+        sets.append({"data": frame, "weights": np.ones(FULL)})
+    fresh = Model(threads=1)
+    before, seconds = 0, []
+    for number in range(PREDICTIONS):
+        began = time.perf_counter()
+        fresh.predict(sets[number % len(sets)])
+        seconds.append(time.perf_counter() - began)
+        assert fresh.last_result.n_events == FULL
+        assert not [flag for flag in fresh.last_result.flags if flag.startswith(("time_guard", "fit_by"))]
+        if number == len(sets):  # what is kept on purpose is there by now
+            before = psutil.Process().memory_info().rss
+    assert psutil.Process().memory_info().rss - before < 50e6
+    assert max(seconds) < LONGEST
 
 
 BUNDLED = {name: path for name, path in bundle_files(ROOT).items() if name.endswith(".py")}

@@ -129,7 +129,15 @@ def test_without_any_back_end_the_answer_is_the_flagged_fallback(test_set, tmp_p
     assert "torch: " in model.last_result.flags[0]
 
 
-def test_a_gpu_that_fails_is_left_for_the_kernel_and_flagged(bundle, monkeypatch):
+def test_the_kernel_comes_before_a_gpu_which_is_not_even_looked_for(bundle, monkeypatch):
+    monkeypatch.setattr(engine_module, "_gpu_usable", lambda: pytest.fail("asked for a GPU"))
+    engine = Engine(bundle.network)
+    engine.probabilities(*random_events(3))
+    assert engine._backend.name.startswith("native (")
+    assert engine.flags == ()
+
+
+def test_without_the_kernel_a_gpu_that_fails_is_left_for_torch_and_flagged(bundle, monkeypatch, tmp_path):
     """There is no GPU here: a back end that runs out of memory stands for it."""
 
     class Failing:
@@ -143,6 +151,7 @@ def test_a_gpu_that_fails_is_left_for_the_kernel_and_flagged(bundle, monkeypatch
             yield from map(function, items)
 
     build = Engine._build
+    monkeypatch.setattr("sage.native.LIBRARY", tmp_path / "none.so")
     monkeypatch.setattr(engine_module, "_gpu_usable", lambda: True)
     monkeypatch.setattr(Engine, "_build", lambda self, kind: Failing() if kind == "cuda" else build(self, kind))
     values, jets = random_events(100)
@@ -150,9 +159,11 @@ def test_a_gpu_that_fails_is_left_for_the_kernel_and_flagged(bundle, monkeypatch
     found = list(
         engine.map(lambda rows: engine.probabilities(values[rows], jets[rows]), [slice(0, 50), slice(50, 100)])
     )
-    assert np.array_equal(np.concatenate(found), Engine(bundle.network, "native").probabilities(values, jets))
-    assert engine.flags[0].startswith("engine: native (")
-    assert engine.flags[0].endswith("(cuda: CUDA out of memory. Tried)")
+    dense = Engine(bundle.network, "torch")
+    expected = [dense.probabilities(values[rows], jets[rows]) for rows in (slice(0, 50), slice(50, 100))]
+    assert np.array_equal(np.concatenate(found), np.concatenate(expected))
+    assert engine.flags[0].startswith("engine: torch (native library none.so")
+    assert engine.flags[0].endswith("; cuda: CUDA out of memory. Tried)")
 
 
 def test_a_forced_gpu_that_is_not_there_is_an_error(bundle):
@@ -163,10 +174,14 @@ def test_a_forced_gpu_that_is_not_there_is_an_error(bundle):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_agrees(bundle):
+def test_gpu_agrees(bundle, test_set):
     values, jets = random_events(20_000)
     found = Engine(bundle.network, "cuda").probabilities(values, jets)
     assert np.abs(found - Engine(bundle.network, "native").probabilities(values, jets)).max() < 1e-4
+    model = Model(engine="cuda")
+    found, expected = model.predict(test_set), Model(engine="native").predict(test_set)
+    assert model.last_result.status != "fallback"
+    assert found["mu_hat"] == pytest.approx(expected["mu_hat"], abs=0.02 * expected["delta_mu_hat"])
 
 
 @pytest.mark.parametrize("arguments", [{"engine": "gpu"}, {"threads": 0}])
@@ -259,7 +274,7 @@ def test_pickled_the_choice_travels_and_the_engine_does_not(test_set):
 
 
 def test_kinds_are_tried_in_this_order():
-    assert KINDS == ("cuda", "native", "torch")
+    assert KINDS == ("native", "cuda", "torch")
     assert len(INPUTS) == 35
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model import WEIGHTS, Model
-from sage.bundle import MANIFEST, REMEDY, read_bundle
+from sage.bundle import MANIFEST, REMEDY, read_bundle, signed
 from sage.errors import WeightsError
 from sage.regions import QUANTITIES
 
@@ -40,13 +40,17 @@ def sign(folder, name):
     """Let the manifest state the hash of what is there, so that the content itself has to be refused."""
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"][name]["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_signed(folder, manifest)
+
+
+def write_signed(folder, manifest):
+    (folder / MANIFEST).write_text(json.dumps(signed(manifest)))
 
 
 def edit(folder, change):
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_signed(folder, manifest)
 
 
 @contextmanager
@@ -103,6 +107,29 @@ def test_one_flipped_bit_anywhere(folder, name):
         refused(folder, "sha256")
 
 
+def test_one_flipped_bit_anywhere_in_the_manifest(folder):
+    """Some last digit of a number and the case of its exponent mean the same; everything else is noticed."""
+    content = (folder / MANIFEST).read_bytes()
+    same = 0
+    for number, place in enumerate(places(len(content.rstrip()))):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << number % 8
+        (folder / MANIFEST).write_bytes(damaged)
+        if parsed(damaged) == ORIGINAL:
+            same += 1
+            continue
+        refused(folder)
+    assert same < PLACES / 10
+
+
+def parsed(content):
+    """What JSON says, None if it is none."""
+    try:
+        return json.loads(content.decode())
+    except ValueError:
+        return None
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_one_flipped_bit_in_an_array_is_seen_by_the_archive_itself(folder, name):
     """Compressed data and checksums of the archive; only its time stamps may be wrong without notice."""
@@ -134,7 +161,7 @@ def test_swapped_files(folder, signed):
     Model(weights=folder)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 10**30, "2", None, True, [2]])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, 10**30, "3", None, True, [3]])
 def test_other_versions(folder, version):
     edit(folder, lambda m: m.update(format=version))
     refused(folder, "format version")
@@ -312,9 +339,9 @@ class TestSpecialFiles:
     [
         "[" * 100_000,
         '{"format":' * 5000,
-        '{"format": 2, "x": NaN}',
-        '{"format": 2}',
-        '{"format": 2, "files": ' + "9" * 5000 + "}",
+        '{"format": 3, "x": NaN}',
+        '{"format": 3}',
+        '{"format": 3, "files": ' + "9" * 5000 + "}",
         "\ufeff{}",
         "\0",
     ],
@@ -326,7 +353,7 @@ def test_text_that_is_no_manifest(folder, text):
 
 
 def test_manifest_that_is_no_text(folder):
-    (folder / MANIFEST).write_bytes(b'{"format": 2, "x": "\xff"}')
+    (folder / MANIFEST).write_bytes(b'{"format": 3, "x": "\xff"}')
     refused(folder, "cannot be read as JSON")
 
 
@@ -435,24 +462,53 @@ def test_any_entry_replaced_is_refused_or_harmless(scratch, path, value, remove)
         del place[path[-1]]
     else:
         place[path[-1]] = value
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_signed(folder, manifest)
     with suppress(WeightsError):
         Model(weights=folder)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_bytes_replaced_under_a_hash_that_agrees_are_refused_or_harmless(scratch, data):
-    content = bytearray((WEIGHTS / "response.npz").read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        start = data.draw(st.integers(0, len(content) - 1))
-        content[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=4
+)
+"""Where, how many bytes, and what stands there instead."""
+
+
+def replaced(content, edits):
+    content = bytearray(content)
+    for part, length, instead in edits:
+        start = int(part * len(content))
+        content[start : start + length] = instead
+    return bytes(content)
+
+
+MUTATED = ["network.npz", "response.npz"]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(MUTATED), edits=EDITS)
+def test_any_bytes_replaced_under_a_hash_that_agrees_are_refused_or_harmless(scratch, name, edits):
     folder, original = scratch
-    (folder / MANIFEST).write_text(json.dumps(original))
+    write_signed(folder, original)
     try:
-        (folder / "response.npz").write_bytes(content)
-        sign(folder, "response.npz")
-        with suppress(WeightsError):
+        (folder / name).write_bytes(replaced((WEIGHTS / name).read_bytes(), edits))
+        sign(folder, name)
+        with bounded(), suppress(WeightsError):
             Model(weights=folder)
     finally:
-        shutil.copy(WEIGHTS / "response.npz", folder)
+        shutil.copy(WEIGHTS / name, folder)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from([MANIFEST, *MUTATED]), edits=EDITS)
+def test_any_bytes_replaced_are_refused(scratch, name, edits):
+    folder, original = scratch
+    write_signed(folder, original)
+    whole = (folder / name).read_bytes()
+    content = replaced(whole, edits)
+    try:
+        (folder / name).write_bytes(content)
+        if content == whole or (name == MANIFEST and parsed(content) == parsed(whole)):
+            return
+        refused(folder)
+    finally:
+        (folder / name).write_bytes(whole)

@@ -366,6 +366,22 @@ def test_any_frame_gets_an_answer(model, few, changes, sent_weights):
         assert result.status == "fallback"
 
 
+@pytest.fixture(scope="module")
+def quick_model(demo_weights):
+    """Of few bins, in which the whole ladder takes two seconds."""
+    return Model(weights=demo_weights, threads=1)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, **ANY)
+@given(changes=st.lists(CHANGES, max_size=3), sent_weights=SENT_WEIGHTS)
+def test_any_frame_gets_an_answer_from_few_bins(quick_model, few, changes, sent_weights):
+    sent, weights, dropped = make(few, changes, sent_weights)
+    result = measured(quick_model, sent, weights)
+    if dropped or not len(sent):
+        assert result.status == "fallback"
+
+
 @pytest.mark.slow
 def test_five_million_rows_in_bounded_memory(model, frame):
     """A frame five times as long as a full pseudo-experiment: blocks bound what is needed beside it."""

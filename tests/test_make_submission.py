@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.submission import fingerprint, opened
+from sage.bundle import MANIFEST, read_bundle, signed
 from scripts import make_submission
 from tests.conftest import ROOT
 from tests.test_house import OFFICIAL_MODULES
@@ -131,6 +132,7 @@ BAD_MANIFESTS = {
     '{"files": {"../model.py": {"sha256": "0"}}}': "leads out of the folder",
     '{"files": {"gone.npz": {"sha256": "0"}}}': "gone.npz is missing",
     '{"files": {"network.npz": {"sha256": "0"}}}': "has sha256",
+    '{"files": {"network.npz": {"sha256": "0"}}, "sha256": "0"}': "differs from the sha256 that it states",
 }
 
 
@@ -151,3 +153,57 @@ def test_missing_files(checkout, tmp_path, capsys, name):
     assert error.count("\n") == 1
     with pytest.raises(HarnessError):
         make_submission.build(checkout)
+
+
+def packed_manifest(output):
+    with zipfile.ZipFile(output) as archive:
+        return json.loads(archive.read(f"weights/{MANIFEST}"))
+
+
+def test_settings_go_into_the_zip_signed_and_nowhere_else(tmp_path, capsys):
+    before = (ROOT / "weights" / MANIFEST).read_bytes()
+    output = tmp_path / "s.zip"
+    given = ["--set", "simulation_uncertainty=false", "--set", 'templates="grid"', "--set", "mu_range=[0.1, 3]"]
+    assert make_submission.main([*given, "--output", str(output)]) == 0
+    assert (ROOT / "weights" / MANIFEST).read_bytes() == before
+    original, found = json.loads(before), packed_manifest(output)
+    expected = original["settings"] | {"simulation_uncertainty": False, "templates": "grid", "mu_range": [0.1, 3]}
+    assert found == signed(original | {"settings": expected})
+    with opened(output) as folder:
+        bundle = read_bundle(folder / "weights")
+        assert bundle.settings.items() >= expected.items()
+        assert bundle.templates is bundle.tables
+        assert fingerprint(folder) != fingerprint(ROOT)
+
+
+BAD_SETTINGS = {
+    "simulation_uncertainty": "not NAME=VALUE",
+    "templates=grid": "not NAME=VALUE",
+    'template="grid"': "unknown setting 'template'; choose one of",
+    'templates="cubic"': "unknown templates 'cubic'; choose one of",
+    "mu_range=[3, 0.1]": "give two increasing numbers",
+    "thresholds=3": "cannot be used",
+    'thresholds={"mu": [1]}': "cannot be used: KeyError('delta_nll')",
+    "time_limit=0": "choose a positive number of seconds",
+    "time_limit=NaN": "choose a positive number of seconds",
+    'calibration={"mod": 1}': "'mod'",
+}
+
+
+@pytest.mark.parametrize("text", BAD_SETTINGS)
+def test_settings_that_are_none(tmp_path, capsys, text):
+    given = ["--set", text, "--output", str(tmp_path / "s.zip")]
+    try:
+        code = make_submission.main(given)
+    except SystemExit as error:  # what the parser refuses
+        code = error.code
+    assert code == 2
+    assert BAD_SETTINGS[text] in capsys.readouterr().err
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_settings_of_weights_that_are_damaged(checkout, tmp_path, capsys):
+    """They are read and checked as a whole, which weights without settings do not pass."""
+    given = ["--root", str(checkout), "--set", "simulation_uncertainty=false", "--output", str(tmp_path / "s.zip")]
+    assert make_submission.main(given) == 2
+    assert "format version None" in capsys.readouterr().err

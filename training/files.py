@@ -23,7 +23,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with a fixed layout; refuses NaN, which is not JSON."""
-    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("utf-8"))
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return what ``write_json`` writes."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("utf-8")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

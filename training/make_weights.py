@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle
+from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle, signed
 from sage.calibration import Calibration
 from sage.graph import INPUTS
 from sage.nuisances import PROCESSES
@@ -74,7 +74,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
         },
     }
     # Last, so that an interruption leaves a folder that is refused rather than one that is mixed.
-    write_json(output / MANIFEST, manifest)
+    write_json(output / MANIFEST, signed(manifest))
     return read_bundle(output)
 
 
