@@ -282,10 +282,22 @@ def test_eighty_toys_show_each_fault(fault):
 @pytest.mark.slow
 @pytest.mark.stat
 @pytest.mark.parametrize("fault", [None, *FAULTS])
-def test_two_thousand_toys_show_each_fault_in_mu(fault):
-    """Either the pull, the coverage or the p-value of mu itself must be out of bounds, not only a nuisance's."""
+def test_five_thousand_toys_show_each_fault_in_mu(fault):
+    """Either the pull, the coverage or the p-value of mu itself must be out of bounds, not only a nuisance's.
+
+    Without a fault, all are within four standard errors of what they should be, at every mu.
+    """
     settings = ToySettings(WEIGHTS, seed=1000, mus=(0.1, 0.5, 1.0, 2.0, 3.0), fault=fault)
-    found = analyse(run_toys(settings, range(2000)))
+    found = analyse(run_toys(settings, range(5000)))
+    if fault is None:
+        for group in found.groups:
+            assert 625 <= group.coverage.k <= 739
+            assert abs(group.pull.mean) < 0.126
+            assert abs(group.pull.width - 1.0) < 0.089
+        for pull in found.pulls.values():
+            assert abs(pull.mean) < 0.057
+            assert abs(pull.width - 1.0) < 0.040
+        assert min(found.test_statistic.p_value, found.goodness_of_fit.p_value) > 1e-3
     names = [check.name for check in found.alarms]
     about_mu = [name for name in names if name.endswith(" of mu") or "coverage" in name or "lambda" in name]
     assert bool(about_mu) == (fault is not None), names
