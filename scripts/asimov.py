@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from harness.errors import HarnessError
 from scripts.common import parser, run_program
-from scripts.options import add_output, add_weights
+from scripts.options import add_output, add_weights, nuisance_value
 from studies.asimov import SCAN_POINTS, as_json, as_text, study_asimov
 from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
 from studies.plots import save
@@ -23,16 +23,6 @@ from studies.weights import nuisances_of, open_weights, parameters_at
 from training.files import write_json
 
 EXAMPLE = "--mu 1 --nuisance soft_met=0.5 diboson_scale=1.2 --output build/asimov"
-
-
-def nuisance_value(text: str) -> tuple[str, float]:
-    """Read NAME=VALUE."""
-    name, _, value = text.partition("=")
-    try:
-        return name.strip(), float(value)
-    except ValueError:
-        msg = f"{text!r} is not NAME=VALUE, as in tes=1.01"
-        raise argparse.ArgumentTypeError(msg) from None
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -199,6 +199,16 @@ def systematics(text: str) -> tuple[str, ...]:
     return names
 
 
+def nuisance_value(text: str) -> tuple[str, float]:
+    """Read NAME=VALUE, a nuisance and its physical value, from the command line."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        msg = f"{text!r} is not NAME=VALUE, as in tes=1.01"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
 def test_size(text: str) -> float:
     """Read a number of rows or a fraction from the command line."""
     try:

@@ -33,6 +33,7 @@ from scripts.options import (
     add_test_size,
     add_weights,
     add_workers,
+    nuisance_value,
     number_of_sets,
     run_options,
 )
@@ -83,6 +84,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         " settings have it in the fit, else none)",
     )
     faults = "; ".join(f"{name}: {text}" for name, text in FAULTS.items()).replace("%", "%%")  # argparse formats it
+    counts.add_argument(
+        "--fix",
+        type=nuisance_value,
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="true physical values (soft_met in GeV) that are the same in all toys; the others are drawn, and the fit"
+        " keeps its constraints. What a standard deviation is: tes, jes 0.01, ttbar_scale 0.02, diboson_scale 0.25,"
+        " bkg_scale 0.001; soft_met a factor e above or below 1 GeV, at most 5 GeV",
+    )
     counts.add_argument("--inject", choices=tuple(FAULTS), help=f"put a fault into the fit ({faults})")
     counts.add_argument(
         "--calibrate",
@@ -129,6 +139,7 @@ def work(given: argparse.Namespace) -> None:
         print("\n" + calibration.as_text(thresholds, comparisons))
     write_json(given.output / "analysis.json", content)
     title = f"SAGE, {found.toys} toys ({given.level})" + (f", fault: {given.inject}" if given.inject else "")
+    title += "".join(f", {name} = {value:g}" for name, value in given.fix or ())
     for name, figure in {
         "pulls": toy_report.draw_pulls(frame, found, title),
         "estimates": toy_report.draw_estimates(frame, found, title),
@@ -150,6 +161,7 @@ def _settings(given: argparse.Namespace) -> ToySettings:
         systematics=given.systematics,
         simulation=simulation,
         fault=given.inject,
+        fixed=tuple(given.fix or ()),
     )
 
 
@@ -170,7 +182,7 @@ def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
     if given.data is None:
         msg = "--data is missing; level events draws pseudo-experiments from an events file"
         raise HarnessError(msg)
-    for name in ("inject", "calibrate", "simulation"):
+    for name in ("inject", "calibrate", "simulation", "fix"):
         if getattr(given, name) is not None:
             msg = f"--{name} works at --level counts only; leave it out"
             raise HarnessError(msg)

@@ -26,6 +26,10 @@ ERRORS = 4.0
 PULL_MEAN, PULL_WIDTH, COVERAGE, COVERAGE_AT_MU, DISTANCE = 0.05, 0.04, 0.008, 0.03, 0.01
 """Tolerances of the checks: intervals and p-values are asymptotic formulae, which many toys would refute."""
 SMALLEST_P = 1e-3
+LATER_STEP, LATER_STEPS = "fit_by_", 1e-3
+"""Beginning of the flag of a fit that needed a later step of ``sage.ladder``, and the share allowed of these."""
+SOUND_LATER_STEPS, FALSE_ALARM = 1e-4, 1e-4
+"""Few toys may have as many as a share of so little exceeds with this probability: one of 80, 3 of 1000."""
 UNPULLED = "soft_met"
 """Its likelihood is far from Gaussian and often ends at a bound: pulls mean little, coverage does."""
 
@@ -105,6 +109,7 @@ class Analysis:
         toys: Number of toys.
         failed: Those without an answer; they count as not covering, and in nothing else.
         flagged: Those with an answer and a flag.
+        later_steps: Those whose fit needed a later step of the ladder or failed.
         flags: How often each flag was raised.
         coverage: Of all toys.
         band: The coverages that the challenge does not penalise at this number.
@@ -124,6 +129,7 @@ class Analysis:
     toys: int
     failed: int
     flagged: int
+    later_steps: int
     flags: dict[str, int]
     coverage: Fraction
     band: tuple[float, float]
@@ -160,6 +166,7 @@ def analyse(frame: pd.DataFrame) -> Analysis:
     pulls |= {name: pull_of(nuisance_pulls(good, name)) for name in names if name != UNPULLED}
     flags = Counter(flag for text in frame["flags"] for flag in str(text).split("; ") if flag)
     inside = (good[f"fit_{UNPULLED}"] - good[f"true_{UNPULLED}"]).abs() <= good[f"sigma_{UNPULLED}"]
+    later = frame["flags"].str.contains(LATER_STEP, regex=False) | (frame["status"] == FAILED)
     groups = [_group(part) for part in by_mu(frame)]
     statistic = uniformity(stats.chi2.sf(2 * good["rise"].clip(lower=0), 1))
     fitted = uniformity(stats.chi2.sf(2 * good["nll"].clip(lower=0), good["degrees"]))
@@ -177,11 +184,13 @@ def analyse(frame: pd.DataFrame) -> Analysis:
         ),
         _uniform_check("p-values of -2 ln lambda(mu)", statistic),
         _uniform_check("p-values of the goodness of fit", fitted),
+        _later_check(int(later.sum()), len(frame)),
     ]
     return Analysis(
         toys=len(frame),
         failed=len(frame) - len(good),
         flagged=int((good["flags"] != "").sum()),
+        later_steps=int(later.sum()),
         flags=dict(sorted(flags.items())),
         coverage=coverage,
         band=flat_band(len(frame)),
@@ -293,6 +302,11 @@ def _uniform_check(name: str, found: Uniformity) -> Check:
     """With many toys a distance that does not matter gives a p-value of 0, so a small distance is enough."""
     ok = found.p_value > SMALLEST_P or found.distance < DISTANCE
     return Check(name, found.p_value, SMALLEST_P, 1.0, bool(ok))
+
+
+def _later_check(later: int, n: int) -> Check:
+    allowed = max(LATER_STEPS, float(stats.binom.isf(FALSE_ALARM, n, SOUND_LATER_STEPS)) / n)
+    return Check("fits not by the first step", later / n, 0.0, allowed, later / n <= allowed)
 
 
 def _rms(values: pd.Series) -> float:

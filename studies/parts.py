@@ -53,9 +53,9 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool = False)
     elif path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         wanted = json.loads(json.dumps(identity))  # tuples become lists
-        different = [name for name in wanted if earlier.get(name) != wanted[name]]
+        different = [name for name in {**wanted, **earlier} if earlier.get(name) != wanted.get(name)]
         if different:
-            pairs = ", ".join(f"{name} (there {earlier.get(name)!r}, now {wanted[name]!r})" for name in different)
+            pairs = ", ".join(f"{name} (there {earlier.get(name)!r}, now {wanted.get(name)!r})" for name in different)
             msg = f"{folder} holds a run with other settings: {pairs}; choose another --output or pass --overwrite"
             raise HarnessError(msg)
     elif any(others(folder, IDENTITY_FILE)):

@@ -24,6 +24,7 @@ def as_text(found: Analysis) -> str:
     lines = [
         f"{found.toys} toys: {found.failed} failed, {found.flagged} flagged"
         + "".join(f"; {flag}: {count}" for flag, count in found.flags.items()),
+        f"fits not by the first step: {found.later_steps}",
         f"coverage {found.coverage.value:.4f} [{found.coverage.low:.4f}, {found.coverage.high:.4f}]"
         f"  (flat band {found.band[0]:.4f} to {found.band[1]:.4f})",
         f"mean interval {found.interval:.4f}, quantiles score {found.score:.4f}, RMS of mu_hat - mu {found.rms:.4f}, "

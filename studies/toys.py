@@ -20,14 +20,16 @@ from harness.errors import HarnessError
 from harness.pseudo_experiments import draw_nuisances
 from harness.settings import LARGEST_SEED, MU_RANGE
 from sage.bundle import Bundle
-from sage.interval import Interval, measure_interval
+from sage.errors import FitError
+from sage.interval import Interval
+from sage.ladder import climb
 from sage.likelihood import Likelihood
 from sage.measurement import likelihood_of
-from sage.nuisances import NAMES
+from sage.nuisances import CHALLENGE, NAMES
 from sage.profiling import fit
 from studies.faults import FAULTS, faulty_likelihood, faulty_templates
 from studies.impacts import has_simulation, without_simulation
-from studies.weights import interval_options, nuisances_of, open_weights, weights_hash, yields_at
+from studies.weights import check_values, interval_options, nuisances_of, open_weights, weights_hash, yields_at
 
 OK, FLAGGED, FAILED = "ok", "flagged", "failed"
 SIMULATION = ("both", "toys", "fit", "none")
@@ -47,6 +49,7 @@ class ToySettings:
         systematics: Nuisances that are drawn; the others are nominal.
         simulation: One of ``SIMULATION``.
         fault: What is wrong with the fit, one of ``FAULTS``; None for nothing.
+        fixed: Nuisances that have the same physical value in all toys, drawn or not; the fit does not know it.
     """
 
     weights: Path
@@ -56,6 +59,7 @@ class ToySettings:
     systematics: tuple[str, ...] = NAMES
     simulation: str = "none"
     fault: str | None = None
+    fixed: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.simulation not in SIMULATION:
@@ -67,10 +71,11 @@ class ToySettings:
         if not 0 <= self.seed <= LARGEST_SEED:
             msg = f"seed is {self.seed}; it must lie in 0 to {LARGEST_SEED}"
             raise HarnessError(msg)
+        check_values(dict(self.fixed), CHALLENGE)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the rows, as plain values."""
-        return {
+        identity = {
             "format": 1,
             "level": "counts",
             "weights": weights_hash(self.weights),
@@ -81,6 +86,8 @@ class ToySettings:
             "simulation": self.simulation,
             "fault": self.fault,
         }
+        # Left out where there is none, so that runs from before this existed can be continued.
+        return identity | ({"fixed": dict(sorted(self.fixed))} if self.fixed else {})
 
 
 def run_toys(settings: ToySettings, numbers: range) -> pd.DataFrame:
@@ -103,9 +110,10 @@ class Truth:
 
 
 def draw_truth(settings: ToySettings, number: int) -> Truth:
-    """Draw the truth of a toy; what is switched off is nominal."""
+    """Draw the truth of a toy; what is switched off is nominal. Fixing a nuisance does not change what is drawn."""
     drawn = draw_nuisances(settings.seed + number, settings.systematics)
     alphas = {name: 1.0 if alpha is None else float(alpha) for name, alpha in drawn.items()}
+    alphas |= dict(settings.fixed)
     if settings.mus is not None:
         return Truth(settings.mus[number % len(settings.mus)], alphas)
     return Truth(float(_rng(settings, number, 0).uniform(*settings.mu_range)), alphas)
@@ -147,12 +155,12 @@ def toy_row(bundle: Bundle, likelihood: Likelihood, truth: Truth, number: int) -
     row: dict[str, Any] = {"number": number, "mu": truth.mu}
     row |= {f"true_{nuisance.name}": nu for nuisance, nu in zip(nuisances, true_nus.tolist(), strict=True)}
     try:
-        interval = measure_interval(likelihood, **interval_options(bundle))
+        interval = climb(likelihood, **interval_options(bundle))
         rise = rise_at(likelihood, interval, truth.mu, true_nus)
         estimate = _estimates(interval)
         status = FLAGGED if interval.flags else OK
         flags = "; ".join(interval.flags)
-    except (ArithmeticError, ValueError) as error:  # numpy's LinAlgError is a ValueError
+    except (FitError, ArithmeticError, ValueError) as error:  # numpy's LinAlgError is a ValueError
         rise, estimate, status, flags = np.nan, np.full((5 + 2 * len(nuisances)), np.nan), FAILED, repr(error)
     mu_hat, sigma_mu, p16, p84, nll = estimate[:5].tolist()
     row |= {"mu_hat": mu_hat, "sigma_mu": sigma_mu, "p16": p16, "p84": p84, "nll": nll, "rise": rise}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def nuisances_of(bundle: Bundle) -> tuple[Nuisance, ...]:
 
 
 def interval_options(bundle: Bundle) -> dict[str, Any]:
-    """Return the keywords of ``measure_interval`` that the settings choose: bounds on mu, and thresholds if any."""
+    """Return the keywords of ``climb`` and ``measure_interval`` that the settings choose: bounds on mu, thresholds."""
     mu_range, thresholds = (bundle.settings.get(name) for name in ("mu_range", "thresholds"))
     options: dict[str, Any] = {"mu_range": None if mu_range is None else (float(mu_range[0]), float(mu_range[1]))}
     if thresholds is not None:
@@ -61,22 +61,30 @@ def parameters_at(bundle: Bundle, mu: float, alphas: Mapping[str, float] | None 
         HarnessError: If a name is unknown or a value out of the nuisance's range.
     """
     given = dict(alphas or {})
+    check_values(given, nuisances_of(bundle))
     parameters = np.zeros(1 + len(nuisances_of(bundle)))
     parameters[MU] = mu
     for i, nuisance in enumerate(nuisances_of(bundle), start=1):
-        if nuisance.name not in given:
-            continue
-        alpha = given.pop(nuisance.name)
-        low, high = nuisance.clip
-        if not low <= alpha <= high:
-            msg = f"{nuisance.name} is {alpha}, but lies from {low} to {high} in the challenge; choose a value there"
-            raise HarnessError(msg)
-        parameters[i] = nuisance.nu(alpha)
-    if given:
-        names = ", ".join(nuisance.name for nuisance in nuisances_of(bundle))
-        msg = f"no nuisance is called {next(iter(given))!r}; choose one of {names}"
-        raise HarnessError(msg)
+        if nuisance.name in given:
+            parameters[i] = nuisance.nu(given[nuisance.name])
     return parameters
+
+
+def check_values(alphas: Mapping[str, float], nuisances: Sequence[Nuisance]) -> None:
+    """Check physical values of some nuisances.
+
+    Raises:
+        HarnessError: If a name is unknown or a value out of the nuisance's range.
+    """
+    clips = {nuisance.name: nuisance.clip for nuisance in nuisances}
+    for name, alpha in alphas.items():
+        if name not in clips:
+            msg = f"no nuisance is called {name!r}; choose one of {', '.join(clips)}"
+            raise HarnessError(msg)
+        low, high = clips[name]
+        if not low <= alpha <= high:
+            msg = f"{name} is {alpha}, but lies from {low} to {high} in the challenge; choose a value there"
+            raise HarnessError(msg)
 
 
 def asimov_likelihood(bundle: Bundle, parameters: np.ndarray) -> Likelihood:

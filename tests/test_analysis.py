@@ -118,6 +118,18 @@ def test_failed_toys_count_as_not_covering_and_in_nothing_else():
     assert "50 failed" in as_text(found)
 
 
+@pytest.mark.parametrize(("n", "allowed"), [(80, 1), (1000, 3), (10_000, 10), (24_000, 24)])
+def test_one_of_a_thousand_fits_may_need_a_later_step_and_few_toys_one_more(n, allowed):
+    frame = gaussian_toys(n)
+    for later, alarm in ((allowed, False), (allowed + 1, True)):
+        frame.loc[: later - 2, ["status", "flags"]] = "flagged", "fit_by_damped; newton: LinAlgError"
+        frame.loc[later - 1, ["status", "flags"]] = "failed", "FitError()"
+        found = analyse(frame)
+        assert found.later_steps == later
+        assert ("fits not by the first step" in {check.name for check in found.alarms}) == alarm
+        assert f"fits not by the first step: {later}" in as_text(found)
+
+
 def test_a_nuisance_at_its_bound_has_no_pull():
     frame = gaussian_toys(100)
     frame.loc[:9, "sigma_jes"] = 0.0

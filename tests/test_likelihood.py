@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from scipy import optimize, stats
 
+from model import WEIGHTS
+from sage.bundle import read_bundle
 from sage.likelihood import Likelihood
 from sage.nuisances import CHALLENGE, PROCESSES, variant
 
@@ -93,6 +96,34 @@ def test_yield_is_linear_in_mu_and_rates_multiply(analytic_tables):
     tt_only = dataclasses.replace(CHALLENGE[5], scales=("ttbar",))
     changed = Likelihood(analytic_tables, (*CHALLENGE[:5], tt_only), np.zeros(N_BINS), np.ones(N_BINS, bool))
     assert not np.allclose(changed.expected(at), likelihood.expected(at))
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_yield_is_linear_in_each_scale_and_the_one_of_all_backgrounds_multiplies(analytic_tables, smooth):
+    templates = read_bundle(WEIGHTS).response if smooth else analytic_tables
+    n_bins = templates.terms((1.0, 1.0, 0.0)).shape[2]
+    likelihood = Likelihood(templates, CHALLENGE, np.zeros(n_bins), np.ones(n_bins, bool))
+    rng = np.random.default_rng(10)
+    mu, tt, vv, bkg = 0, 4, 5, 6
+    for _ in range(10):
+        at = np.array([rng.uniform(0, 3), *rng.uniform(-2, 1.5, 6)])
+
+        def rate(*moved, distance=1.0, at=at):
+            return likelihood.expected(at + distance * np.isin(np.arange(7), moved))
+
+        tes, jes, met = (nuisance.alpha(nu)[0] for nuisance, nu in zip(CHALLENGE[:3], at[1:4], strict=True))
+        h, z, t, v = templates.terms((tes, jes, met))[0]
+        tt_scale, vv_scale, bkg_scale = 1 + 0.02 * at[tt], 1 + 0.25 * at[vv], 1 + 0.001 * at[bkg]
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12 * rate().max())
+        close(rate(), at[mu] * h + bkg_scale * (z + tt_scale * t + vv_scale * v))
+        slopes = {mu: h, tt: 0.02 * bkg_scale * t, vv: 0.25 * bkg_scale * v}
+        slopes[bkg] = 0.001 * (z + tt_scale * t + vv_scale * v)
+        for i, slope in slopes.items():
+            for distance in (-1.5, 0.5, 2.0):
+                close(rate(i, distance=distance) - rate(), distance * slope)
+        mixed = {(bkg, tt): 0.001 * 0.02 * t, (bkg, vv): 0.001 * 0.25 * v, (tt, vv): 0 * t, (mu, bkg): 0 * t}
+        for (i, j), wanted in mixed.items():
+            close(rate(i, j) - rate(i) - rate(j) + rate(), wanted)
 
 
 def test_order_of_bins_does_not_matter(analytic_tables):

@@ -32,10 +32,10 @@ def test_derivatives_equal_finite_differences(response):
             step = steps * (np.arange(3) == axis)
             up, down = (response.terms(tuple(point + sign * step)) for sign in (1, -1))
             numeric = (up - down) / (2 * steps[axis])
-            np.testing.assert_allclose(terms[1 + axis], numeric[0], atol=1e-5 * np.abs(numeric[0]).max())
+            np.testing.assert_allclose(terms[1 + axis], numeric[0], atol=1e-6 * np.abs(numeric[0]).max())
             for row, (a, b) in enumerate(PAIRS, start=4):
                 if a == axis:
-                    np.testing.assert_allclose(terms[row], numeric[1 + b], atol=1e-5 * np.abs(numeric[1 + b]).max())
+                    np.testing.assert_allclose(terms[row], numeric[1 + b], atol=1e-6 * np.abs(numeric[1 + b]).max())
 
 
 def test_flat_beyond_the_ends(response):
