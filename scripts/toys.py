@@ -90,8 +90,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="NAME=VALUE",
         help="true physical values (soft_met in GeV) that are the same in all toys; the others are drawn, and the fit"
-        " keeps its constraints. What a standard deviation is: tes, jes 0.01, ttbar_scale 0.02, diboson_scale 0.25,"
-        " bkg_scale 0.001; soft_met a factor e above or below 1 GeV, at most 5 GeV",
+        " keeps its constraints",
     )
     counts.add_argument("--inject", choices=tuple(FAULTS), help=f"put a fault into the fit ({faults})")
     counts.add_argument(
