@@ -15,7 +15,7 @@ import numpy as np
 from sage.likelihood import MU, Evaluation, Likelihood
 
 MAX_ITERATIONS = 100
-EDM_GOAL = 1e-10
+EDM_GOAL = 1e-12
 """Estimated distance to the minimum (in units of nll) at which the iteration stops."""
 EDM_ACCEPT = 1e-4
 """Largest estimated distance at which a stalled iteration (at a kink of the table) still counts as converged."""
