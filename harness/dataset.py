@@ -27,6 +27,8 @@ FILE_NAME = "FAIR_Universe_HiggsML_data.parquet"
 METADATA_NAME = "FAIR_Universe_HiggsML_data_metadata.json"
 BATCH_ROWS = 1 << 20
 HASH_ALL_BELOW = 64 << 20
+HEAVY = 0.5
+"""Effective weight of background events from which on a test part is too small: 0.02 in the public data set."""
 
 Allocate = Callable[[str, str, int, "np.dtype[Any]"], "np.ndarray[Any, Any]"]
 """(process, column, rows, dtype) -> empty array of shape (rows,) for one column of the test set."""
@@ -136,6 +138,7 @@ class EventFile:
         """
         codes, weights = self._read_labels_and_weights()
         counts = np.bincount(codes, minlength=len(PROCESS_ORDER))
+        self._warn_of_heavy_events(weights[codes != PROCESS_ORDER.index("htautau")].astype(np.float64))
         names = [name for name in self.columns if name not in LABEL_COLUMNS]
         types = {name: np.dtype(self._file.schema_arrow.field(name).type.to_pandas_dtype()) for name in names}
         types["weights"] = weights.dtype
@@ -156,6 +159,23 @@ class EventFile:
                     data[process][name][start : start + len(select)] = values[select]
             filled += [len(select) for select in rows]
         return {process: pd.DataFrame(columns, copy=False) for process, columns in data.items()}
+
+    def _warn_of_heavy_events(self, background: np.ndarray[Any, Any]) -> None:
+        """Say so if the test part is too small to judge a submission by.
+
+        All pseudo-experiments repeat its events. What these fluctuate shifts mu_hat alike in all of them, by about
+        sqrt(effective weight) statistical standard deviations, unless the tables were made from the same events.
+        """
+        effective = float((background**2).sum() / max(background.sum(), 1e-300))
+        if effective > HEAVY:
+            logger.warning(
+                "%s: a background event of the test part counts %.1f times in every pseudo-experiment; that alone "
+                "moves mu_hat by about %.1f statistical standard deviations, in all of them alike, so this rehearses "
+                "a run but does not judge a submission (but for tables made from the same events); use more events",
+                self.path,
+                effective,
+                effective**0.5,
+            )
 
     def load_train_set(self, train_size: float | None = None, selected_indices: Any = None) -> pd.DataFrame:
         """Read the training part, or some rows of it; this is what a submission gets as ``get_train_set``.

@@ -115,6 +115,16 @@ class TestEventFile:
         weights = np.concatenate([frame["weights"] for frame in events.load_test_set().values()])
         assert weights.sum() == pytest.approx(EVENTS["weights"].iloc[:150].sum(), rel=1e-5)
 
+    def test_few_heavy_events_are_announced(self, tmp_path, caplog):
+        """Of the 500 real events, with the expected million and with as many as there are."""
+        background = EVENTS.iloc[:150].query("detailed_labels != 'htautau'")["weights"].to_numpy(np.float64)
+        scale = 1e6 / EVENTS["weights"].iloc[:150].to_numpy(np.float64).sum()
+        EventFile(official.events_folder(tmp_path / "heavy", sum_weights=1e6)).load_test_set()
+        assert f"counts {scale * (background**2).sum() / background.sum():.1f} times" in caplog.text
+        caplog.clear()
+        EventFile(official.events_folder(tmp_path / "light", sum_weights=10.0)).load_test_set()
+        assert caplog.text == ""
+
     def test_fingerprint(self, tmp_path, events_folder, monkeypatch):
         same = EventFile(events_folder).fingerprint()
         assert EventFile(official.events_folder(tmp_path / "copy")).fingerprint() == same
