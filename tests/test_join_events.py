@@ -1,5 +1,6 @@
 """Joining events files: totals, weights of smallest variance, showered events, order, nothing lost, errors."""
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -241,6 +242,23 @@ def test_seed_and_command_decide_the_bytes(folders, tmp_path, monkeypatch):
     assert [(first / name).read_bytes() for name in names] == [(second / name).read_bytes() for name in names]
     assert join(tmp_path / "third", f"{folders.all}:test", folders.z, seed=5) == 0
     assert (tmp_path / "third" / DATA_FILE).read_bytes() != (first / DATA_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("failing", ["deal", "_shuffled", "write_json"])
+def test_a_full_disk_leaves_what_was_there(folders, tmp_path, monkeypatch, failing):
+    output = tmp_path / "events"
+    assert join(output, f"{folders.all}:test", folders.z) == 0
+    before = {path: path.read_bytes() for path in output.iterdir()}
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buckets.Buckets if failing == "deal" else buckets, failing, fail)
+        assert join(output, f"{folders.all}:test", folders.z) == 2
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+    assert join(output, f"{folders.all}:test", folders.z) == 0
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
 
 
 def test_both_parts_of_one_file_can_be_joined(folders, tmp_path):

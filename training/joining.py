@@ -24,7 +24,7 @@ from harness.leftovers import others
 from sage.errors import InputError
 from sage.nuisances import PROCESSES
 from sage.shifts import PRIMARIES
-from training.dataset import METADATA_FILE, Events
+from training.dataset import Events
 from training.files import write_json
 from training.parts import Piece, Sums
 from training.sampling import uniform
@@ -60,7 +60,6 @@ def join_parts(pieces: Sequence[Piece], output: Path, seed: int) -> dict[str, An
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    (output / METADATA_FILE).unlink(missing_ok=True)
     rng = np.random.default_rng(seed)
     try:
         groups = [_group(piece, folders[0], index) for index, piece in enumerate(pieces)]

@@ -138,38 +138,49 @@ class Buckets:
 def write(
     buckets: Buckets, output: Path, rng: np.random.Generator, description: str, details: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the events file, the file of showered events and, last, the metadata, which this returns.
+    """Write the events file, the file of showered events and the metadata, which this returns.
+
+    What an earlier run has left stays as it is until all three are on disk. Without metadata the events file counts as
+    absent: there is none while the files get their names.
 
     Args:
         buckets: All rows.
-        output: Folder for the files. Without metadata the events file counts as absent.
+        output: Folder for the files.
         rng: Source of random numbers.
         description: What the events are.
         details: Entries of the metadata beyond the challenge's.
     """
-    (output / METADATA_FILE).unlink(missing_ok=True)
-    sum_weights, total_rows = _write(buckets.paths, output, rng)
-    metadata = {
-        "description": description,
-        "total_rows": total_rows,
-        "sum_weights": sum_weights,
-        "luminosity": LUMINOSITY,
-        "columns": [*PRIMARIES, *LABEL_COLUMNS],
-        "detailed_labels": dict(buckets.rows),
-        **details,
-    }
-    write_json(output / METADATA_FILE, metadata)
+    # The challenge's loader takes whatever ends in .parquet, so a partial file must not.
+    partial = {name: output / f".{name}.partial" for name in (DATA_FILE, PARENTS_FILE, METADATA_FILE)}
+    try:
+        sum_weights, total_rows = _write(buckets.paths, partial, rng)
+        metadata = {
+            "description": description,
+            "total_rows": total_rows,
+            "sum_weights": sum_weights,
+            "luminosity": LUMINOSITY,
+            "columns": [*PRIMARIES, *LABEL_COLUMNS],
+            "detailed_labels": dict(buckets.rows),
+            **details,
+        }
+        write_json(partial[METADATA_FILE], metadata)
+        (output / METADATA_FILE).unlink(missing_ok=True)
+        for name, path in partial.items():
+            path.replace(output / name)
+    except BaseException:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+        raise
     return metadata
 
 
-def _write(buckets: list[Path], output: Path, rng: np.random.Generator) -> tuple[float, int]:
-    """Write the rows; returns the sum of weights and the number of rows."""
+def _write(buckets: list[Path], partial: Mapping[str, Path], rng: np.random.Generator) -> tuple[float, int]:
+    """Write the rows to the files of these names; returns the sum of weights and the number of rows."""
     names = np.array(list(TABLE))
     labels = np.array([process.label for process in TABLE.values()], dtype=np.float32)
     fields = [(name, pa.float32()) for name in (*PRIMARIES, "weights")]
     schema = pa.schema([*fields, ("detailed_labels", pa.string()), ("labels", pa.float32())])
     parents = pa.schema([("parent", pa.int64())])
-    partial = {name: output / f".{name}" for name in (DATA_FILE, PARENTS_FILE)}
     sum_weights, total_rows = 0.0, 0
     with (
         pq.ParquetWriter(
@@ -185,8 +196,6 @@ def _write(buckets: list[Path], output: Path, rng: np.random.Generator) -> tuple
             parents_file.write_table(pa.Table.from_arrays([pa.array(records["parent"])], schema=parents))
             sum_weights += float(records["weight"].sum(dtype=np.float64))
             total_rows += len(records)
-    for name, path in partial.items():
-        path.replace(output / name)
     return sum_weights, total_rows
 
 

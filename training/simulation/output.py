@@ -16,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from sage.errors import InputError
-from training.dataset import METADATA_FILE
 from training.simulation.buckets import RECORD, Buckets, write
 from training.simulation.processes import TABLE, Process
 from training.simulation.production import Production, Shard
@@ -102,8 +101,6 @@ def merge(production: Production, shards: dict[str, int], output: Path) -> dict[
     """
     processes = [TABLE[name] for name in TABLE if name in shards]
     summaries = {process.name: summarise(process, output, shards[process.name]) for process in processes}
-    # Without metadata the file counts as absent: from here to the end there is none.
-    (output / METADATA_FILE).unlink(missing_ok=True)
     folder = output / ".buckets"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
