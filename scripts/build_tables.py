@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data, add_output, add_tables, chosen_config
+from scripts.options import add_config, add_data_folder, add_output, add_scheduler, chosen_config
 from training.build_tables import build_tables, summary
 
 EXAMPLE = "--data data --training weights --workers 2 --output build/tables"
@@ -22,11 +22,11 @@ EXAMPLE = "--data data --training weights --workers 2 --output build/tables"
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("build_tables", __doc__, EXAMPLE)
-    add_data(options)
+    add_data_folder(options)
     options.add_argument("--training", type=Path, required=True, help="folder of the trained network, or of weights")
     add_output(options)
-    add_config(options, "seed", "test_size", "workers")
-    add_tables(options)
+    add_config(options, "seed", "test_size", "workers", "region_set", "nodes", "held_out")
+    add_scheduler(options)
     return options.parse_args(argv)
 
 

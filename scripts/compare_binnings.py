@@ -14,7 +14,7 @@ from pathlib import Path
 from sage.engine import Engine
 from sage.nodes import Noise, choose_points
 from scripts.common import ROOT, parser, run_program
-from scripts.options import add_data, add_fraction, add_output, add_seed
+from scripts.options import add_data_folder, add_fraction, add_output, add_seed
 from training.build_tables import read_network, read_shares
 from training.compare_binnings import candidates, compare, table
 from training.dataset import EventsFile
@@ -28,7 +28,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("compare_binnings", __doc__, EXAMPLE)
     add = options.add_argument
-    add_data(options)
+    add_data_folder(options)
     add("--weights", type=Path, default=ROOT / "weights", help="of SAGE, or folder of a trained network")
     add_output(options)
     add("--part", choices=("test", "train", "all"), default="test", help="events that are counted")

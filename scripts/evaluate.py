@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data, add_output, add_resume, chosen_config
+from scripts.options import add_config, add_data_folder, add_output, add_resume, chosen_config
 from training.evaluate import EVALUATION_FILE, evaluate
 
 EXAMPLE = "--data data --training build/training --output build/evaluation --max-rows 75000"
@@ -22,7 +22,7 @@ EXAMPLE = "--data data --training build/training --output build/evaluation --max
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("evaluate", __doc__, EXAMPLE)
-    add_data(options)
+    add_data_folder(options)
     options.add_argument("--training", type=Path, required=True, help="folder of the trained network")
     add_output(options)
     add_config(options, "seed", "test_size", "threads")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from baselines.build import BASELINES, build
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data, add_weights, chosen_config
+from scripts.options import add_config, add_data_folder, add_weights, chosen_config
 
 EXAMPLE = "--baseline mass_histogram --data data --workers 2 --output build/baselines/mass_histogram"
 
@@ -24,7 +24,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = options.add_argument
     listing = "; ".join(f"{name}: {baseline.summary}" for name, baseline in BASELINES.items())
     add("--baseline", choices=BASELINES, required=True, help=listing)
-    add_data(options)
+    add_data_folder(options)
     add_weights(options)
     add_config(options, "seed", "test_size", "workers")
     add("--output", type=Path, required=True, help="folder that becomes the submission")

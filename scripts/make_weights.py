@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data, add_output, add_resume, add_tables, chosen_config
+from scripts.options import add_config, add_data_folder, add_output, add_resume, add_scheduler, chosen_config
 from training.make_weights import make_weights
 
 EXAMPLE = "--data data --network weights --workers 2 --output build/weights"
@@ -21,12 +21,12 @@ EXAMPLE = "--data data --network weights --workers 2 --output build/weights"
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("make_weights", __doc__, EXAMPLE)
-    add_data(options)
+    add_data_folder(options)
     options.add_argument("--network", type=Path, help="folder whose network is taken; none is trained")
     add_output(options)
     options.add_argument("--build", type=Path, help="folder for intermediate results (default: OUTPUT.build)")
-    add_config(options, "seed", "test_size", "device", "threads", "workers")
-    add_tables(options)
+    add_config(options, "seed", "test_size", "device", "threads", "workers", "region_set", "nodes", "held_out")
+    add_scheduler(options)
     add_resume(options)
     return options.parse_args(argv)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,33 @@ DEFAULT_SETS, DEFAULT_EXPERIMENTS = 10, 10
 TEST_SIZE = 0.3
 _DEFAULT = " (default: %(default)s)"
 
-CONFIG_TYPES = {
-    "seed": int,
-    "test_size": float,
-    "device": str,
-    "threads": int,
-    "workers": int,
-    "checkpoint_minutes": float,
-    "region_set": str,
-    "nodes": lambda text: 0 if text == "all" else int(text),
-    "held_out": int,
+SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "seed": (int, "seed of every random draw"),
+    "test_size": (float, "fraction of the rows, from the first on, for the tables; the network trains on the others"),
+    "device": (str, "torch device of the training"),
+    "threads": (int, "threads of the training"),
+    "workers": (int, "processes that fill the tables; results do not depend on it"),
+    "checkpoint_minutes": (float, "time between checkpoints"),
+    "region_set": (str, "regions of the measurement"),
+    "nodes": (lambda text: 0 if text == "all" else int(text), "nuisance points; all is the whole grid and takes hours"),
+    "held_out": (int, "further points at which the tables are checked"),
 }
-"""Settings that the command line can replace, and how they are read."""
+"""Settings of the configuration that the command line can replace: how they are read, and what they mean."""
 
 Options = Any
 """A parser or one of its groups; argparse has no public type for both."""
 
 
-def add_data(options: Options, *, required: bool = True, default: Path | None = None) -> None:
-    """Add ``--data``."""
-    text = "events: a Parquet file, or the folder of the data set" + ("" if default is None else _DEFAULT)
-    options.add_argument("--data", type=Path, required=required and default is None, default=default, help=text)
+def add_data(options: Options, *, required: bool = True) -> None:
+    """Add ``--data``, as the harness takes it."""
+    text = "events: a Parquet file, or the folder of the data set"
+    options.add_argument("--data", type=Path, required=required, help=text)
+
+
+def add_data_folder(options: Options) -> None:
+    """Add ``--data``, as training takes it."""
+    text = "folder of the events file and its metadata"
+    options.add_argument("--data", type=Path, required=True, help=text)
 
 
 def add_weights(options: Options) -> None:
@@ -46,10 +53,10 @@ def add_weights(options: Options) -> None:
     )
 
 
-def add_output(options: Options, default: Path | None = None) -> None:
+def add_output(options: Options) -> None:
     """Add ``--output``."""
-    text = "folder for the results; made if it is not there" + ("" if default is None else _DEFAULT)
-    options.add_argument("--output", type=Path, required=default is None, default=default, help=text)
+    text = "folder for the results; made if it is not there"
+    options.add_argument("--output", type=Path, required=True, help=text)
 
 
 def add_overwrite(options: Options) -> None:
@@ -125,24 +132,17 @@ def add_run(options: Options) -> None:
 
 
 def add_config(options: Options, *names: str) -> None:
-    """Add ``--config`` and options that replace the settings of these names."""
+    """Add ``--config`` and options that replace its settings of these names."""
     text = "YAML file of settings (default: those of the shipped weights)"
     options.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=text)
     for name in names:
-        add_setting(options, name)
+        kind, meaning = SETTINGS[name]
+        flag = f"--{name.replace('_', '-')}"
+        options.add_argument(flag, type=kind, help=f"{meaning} (default: the configuration's)")
 
 
-def add_setting(options: Options, name: str, more: str = "") -> None:
-    """Add an option that replaces a setting."""
-    text = "replaces the setting of that name" + more
-    options.add_argument(f"--{name.replace('_', '-')}", type=CONFIG_TYPES[name], help=text)
-
-
-def add_tables(options: Options) -> None:
-    """Add what says how yield tables are made."""
-    add_setting(options, "region_set")
-    add_setting(options, "nodes", "; all counts at every node of the grid, which costs hours")
-    add_setting(options, "held_out")
+def add_scheduler(options: Options) -> None:
+    """Add ``--scheduler``."""
     text = "dask scheduler that counts, e.g. tcp://10.0.0.1:8786 (default: --workers processes here)"
     options.add_argument("--scheduler", metavar="ADDRESS", help=text)
 
@@ -153,7 +153,7 @@ def chosen_config(given: argparse.Namespace) -> Config:
     Raises:
         SettingsError: If the file or a value is not one.
     """
-    return read_config(given.config, **{name: getattr(given, name, None) for name in CONFIG_TYPES})
+    return read_config(given.config, **{name: getattr(given, name, None) for name in SETTINGS})
 
 
 def run_settings(given: argparse.Namespace) -> Settings:

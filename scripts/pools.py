@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from harness.errors import HarnessError
 from scripts.common import parser, run_program
-from scripts.options import add_data, add_fraction, add_output, add_seed, add_weights
+from scripts.options import add_data_folder, add_fraction, add_output, add_seed, add_weights
 from studies.plots import BLACK, BLUE, label, new_figure, save
 from studies.pools import Summary, as_text, count_pools, read_events, study_pairs, summarise
 from studies.weights import open_weights
@@ -30,7 +30,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("pools", __doc__, EXAMPLE)
     add = options.add_argument
-    add_data(options)
+    add_data_folder(options)
     add_weights(options)
     add_output(options)
     add("--pairs", type=int, default=8, help="pairs of pools (default: %(default)s)")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data, add_output, add_resume, chosen_config
+from scripts.options import add_config, add_data_folder, add_output, add_resume, chosen_config
 from training.train import NETWORK_FILE, train
 
 EXAMPLE = "--data data --output build/training"
@@ -22,7 +22,7 @@ EXAMPLE = "--data data --output build/training"
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("train", __doc__, EXAMPLE)
-    add_data(options)
+    add_data_folder(options)
     add_output(options)
     add_config(options, "seed", "test_size", "device", "threads", "checkpoint_minutes")
     add_resume(options)

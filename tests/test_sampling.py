@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from sage.errors import InputError
+from sage.errors import InputError, SettingsError
 from tests.events import small_data
 from training import dataset
 from training.config import Config, TrainingConfig
@@ -110,4 +110,11 @@ def test_settings_out_of_range_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(TrainingConfig(), **change)
+    for change, message in (
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"workers": 0}, "workers is 0; it must be at least 1"),
+        ({"test_size": 1.5}, "test_size is 1.5; it is a fraction of the rows, from 0 to 1"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            dataclasses.replace(Config(), **change)
     assert Config().training.shares() == (0.25,) * 4

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from harness.results import read_records
-from scripts import make_submission, run_ingestion, score
+from scripts import build_tables, make_submission, make_weights, run_ingestion, score, train
 from scripts.__main__ import verbs
 from tests import official
 
@@ -134,6 +134,31 @@ def test_user_errors(events, tmp_path, capsys):
         (lambda: score.main(["--results", str(tmp_path)]), "no test_settings.json"),
     ):
         assert call() == 2
+        error = only_error(capsys)
+        for text in named:
+            assert text in error
+
+
+def test_user_errors_of_training(tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("seed: [1\n")
+    output = ["--output", str(tmp_path / "out")]
+    for program, given, *named in (
+        (train, ["--data", "nowhere"], "nowhere", "no such folder"),
+        (train, ["--data", str(ROOT / "data"), "--config", str(tmp_path / "bad.yaml")], "bad.yaml", "not YAML"),
+        (train, ["--data", str(ROOT / "data"), "--seed", "-3"], "seed is -3"),
+        (
+            build_tables,
+            ["--data", str(ROOT / "data"), "--training", str(ROOT / "data")],
+            "holds neither manifest.json nor training.json",
+        ),
+        (
+            make_weights,
+            ["--data", str(ROOT / "data"), "--network", str(ROOT / "weights"), "--region-set", "six"],
+            "'six'",
+            "disjoint, five",
+        ),
+    ):
+        assert program.main([*given, *output]) == 2
         error = only_error(capsys)
         for text in named:
             assert text in error

@@ -23,6 +23,7 @@ import numpy as np
 
 from sage.bundle import MANIFEST, describe_regions
 from sage.engine import Engine
+from sage.errors import InputError
 from sage.graph import Normalisation
 from sage.nodes import NOMINAL, Noise, choose_points, draw_points
 from sage.nuisances import PROCESSES
@@ -62,6 +63,9 @@ def read_shares(folder: Path) -> tuple[float, ...]:
 
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / (MANIFEST if (folder / MANIFEST).exists() else REPORT_FILE)
+    if not path.exists():
+        msg = f"{folder}: holds neither {MANIFEST} nor {REPORT_FILE}; give weights, or the output of scripts.train"
+        raise InputError(msg)
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 

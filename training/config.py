@@ -166,6 +166,20 @@ class Config:
     tables: TablesConfig = field(default_factory=TablesConfig)
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
 
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            SettingsError: If a number is out of its range.
+        """
+        for name, least in (("seed", 0), ("workers", 1), ("threads", 1)):
+            if getattr(self, name) < least:
+                msg = f"{name} is {getattr(self, name)}; it must be at least {least}"
+                raise SettingsError(msg)
+        if not 0.0 <= self.test_size <= 1.0:
+            msg = f"test_size is {self.test_size}; it is a fraction of the rows, from 0 to 1"
+            raise SettingsError(msg)
+
 
 def read_config(path: Path, **overrides: Any) -> Config:
     """Read settings from YAML.
