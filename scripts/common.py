@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -55,13 +56,19 @@ def parser(name: str, description: str | None, example: str) -> argparse.Argumen
     return result
 
 
-def set_up_log(verbose: bool) -> None:
-    """Show records of the project's loggers, and of nobody else, on stderr."""
+@contextmanager
+def shown_log(verbose: bool) -> Iterator[None]:
+    """Show records of the project's loggers, and of nobody else, on stderr; afterwards the log is as before."""
+    before = logger.handlers, logger.level, logger.propagate
     handler = ProgressHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
-    logger.handlers = [handler]
+    logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
 
 
 def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
@@ -75,9 +82,9 @@ def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.
         0 on success, 2 for wrong input, 1 for a submission that failed, 130 after Ctrl-C. Anything unforeseen is a
         bug of ours and keeps its traceback.
     """
-    set_up_log(arguments.verbose)
     try:
-        work(arguments)
+        with shown_log(arguments.verbose):
+            work(arguments)
     except HarnessError as error:
         if error.details:
             print(error.details.rstrip(), file=sys.stderr)

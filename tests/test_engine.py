@@ -28,6 +28,7 @@ from sage.measurement import count_events, read_test_set
 from sage.native import LIBRARY
 from sage.shifts import PRIMARIES
 from tests.conftest import REAL_EVENTS, ROOT
+from tests.events import full_weights
 from tests.test_native import DAMAGE, random_events
 
 
@@ -53,7 +54,7 @@ def test_set() -> dict[str, object]:
     frame.loc[:9, "PRI_jet_leading_pt"] = -25.0
     frame.loc[10:19, "PRI_met"] = 1e30
     frame.loc[20:29, "PRI_lep_eta"] = 1e30
-    return {"data": frame, "weights": np.ones(len(frame))}
+    return {"data": frame, "weights": full_weights(len(frame))}
 
 
 def counts(bundle, test_set, kind: str, threads: int = 1) -> np.ndarray:
@@ -85,7 +86,7 @@ def test_blocks_and_order_do_not_change_the_counts(bundle, test_set, monkeypatch
 def test_the_automatic_choice_is_the_kernel_and_logged_at_debug_level(test_set, caplog):
     model = Model()
     with caplog.at_level(logging.DEBUG, "sage.engine"):
-        model.predict({"data": test_set["data"].iloc[:3000], "weights": np.ones(3000)})
+        model.predict({"data": test_set["data"].iloc[:20_000], "weights": full_weights(20_000)})
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
     assert caplog.records[0].getMessage().startswith("engine: native (")
     assert not [flag for flag in model.last_result.flags if flag.startswith("engine")]
@@ -103,7 +104,7 @@ def test_forced_engines_agree(test_set):
 
 @pytest.mark.parametrize("kind", ["missing", *DAMAGE])
 def test_unusable_library_falls_through_to_torch_and_is_flagged(test_set, tmp_path, monkeypatch, kind):
-    few = {"data": test_set["data"].iloc[:2000], "weights": test_set["weights"][:2000]}
+    few = {"data": test_set["data"].iloc[:20_000], "weights": full_weights(20_000)}
     expected = Model(engine="torch").predict(few)
     path = tmp_path / LIBRARY.name
     if kind != "missing":
@@ -207,7 +208,7 @@ def test_no_torch_on_the_native_path(tmp_path):
 
 
 def test_torch_threads_are_put_back(test_set):
-    few = {"data": test_set["data"].iloc[:5000], "weights": test_set["weights"][:5000]}
+    few = {"data": test_set["data"].iloc[:20_000], "weights": full_weights(20_000)}
     before = torch.get_num_threads()
     seen = []
     model = Model(engine="torch", threads=before + 1)
@@ -237,7 +238,7 @@ def test_share_of_the_cores(monkeypatch):
 
 def test_two_predictions_at_once_equal_those_in_turn(test_set):
     model = Model(threads=2)
-    sets = [{"data": test_set["data"].iloc[i::4], "weights": np.ones(25_000)} for i in range(4)]
+    sets = [{"data": test_set["data"].iloc[i::4], "weights": full_weights(25_000)} for i in range(4)]
     expected = [model.predict(each) for each in sets]
     fresh = Model(threads=2)
     with ThreadPoolExecutor(4) as executor:
@@ -250,7 +251,7 @@ def _predict(model, small, connection):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_after_use_does_not_hang(test_set):
-    small = {"data": test_set["data"].iloc[:70_000], "weights": np.ones(70_000)}
+    small = {"data": test_set["data"].iloc[:70_000], "weights": full_weights(70_000)}
     model = Model(threads=2)
     expected = model.predict(small)
     context = get_context("fork")
@@ -267,7 +268,7 @@ def test_a_fork_after_use_does_not_hang(test_set):
 
 def test_pickled_the_choice_travels_and_the_engine_does_not(test_set):
     model = Model(engine="native", threads=2)
-    model.predict({"data": test_set["data"].iloc[:1000], "weights": np.ones(1000)})
+    model.predict({"data": test_set["data"].iloc[:1000], "weights": full_weights(1000)})
     restored = pickle.loads(pickle.dumps(model))
     assert restored._engine is None
     assert (restored.engine, restored.threads) == ("native", 2)
@@ -306,7 +307,7 @@ def test_python_3_10_with_numpy_and_pandas_only(test_set, tmp_path):
         "from model import Model\n"
         f"frame = pd.DataFrame(dict(np.load({str(tmp_path / 'set.npz')!r})))\n"
         "model = Model()\n"
-        "answer = model.predict({'data': frame, 'weights': np.ones(len(frame))})\n"
+        "answer = model.predict({'data': frame, 'weights': np.full(len(frame), 9.5)})\n"
         "print(json.dumps([answer, model.last_result.flags, 'torch' in sys.modules, sys.version_info[:2]]))\n"
     )
     run = subprocess.run([home / "bin" / "python", "-c", program], capture_output=True, text=True, check=False)

@@ -20,11 +20,9 @@ from sage.engine import Engine
 from sage.errors import InputError
 from sage.measurement import count_events, read_test_set
 from sage.shifts import PRIMARIES
-from tests.events import DATA, DATA_FILE
+from tests.events import DATA, DATA_FILE, EXPECTED, full_weights
 
 ROWS, FEW = 20_000, 300
-EXPECTED = 947_000.0
-"""Events of a pseudo-experiment; with weights that add up to it fewer rows are fitted as quickly as all."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +51,7 @@ def engine(model):
 
 
 def weights_of(frame):
-    return np.full(len(frame), EXPECTED / max(len(frame), 1))
+    return full_weights(len(frame))
 
 
 def digest(frame):
@@ -387,7 +385,7 @@ def test_five_million_rows_in_bounded_memory(model, frame):
     """A frame five times as long as a full pseudo-experiment: blocks bound what is needed beside it."""
     long = frame.iloc[np.resize(np.arange(ROWS), 5_000_000)].reset_index(drop=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = measured_once(model, long, np.full(len(long), EXPECTED / len(long)))
+    result = measured_once(model, long, full_weights(len(long)))
     assert result.n_events == 5_000_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 << 20
     short = measured(model, frame, weights_of(frame))
