@@ -23,7 +23,7 @@ from studies.pools import Summary, as_text, count_pools, read_events, study_pair
 from studies.weights import open_weights
 from training.files import write_json
 
-EXAMPLE = "--data build/events --pairs 8 --toys 200 --output results/pools"
+EXAMPLE = "--data build/events --pairs 2 --test-size 1.0 --output results/pools"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
