@@ -14,8 +14,10 @@ from benchmarks.measuring import GRAPH_BATCH, ROOT, compare_networks, describe, 
 from sage.bundle import read_bundle
 from sage.native import NativeNetwork
 
-BOUNDS = {"avx512": 12.0, "avx2": 6.0, "baseline": 2.0}
-"""Least ratio by what the machine can do: half of what is measured there, so that noise passes and a step back not."""
+BOUNDS = {"avx512": 7.0, "avx2": 6.0, "baseline": 2.0}
+"""Least ratio by what the machine can do: half of the least that is measured, so that noise passes and a step back not.
+
+With avx512 that is 14 on one kind of machine and 22 to 28 on another."""
 
 
 def main() -> int:
