@@ -20,8 +20,8 @@ from scripts.options import add_run, run_options, run_settings
 from studies.compare import draw, report, run_all, tables
 
 EXAMPLE = (
-    "--submissions sage=. build/baselines/mass_histogram --data data --test-size 0.5 --sets 10 --experiments 10 "
-    "--seed 31415 --workers 2 --output results/comparison"
+    "--submissions sage=build/demo/sage_submission.zip build/mass_histogram --data data --test-size 0.5 --sets 10 "
+    "--experiments 10 --seed 31415 --workers 2 --output results/comparison"
 )
 
 

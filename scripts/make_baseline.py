@@ -15,7 +15,7 @@ from baselines.build import BASELINES, build
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_weights, chosen_config
 
-EXAMPLE = "--baseline mass_histogram --data data --workers 2 --output build/baselines/mass_histogram"
+EXAMPLE = "--baseline mass_histogram --data data --workers 2 --output build/mass_histogram"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,7 +40,9 @@ def work(given: argparse.Namespace) -> None:
     bundle = build(given.baseline, config, given.data, given.weights, output, intermediate)
     bins = ", ".join(f"{region.name} {region.n_bins}" for region in bundle.regions.regions)
     print(f"written {output}; bins: {bins}")
-    print(f"run it with: python -m scripts.compare --submissions sage=. {output} --data {given.data} --output results")
+    print(
+        f"compare it with: python -m scripts.compare --submissions {output} OTHER --data {given.data} --output FOLDER"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
