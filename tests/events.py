@@ -44,6 +44,15 @@ def copy_data(folder):
     return folder
 
 
+def drawn_frame(rows, seed):
+    """Return selected embedded events, drawn with replacement in proportion to their weights: primary columns."""
+    events = pd.read_parquet(DATA / DATA_FILE, columns=[*PRIMARIES, "weights"])
+    events = events[(events.PRI_had_pt >= 26) & (events.PRI_lep_pt >= 20)]
+    share = events.weights.to_numpy(np.float64)
+    drawn = np.random.default_rng(seed).choice(len(events), rows, p=share / share.sum())
+    return events.iloc[drawn][list(PRIMARIES)].reset_index(drop=True)
+
+
 def full_weights(rows):
     """Return equal weights with which some rows count as a whole pseudo-experiment, so that the fit is as quick."""
     return np.full(rows, EXPECTED / max(rows, 1))

@@ -25,10 +25,9 @@ from harness.dataset import EventFile
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from model import Model
 from sage.nuisances import NAMES
-from sage.shifts import PRIMARIES
 from tests import predicting
 from tests.conftest import ROOT
-from tests.events import DATA_FILE, METADATA_FILE, embedded_frame
+from tests.events import DATA_FILE, METADATA_FILE, drawn_frame, embedded_frame
 
 EXPERIMENTS, ORDERS, CHUNK = 20, 5, 2
 ALLOWED = {"sage", "model", "numpy", "torch"} | set(sys.stdlib_module_names)
@@ -198,15 +197,7 @@ FULL, PREDICTIONS, LONGEST = 1_050_000, 50, 12.0
 def test_time_and_memory_of_full_size(monkeypatch):
     """The clock of the time guard runs: in normal use it changes nothing."""
     monkeypatch.setattr("sage.deadline.clock", time.monotonic)
-    events = embedded_frame(150_000)
-    events = events[(events["PRI_had_pt"] >= 26) & (events["PRI_lep_pt"] >= 20)]
-    share = events["weights"].to_numpy(np.float64)
-    rng = np.random.default_rng(12)
-    sets = []
-    for _ in range(3):
-        rows = rng.choice(len(events), FULL, p=share / share.sum())
-        frame = events.iloc[rows][list(PRIMARIES)].reset_index(drop=True)
-        sets.append({"data": frame, "weights": np.ones(FULL)})
+    sets = [{"data": drawn_frame(FULL, 12 + number), "weights": np.ones(FULL)} for number in range(3)]
     fresh = Model(threads=1)
     before, seconds = 0, []
     for number in range(PREDICTIONS):

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import sage.deadline
@@ -23,8 +22,7 @@ from sage.ladder import climb
 from sage.likelihood import Likelihood
 from sage.measurement import count_events, likelihood_of, measure, read_test_set
 from sage.nuisances import CHALLENGE
-from sage.shifts import PRIMARIES
-from tests.events import DATA, DATA_FILE
+from tests.events import drawn_frame, full_weights
 from tests.test_ladder import STEPS, broken
 
 ROWS, BLOCKS = 20_000, 5
@@ -39,12 +37,7 @@ def model():
 @pytest.fixture(scope="module")
 def test_set():
     """Few events that stand for all, so that they are fitted the normal way; they do so poorly, which is flagged."""
-    events = pd.read_parquet(DATA / DATA_FILE)
-    events = events[(events.PRI_had_pt >= 26) & (events.PRI_lep_pt >= 20)]
-    share = events.weights.to_numpy(np.float64)
-    rows = np.random.default_rng(8).choice(len(events), ROWS, p=share / share.sum())
-    frame = events.iloc[rows][list(PRIMARIES)].reset_index(drop=True)
-    return {"data": frame, "weights": np.full(ROWS, 947_000.0 / ROWS)}
+    return {"data": drawn_frame(ROWS, 8), "weights": full_weights(ROWS)}
 
 
 @pytest.fixture(autouse=True)

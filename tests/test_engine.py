@@ -28,7 +28,7 @@ from sage.measurement import count_events, read_test_set
 from sage.native import LIBRARY
 from sage.shifts import PRIMARIES
 from tests.conftest import REAL_EVENTS, ROOT
-from tests.events import full_weights
+from tests.events import drawn_frame, full_weights
 from tests.test_native import DAMAGE, random_events
 
 
@@ -46,11 +46,7 @@ def bundle():
 @pytest.fixture(scope="module")
 def test_set() -> dict[str, object]:
     """100 000 events drawn from the embedded file, with odd ones among them."""
-    events = pd.read_parquet(ROOT / "data" / "FAIR_Universe_HiggsML_data.parquet", columns=[*PRIMARIES, "weights"])
-    events = events[(events.PRI_had_pt >= 26) & (events.PRI_lep_pt >= 20)]
-    share = events["weights"].to_numpy(np.float64)
-    rows = np.random.default_rng(5).choice(len(events), 100_000, p=share / share.sum())
-    frame = events.iloc[rows][list(PRIMARIES)].reset_index(drop=True)
+    frame = drawn_frame(100_000, 5)
     frame.loc[:9, "PRI_jet_leading_pt"] = -25.0
     frame.loc[10:19, "PRI_met"] = 1e30
     frame.loc[20:29, "PRI_lep_eta"] = 1e30

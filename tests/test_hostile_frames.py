@@ -20,7 +20,7 @@ from sage.engine import Engine
 from sage.errors import InputError
 from sage.measurement import count_events, read_test_set
 from sage.shifts import PRIMARIES
-from tests.events import DATA, DATA_FILE, EXPECTED, full_weights
+from tests.events import EXPECTED, drawn_frame, full_weights
 
 ROWS, FEW = 20_000, 300
 
@@ -32,11 +32,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def frame():
-    events = pd.read_parquet(DATA / DATA_FILE)
-    events = events[(events.PRI_had_pt >= 26) & (events.PRI_lep_pt >= 20)]
-    share = events.weights.to_numpy(np.float64)
-    rows = np.random.default_rng(8).choice(len(events), ROWS, p=share / share.sum())
-    return events.iloc[rows][list(PRIMARIES)].reset_index(drop=True)
+    return drawn_frame(ROWS, 8)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from sage.bundle import MANIFEST, signed
 from sage.features import DERIVED
 from sage.nuisances import NAMES
 from sage.shifts import PRIMARIES
-from tests.events import full_weights
+from tests.events import drawn_frame, full_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"mu_hat", "delta_mu_hat", "p16", "p84"}
@@ -46,12 +46,7 @@ def few_bins(demo_weights) -> Model:
 @pytest.fixture(scope="module")
 def test_set() -> dict[str, object]:
     """About 40 000 events drawn with replacement from the embedded file: quick, and of realistic composition."""
-    events = pd.read_parquet(ROOT / "data" / "FAIR_Universe_HiggsML_data.parquet")
-    events = events[(events.PRI_had_pt >= 26) & (events.PRI_lep_pt >= 20)]
-    rng = np.random.default_rng(3)
-    share = events.weights.to_numpy(np.float64)
-    rows = rng.choice(len(events), 40_000, p=share / share.sum())
-    frame = events.iloc[rows][list(PRIMARIES)].reset_index(drop=True)
+    frame = drawn_frame(40_000, 3)
     for name in DERIVED:
         frame[name] = np.float32(0.0)
     return {"data": frame, "weights": full_weights(len(frame))}
