@@ -17,7 +17,7 @@ from sage.native import NativeNetwork
 BOUNDS = {"avx512": 7.0, "avx2": 6.0, "baseline": 2.0}
 """Least ratio by what the machine can do: half of the least that is measured, so that noise passes and a step back not.
 
-With avx512 that is 14 on one kind of machine and 22 to 28 on another."""
+With avx512 that is 14, and up to 28 in other runs and on other machines."""
 
 
 def main() -> int:

@@ -97,10 +97,10 @@ def add_sets(options: Options) -> None:
     options.add_argument("--sets", type=int, help=text)
 
 
-def add_test_size(options: Options, default: float = TEST_SIZE) -> None:
+def add_test_size(options: Options) -> None:
     """Add ``--test-size`` as rows or fraction, as the harness takes it."""
     text = "rows, or fraction of the rows, pseudo-experiments are drawn from" + _DEFAULT
-    options.add_argument("--test-size", type=test_size, default=default, help=text)
+    options.add_argument("--test-size", type=test_size, default=TEST_SIZE, help=text)
 
 
 def add_fraction(options: Options, what: str, default: float) -> None:
