@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sage.bundle import check_mu_range, read_bundle
-from sage.calibration import calibrate, read_calibration
-from sage.engine import Engine, check_choice
+from sage.binned.rebuilding import rebuild
+from sage.challenge.nuisances import variant
+from sage.files.bundle import read_bundle
+from sage.files.settings import check_mu_range, read_rebuilding
 from sage.measurement import Measurement, measure
-from sage.nuisances import variant
-from sage.parameters import check_parameters
+from sage.network.engine import Engine, check_choice
+from sage.network.parameters import check_parameters
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -22,12 +23,12 @@ class Model:
 
     Arguments:
         get_train_set: The challenge's loader of training events, from which ``fit`` may rebuild the tables.
-        systematics: The challenge's function that shifts events. Not used: ``sage.shifts`` does the same.
+        systematics: The challenge's function that shifts events. Not used: ``sage.challenge.shifts`` does the same.
         weights: Folder with the manifest, the network and the tables.
         nuisances: Variant of the nuisance table; None for the manifest's.
         mu_range: Bounds on mu; None (the default, unless the manifest says otherwise) for none.
-        calibration: Whether ``fit`` rebuilds the tables: ``auto``, ``bundled``, ``rebuild``, or a mapping of settings
-            (see ``sage.calibration.Calibration``); None for the manifest's.
+        rebuilding: Whether ``fit`` rebuilds the tables: ``auto``, ``bundled``, ``rebuild``, or a mapping of settings
+            (see ``sage.files.settings.Rebuilding``); None for the manifest's.
         engine: Where the network runs: ``native``, ``cuda`` or ``torch``; None (the default) for the first that works.
         threads: Threads on the CPU; None (the default) for this process's share of the cores.
         other: Further arguments of a harness are accepted and ignored.
@@ -49,7 +50,7 @@ class Model:
         weights: str | Path = WEIGHTS,
         nuisances: str | None = None,
         mu_range: tuple[float, float] | None = None,
-        calibration: str | Mapping[str, Any] | None = None,
+        rebuilding: str | Mapping[str, Any] | None = None,
         engine: str | None = None,
         threads: int | None = None,
         **other: Any,
@@ -65,7 +66,7 @@ class Model:
             check_mu_range(mu_range)
             settings["mu_range"] = list(mu_range)
         self.bundle = replace(bundle, settings=settings)
-        self.calibration = read_calibration(settings, calibration)
+        self.rebuilding = read_rebuilding(settings, rebuilding)
         self.fit_report: dict[str, Any] | None = None
         self.last_result: Measurement | None = None
         check_parameters(bundle.network)
@@ -79,7 +80,7 @@ class Model:
 
         The network is trained before submission. Whatever goes wrong leaves the bundled tables in use.
         """
-        self.bundle, self.fit_report = calibrate(self.bundle, self.calibration, self.get_train_set, self._ready())
+        self.bundle, self.fit_report = rebuild(self.bundle, self.rebuilding, self.get_train_set, self._ready())
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``; return mu_hat, delta_mu_hat, p16 and p84."""
@@ -98,4 +99,4 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what cannot travel to a worker (the harness's functions), and what it builds or never reads."""
         left = {"get_train_set": None, "systematics": None, "_engine": None}
-        return self.__dict__ | left | {"bundle": self.bundle.lean()}
+        return self.__dict__ | left

@@ -19,13 +19,13 @@ import numpy as np
 
 from benchmarks.measuring import describe, machine
 from model import WEIGHTS
-from sage.bundle import read_bundle
-from sage.ladder import climb
-from sage.likelihood import Likelihood
+from sage.binned.likelihood import Likelihood
+from sage.binned.response import Response
+from sage.challenge.nuisances import Nuisance
+from sage.files.bundle import read_bundle
+from sage.fit.ladder import climb
+from sage.fit.published import published_interval
 from sage.measurement import likelihood_of
-from sage.nuisances import Nuisance
-from sage.response import Response
-from sage.seed_profile import seed_interval
 
 MU = (0.1, 3.0)
 ANNEALING_ITERATIONS = 20
@@ -90,7 +90,7 @@ def time_recipe(bare: Likelihood, toys: int, seed: int) -> dict[str, Any]:
         clock = time.process_time()
         climb(likelihood)
         between = time.process_time()
-        seed_interval(likelihood, annealing_iterations=ANNEALING_ITERATIONS)
+        published_interval(likelihood, annealing_iterations=ANNEALING_ITERATIONS)
         ratios.append((time.process_time() - between) / (between - clock))
     return {"toys": toys, "annealing_iterations": ANNEALING_ITERATIONS, "median": float(np.median(ratios))}
 

@@ -11,8 +11,8 @@ import argparse
 import sys
 
 from benchmarks.measuring import GRAPH_BATCH, ROOT, compare_networks, describe, draw_test_set, machine
-from sage.bundle import read_bundle
-from sage.native import NativeNetwork
+from sage.files.bundle import read_bundle
+from sage.network.native import NativeNetwork
 
 BOUNDS = {"avx512": 7.0, "avx2": 6.0, "baseline": 2.0}
 """Least ratio by what the machine can do: half of the least that is measured, so that noise passes and a step back not.

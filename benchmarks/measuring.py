@@ -1,4 +1,4 @@
-"""What the benchmarks share: test sets, clocks, memory, the calibration, and torch-geometric as the yardstick."""
+"""What the benchmarks share: test sets, clocks, memory, machine speed, torch-geometric as the yardstick."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sage.bundle import Bundle
-from sage.engine import Engine
-from sage.graph import jets_present, normalise, raw_inputs
+from sage.challenge.shifts import PRIMARIES, select, shift
+from sage.files.bundle import Bundle
 from sage.measurement import read_test_set
-from sage.network import from_arrays
-from sage.shifts import PRIMARIES, select, shift
+from sage.network.dense import from_arrays
+from sage.network.engine import Engine
+from sage.network.graph import jets_present, normalise, raw_inputs
 from training.graph_oracle import OracleNetwork, build_graphs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def seconds_of(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def calibrate() -> float:
+def machine_speed() -> float:
     """Return the seconds of a fixed amount of arithmetic on this machine (median of five)."""
     matrix = np.random.default_rng(0).standard_normal((1500, 1500), dtype=np.float32)
     return float(np.median([seconds_of(lambda: matrix @ matrix) for _ in range(5)]))
@@ -85,16 +85,16 @@ def machine() -> dict[str, Any]:
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
-        "calibration_s": calibrate(),
+        "machine_speed_s": machine_speed(),
         "two_threads": core_scaling(),
     }
 
 
 def describe(found: dict[str, Any]) -> str:
     """Return what ``machine`` found in one line."""
-    calibration = found["calibration_s"] * 1e3
+    speed = found["machine_speed_s"] * 1e3
     text = f"{found['machine']}, {found['cores']} cores, load {found['load']:.1f}; "
-    text += f"calibration: 1500 x 1500 float32 matrix product {calibration:.1f} ms, "
+    text += f"machine speed: 1500 x 1500 float32 matrix product {speed:.1f} ms, "
     return text + f"two threads do {found['two_threads']:.2f} x the arithmetic of one"
 
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figure import draw
 from benchmarks.measuring import (
     GRAPH_BATCH,
     ROOT,
@@ -32,13 +31,14 @@ from benchmarks.measuring import (
     peak_memory,
     seconds_of,
 )
+from benchmarks.plot import draw
 from model import Model
-from sage.engine import KINDS, Engine
-from sage.graph import jets_present, normalise, raw_inputs
+from sage.binned.regions import counts, quantities
+from sage.binned.tables import GRID
+from sage.challenge.shifts import select, shift
 from sage.measurement import BLOCK, count_events, fit_interval, likelihood_of, read_test_set
-from sage.regions import counts, quantities
-from sage.shifts import select, shift
-from sage.tables import GRID
+from sage.network.engine import KINDS, Engine
+from sage.network.graph import jets_present, normalise, raw_inputs
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 5_000_000)
 

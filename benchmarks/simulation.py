@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sage.nuisances import PROCESSES
+from sage.challenge.nuisances import PROCESSES
 from training.simulation.output import event_weights
 from training.simulation.processes import TABLE
 from training.simulation.production import MODES, Production, Simulation

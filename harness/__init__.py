@@ -25,20 +25,20 @@ Nothing here is part of the submission.
 
 from __future__ import annotations
 
-from harness.dataset import EventFile
-from harness.errors import HarnessError
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from harness.results import read_results
 from harness.runner import RunOptions, run
 from harness.scores import Scores, score_results
 from harness.settings import Settings, make_settings
+from harness.test_set import EventFile
+from workshop.errors import UsageError
 
 __all__ = [
     "EventFile",
-    "HarnessError",
     "RunOptions",
     "Scores",
     "Settings",
+    "UsageError",
     "draw_nuisances",
     "make_pseudo_data",
     "make_settings",

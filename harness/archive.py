@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from harness.errors import HarnessError
+from workshop.errors import UsageError
 
 _CHUNK = 1 << 20
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError, ValueError)
@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = SUBMISSION) -> None:
         limits: What the archive may hold.
 
     Raises:
-        HarnessError: If it is no zip file or damaged, or a member is encrypted, a link, stored twice, would land
+        UsageError: If it is no zip file or damaged, or a member is encrypted, a link, stored twice, would land
             outside ``folder`` or exceeds the limits.
     """
     try:
@@ -62,18 +62,18 @@ def unpack(archive: Path, folder: Path, limits: Limits = SUBMISSION) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with source.open(member) as stream, target.open("xb") as output:
                     left -= _copy(archive, member.filename, stream, output, min(left, limits.member_bytes), limits)
-    except HarnessError:  # is a ValueError too
+    except UsageError:  # is a ValueError too
         raise
     except _DAMAGED as error:
         msg = f"{archive}: cannot be unpacked ({error}); {limits.remedy}"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], limits: Limits) -> None:
     """Refuse what the table of contents already shows to be wrong."""
     if len(members) > limits.members:
         msg = f"{archive}: holds {len(members)} members, more than {limits.members}; {limits.remedy}"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     seen: set[str] = set()
     for member in members:
         name = member.filename
@@ -93,11 +93,11 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], limits: Limits) -> Non
             seen.add(str(path))
             continue
         msg = f"{archive}: member {name!r} {reason}; {limits.remedy}"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     total = sum(member.file_size for member in members)
     if total > limits.total_bytes:
         msg = f"{archive}: unpacks to {total} bytes, more than {limits.total_bytes}; {limits.remedy}"
-        raise HarnessError(msg)
+        raise UsageError(msg)
 
 
 def _copy(archive: Path, name: str, stream: IO[bytes], output: IO[bytes], limit: int, limits: Limits) -> int:
@@ -107,6 +107,6 @@ def _copy(archive: Path, name: str, stream: IO[bytes], output: IO[bytes], limit:
         size += len(chunk)
         if size > limit:
             msg = f"{archive}: member {name!r} unpacks to more than the {limit} bytes allowed; {limits.remedy}"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         output.write(chunk)
     return size

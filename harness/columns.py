@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from harness.errors import HarnessError
-from sage.shifts import PRIMARIES
+from sage.challenge.shifts import PRIMARIES
+from workshop.errors import UsageError
 
 PROCESS_ORDER = ("ztautau", "diboson", "ttbar", "htautau")
 """Order of the processes in the official test set. The seed of each process's Poisson draw depends on it."""
@@ -30,27 +30,27 @@ def check_schema(path: Path, schema: Any) -> tuple[str, ...]:
         The columns that hold data, in the order of the file; a stored pandas index is not among them.
 
     Raises:
-        HarnessError: If a column is missing, there twice or not numeric (``detailed_labels``: not text).
+        UsageError: If a column is missing, there twice or not numeric (``detailed_labels``: not text).
     """
     names = tuple(name for name in schema.names if not name.startswith("__index_level_"))
     missing = [name for name in REQUIRED if name not in names]
     if missing:
         msg = f"{path}: column {missing[0]!r} is missing ({len(missing)} of {len(REQUIRED)} required columns are)"
         msg += "; use the challenge's public data set or a file with the same columns"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     for name in names:
         if names.count(name) > 1:
             msg = f"{path}: column {name!r} is there {names.count(name)} times; keep one of them"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         kind = schema.field(name).type
         if name == "detailed_labels":
             text = kind.value_type if pa.types.is_dictionary(kind) else kind
             if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
                 msg = f"{path}: column {name!r} has type {kind}, but process names are text; write it as strings"
-                raise HarnessError(msg)
+                raise UsageError(msg)
         elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             msg = f"{path}: column {name!r} has type {kind}, but must be numeric; convert it to float32"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     return names
 
 
@@ -66,14 +66,14 @@ def process_codes(path: Path, column: Any, first_row: int) -> np.ndarray[Any, np
         Codes 0 to 3, shape (n,).
 
     Raises:
-        HarnessError: If a label is none of the four processes.
+        UsageError: If a label is none of the four processes.
     """
     codes = pc.index_in(column.cast(pa.large_string()), value_set=pa.array(PROCESS_ORDER, pa.large_string()))
     if codes.null_count:
         row = int(np.argmax(pc.is_null(codes).to_numpy(zero_copy_only=False)))
         msg = f"{path}: column 'detailed_labels' holds {column[row].as_py()!r} in row {first_row + row}"
         msg += f", but a process is one of {', '.join(sorted(PROCESS_ORDER))}; rename or drop such rows"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     return codes.to_numpy(zero_copy_only=False).astype(np.int8)  # type: ignore[no-any-return]
 
 
@@ -90,7 +90,7 @@ def numeric_values(path: Path, name: str, column: Any, first_row: int) -> np.nda
         Values in the column's own type, shape (n,); possibly read-only.
 
     Raises:
-        HarnessError: If a value is missing, NaN or infinite.
+        UsageError: If a value is missing, NaN or infinite.
     """
     values: np.ndarray[Any, Any] = column.to_numpy()  # missing values come out as NaN
     bad = ~np.isfinite(values)
@@ -98,5 +98,5 @@ def numeric_values(path: Path, name: str, column: Any, first_row: int) -> np.nda
         row = int(np.argmax(bad))
         msg = f"{path}: column {name!r} holds {values[row]} in row {first_row + row} ({int(bad.sum())} such values in "
         msg += f"{len(values)} rows), but all values must be finite; undefined jet quantities are coded as -25"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     return values

@@ -14,8 +14,8 @@ import requests
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from harness.archive import Limits, unpack
-from harness.dataset import FILE_NAME, METADATA_NAME
-from harness.errors import HarnessError
+from harness.test_set import FILE_NAME, METADATA_NAME
+from workshop.errors import UsageError
 
 logger = logging.getLogger("sage.harness.download")
 
@@ -57,7 +57,7 @@ def find_archive(record_address: str = RECORD_ADDRESS.format(record=RECORD)) -> 
     """Ask the archive's record where the data set is and what its hash should be.
 
     Raises:
-        HarnessError: If there is no answer, or the record does not hold the data set.
+        UsageError: If there is no answer, or the record does not hold the data set.
     """
     answer = _get(record_address)
     try:
@@ -67,14 +67,14 @@ def find_archive(record_address: str = RECORD_ADDRESS.format(record=RECORD)) -> 
         return RemoteFile(entry["links"]["self"], int(entry["size"]), algorithm, digest)
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         msg = f"{record_address}: does not describe {ARCHIVE_NAME} ({error!r}); {BY_HAND}"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
 
 
 def download(remote: RemoteFile, target: Path) -> None:
     """Download a file, going on where an interrupted download stopped; it gets its name once its hash is right.
 
     Raises:
-        HarnessError: If the connection fails (what has arrived is kept), there is no room, or the hash is wrong.
+        UsageError: If the connection fails (what has arrived is kept), there is no room, or the hash is wrong.
     """
     partial = target.with_name(f"{target.name}.part")
     have = partial.stat().st_size if partial.exists() else 0
@@ -82,7 +82,7 @@ def download(remote: RemoteFile, target: Path) -> None:
         free = shutil.disk_usage(target.parent).free + have
         if free < remote.size:
             msg = f"{target.parent}: {free >> 20} MiB are free, {ARCHIVE_NAME} has {remote.size >> 20}; make room"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     if remote.size is None or have < remote.size:
         _receive(remote, partial, have)
     logger.info("comparing the hash of %s", partial.name)
@@ -90,7 +90,7 @@ def download(remote: RemoteFile, target: Path) -> None:
     if digest != remote.digest:
         partial.unlink()
         msg = f"{target.name}: {remote.algorithm} is {digest}, expected {remote.digest}; it was removed, try again"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     partial.replace(target)
 
 
@@ -98,7 +98,7 @@ def extract(archive: Path, folder: Path) -> Path:
     """Unpack the data set into ``folder`` and return the events file; nothing half-unpacked takes its name.
 
     Raises:
-        HarnessError: If the archive is damaged or dangerous, or does not hold the data set.
+        UsageError: If the archive is damaged or dangerous, or does not hold the data set.
     """
     scratch = folder / "unpacking"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -109,7 +109,7 @@ def extract(archive: Path, folder: Path) -> Path:
             found = next(scratch.rglob(name), None)
             if found is None:
                 msg = f"{archive}: holds no {name}; {DATA_SET.remedy}"
-                raise HarnessError(msg)
+                raise UsageError(msg)
             found.replace(folder / name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -120,13 +120,13 @@ def file_digest(path: Path, algorithm: str) -> str:
     """Return the hash of a file, hexadecimal.
 
     Raises:
-        HarnessError: If there is no such hash function.
+        UsageError: If there is no such hash function.
     """
     try:
         digest = hashlib.new(algorithm)
     except ValueError as error:
         msg = f"no hash function {algorithm!r}; use one of md5, sha256"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
@@ -153,26 +153,26 @@ def _receive(remote: RemoteFile, partial: Path, have: int) -> None:
                 progress.update(len(chunk))
     except requests.RequestException as error:
         msg = f"{remote.address}: the connection broke ({error}); the same command continues the download"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
 
 
 def _get(address: str, headers: dict[str, str] | None = None, *, stream: bool = False) -> Any:
     """Send a request; plain HTTP is refused except to this machine, also where the server redirects to."""
     if not _is_safe(address):
         msg = f"{address}: the connection must be encrypted; give an address that begins with https://"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     try:
         response = requests.get(address, headers=headers, stream=stream, timeout=TIMEOUT)
         for step in (*response.history, response):
             if not _is_safe(step.url):
                 response.close()
                 msg = f"{address}: redirects to {step.url}, but the connection must be encrypted; {BY_HAND}"
-                raise HarnessError(msg)
+                raise UsageError(msg)
         if not (headers and response.status_code == NOTHING_LEFT):
             response.raise_for_status()
     except requests.RequestException as error:
         msg = f"{address}: cannot be reached ({type(error).__name__}); {BY_HAND}"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
     return response
 
 

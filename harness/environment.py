@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.dataset import EventFile
+from harness.test_set import EventFile
 
 PACKAGES = ("numpy", "pandas", "pyarrow", "torch", "HiggsML")
 CPU_FILE = Path("/proc/cpuinfo")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 
-from harness.errors import HarnessError
-from sage.nuisances import CHALLENGE, Linear
+from sage.challenge.nuisances import CHALLENGE, Linear
+from workshop.errors import UsageError
 
 
 def draw_nuisances(seed: int, systematics: Collection[str]) -> dict[str, float | None]:
@@ -64,7 +64,7 @@ def make_pseudo_data(
         ``data``, a frame of n events with the 28 float32 features, and ``weights``, n ones.
 
     Raises:
-        HarnessError: If HiggsML is not installed.
+        UsageError: If HiggsML is not installed.
     """
     higgsml = _higgsml()
     rates = {name: nuisances[name] for name in ("ttbar_scale", "diboson_scale", "bkg_scale")}
@@ -112,7 +112,7 @@ def _higgsml() -> ModuleType:
         return importlib.import_module("HiggsML.systematics")
     except ImportError as error:
         msg = f"HiggsML cannot be imported ({error}); install it with: python -m pip install HiggsML==0.1.5"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
     finally:
         root.removeHandler(guard)
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
 from harness.experiment import Record
-from harness.leftovers import others
-from harness.pool import POOL_FOLDER
+from harness.mapped import POOL_FOLDER
 from harness.settings import Settings
+from workshop.errors import UsageError
+from workshop.leftovers import others
 
 logger = logging.getLogger("sage.harness.results")
 
@@ -64,7 +64,7 @@ class RunFolder:
         overwrite: Throw earlier results away.
 
     Raises:
-        HarnessError: If the folder holds something else than an earlier part of the same run.
+        UsageError: If the folder holds something else than an earlier part of the same run.
 
     Attributes:
         finished: Records by (set, index) of what has been done before.
@@ -74,7 +74,7 @@ class RunFolder:
         self.folder = folder
         if folder.exists() and not folder.is_dir():
             msg = f"{folder} is not a folder; choose another --output"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
             for pattern in OUR_FILES:
@@ -136,14 +136,14 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raise unless ``folder`` holds a run with this identity."""
     if not (folder / RUN_FILE).is_file():
         msg = f"{folder} is not empty and holds no run to continue; choose another --output folder"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     earlier = _read_json(folder / RUN_FILE)
     wanted = json.loads(json.dumps(identity))  # tuples become lists
     different = [name for name in wanted if earlier.get(name) != wanted[name]]
     if different:
         pairs = ", ".join(f"{name} (there {earlier.get(name)!r}, now {wanted[name]!r})" for name in different)
         msg = f"{folder} holds a run with other settings: {pairs}; choose another --output folder or pass --overwrite"
-        raise HarnessError(msg)
+        raise UsageError(msg)
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:
@@ -157,7 +157,7 @@ def read_records(path: Path) -> tuple[list[Record], int]:
         by a kill, which is dropped.
 
     Raises:
-        HarnessError: If a line before the last is damaged.
+        UsageError: If a line before the last is damaged.
     """
     if not path.is_file():
         return [], 0
@@ -172,7 +172,7 @@ def read_records(path: Path) -> tuple[list[Record], int]:
             if size + len(line) == len(data):
                 break
             msg = f"{path}: line {number} is damaged ({error}); remove the line, or pass --overwrite"
-            raise HarnessError(msg) from error
+            raise UsageError(msg) from error
         size += len(line)
     if size < len(data):
         logger.warning("%s: dropped a torn last line", path)
@@ -209,11 +209,11 @@ def read_results(folder: Path) -> RunResults:
     """Read the results of a complete run of this harness or of the official program.
 
     Raises:
-        HarnessError: If files are missing or damaged, or values are not finite.
+        UsageError: If files are missing or damaged, or values are not finite.
     """
     if not (folder / SETTINGS_FILE).is_file():
         msg = f"{folder}: no {SETTINGS_FILE}; give the output folder of run_ingestion"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     mus = _numbers(_read_json(folder / SETTINGS_FILE), "ground_truth_mus", folder / SETTINGS_FILE)
     records, _ = read_records(folder / EXPERIMENTS_FILE)
     sets = []
@@ -222,12 +222,12 @@ def read_results(folder: Path) -> RunResults:
         if not path.is_file():
             msg = f"{path} is missing; the run is not complete"
             msg += f" ({len(records)} pseudo-experiments are done): run the same run_ingestion command again"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         content = _read_json(path)
         columns = [_numbers(content, key, path) for key in RESULT_KEYS]
         if len({len(column) for column in columns}) != 1:
             msg = f"{path}: {', '.join(RESULT_KEYS)} have different lengths; run the ingestion again"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         sets.append(SetResult(mu, *columns))
     duration = None
     if (folder / DURATION_FILE).is_file():
@@ -245,10 +245,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         msg = f"{path}: not JSON ({error}); run the ingestion again"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
     if not isinstance(content, dict):
         msg = f"{path}: holds a {type(content).__name__}, not an object; run the ingestion again"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     return content
 
 
@@ -257,9 +257,9 @@ def _numbers(content: Mapping[str, Any], key: str, path: Path) -> tuple[float, .
     values = content.get(key)
     if not isinstance(values, list) or not values:
         msg = f"{path}: {key!r} must be a list of numbers; run the ingestion again"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     for position, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             msg = f"{path}: {key!r} holds {value!r} at position {position}, but scores need finite numbers"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     return tuple(values)

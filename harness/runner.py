@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from harness.dataset import EventFile
 from harness.environment import describe_environment
-from harness.errors import HarnessError
 from harness.experiment import Record, run_experiment
-from harness.pool import POOL_FOLDER
+from harness.mapped import POOL_FOLDER
 from harness.results import RunFolder
 from harness.settings import Job, Settings
 from harness.submission import fingerprint, importable, opened, start
+from harness.test_set import EventFile
 from harness.workers import pickle_model, run_in_workers
+from workshop.errors import UsageError
 
 logger = logging.getLogger("sage.harness.runner")
 
@@ -56,12 +56,12 @@ def run(options: RunOptions) -> None:
     so that a submission that draws training rows gives the same results in each run.
 
     Raises:
-        HarnessError: If the input is wrong or the submission fails; what had finished before is kept.
+        UsageError: If the input is wrong or the submission fails; what had finished before is kept.
     """
     began = time.monotonic()
     if options.workers < 1:
         msg = f"workers is {options.workers}, but must be at least 1"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     settings = options.settings
     events = EventFile(options.data, options.test_size)
     output = options.output.resolve()

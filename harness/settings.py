@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError
-from sage.nuisances import NAMES
+from sage.challenge.nuisances import NAMES
+from workshop.errors import UsageError
 
 MU_RANGE = (0.1, 3.0)
 DEFAULT_SEED = 31415
@@ -85,31 +85,31 @@ def make_settings(
         mus: True signal strength of each set; None draws them uniformly from [0.1, 3] as the official program does.
 
     Raises:
-        HarnessError: If a number is out of range, a name unknown, or there is not one signal strength per set.
+        UsageError: If a number is out of range, a name unknown, or there is not one signal strength per set.
     """
     for name, value in (("sets", sets), ("experiments", experiments)):
         if value < 1:
             msg = f"{name} is {value}, but must be at least 1"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     # Up to 6 is added for the Poisson draw of the last process.
     if seed < 0 or seed + sets * experiments + 6 > LARGEST_SEED:
         msg = f"seed is {seed}, but every pseudo-experiment's seed must lie in 0 to {LARGEST_SEED}"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     chosen = set(systematics)
     unknown = sorted(chosen.difference(NAMES))
     if unknown:
         msg = f"no systematic uncertainty is called {unknown[0]!r}; choose from {', '.join(NAMES)}"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     if mus is None:
         true_mus = np.random.RandomState(seed).uniform(*MU_RANGE, sets).tolist()
     else:
         true_mus = [float(mu) for mu in mus]
         if len(true_mus) != sets:
             msg = f"{len(true_mus)} ground-truth mus for {sets} sets; give one for each set"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         for mu in true_mus:
             if not (math.isfinite(mu) and mu >= 0):
                 msg = f"ground-truth mu {mu} is not possible; a signal strength is a finite number of at least 0"
-                raise HarnessError(msg)
+                raise UsageError(msg)
     on = tuple(name for name in NAMES if name in chosen)
     return Settings(sets, experiments, seed, on, tuple(true_mus), random_mu=mus is None)

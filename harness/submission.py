@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from harness.archive import unpack
-from harness.bundle import MANIFEST, bundle_files
 from harness.capture import captured_output
-from harness.errors import HarnessError
+from harness.packing import MANIFEST, bundle_files
 from harness.pseudo_experiments import systematics
+from workshop.errors import UsageError
 
 logger = logging.getLogger("sage.harness.submission")
 
@@ -34,7 +34,7 @@ def opened(path: Path | str) -> Iterator[Path]:
         path: Folder or zip file with ``model.py`` at its root.
 
     Raises:
-        HarnessError: If there is no such submission or the zip file is refused (see ``harness.archive``).
+        UsageError: If there is no such submission or the zip file is refused (see ``harness.archive``).
     """
     path = Path(path).resolve()
     if path.is_dir():
@@ -43,10 +43,10 @@ def opened(path: Path | str) -> Iterator[Path]:
         return
     if not path.is_file():
         msg = f"{path}: no such submission; give a folder or a zip file with model.py at its root"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     if not zipfile.is_zipfile(path):
         msg = f"{path}: neither a folder nor a zip file; give a folder or a zip file with model.py at its root"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     with tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         unpack(path, folder)
@@ -63,7 +63,7 @@ def _check_root(path: Path, folder: Path) -> None:
         msg += f"; it is in {nested.parent.name}/, so pack the content of that folder, not the folder itself"
     else:
         msg += "; a submission is a folder or zip file with model.py, which defines Model, at its root"
-    raise HarnessError(msg)
+    raise UsageError(msg)
 
 
 def fingerprint(folder: Path, without: Path | None = None) -> str:
@@ -77,7 +77,7 @@ def fingerprint(folder: Path, without: Path | None = None) -> str:
         without: A folder to leave out, because the run writes to it.
 
     Raises:
-        HarnessError: If a SAGE submission is not complete.
+        UsageError: If a SAGE submission is not complete.
     """
     if (folder / MANIFEST).is_file():
         files = bundle_files(folder)
@@ -160,20 +160,20 @@ def load_model_class(folder: Path) -> Any:
     """Import ``model.py`` inside ``importable(folder)`` and return ``Model``.
 
     Raises:
-        HarnessError: If the import fails, another ``model`` is found first, or ``Model`` lacks ``fit`` or ``predict``.
+        UsageError: If the import fails, another ``model`` is found first, or ``Model`` lacks ``fit`` or ``predict``.
     """
     module = call_submission("importing model.py", lambda: importlib.import_module("model"))
     if not _lies_in(module, folder):
         msg = f"'import model' found {getattr(module, '__file__', module)} before the submission's model.py, as it "
         msg += "would in the official run; uninstall that module"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     model_class = getattr(module, "Model", None)
     for name in ("fit", "predict"):
         if not callable(getattr(model_class, name, None)):
             what = "no class Model" if model_class is None else f"no method Model.{name}"
             msg = f"model.py has {what}; the challenge calls Model(get_train_set, systematics), fit() "
             msg += "and predict(test_set)"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     return model_class
 
 
@@ -188,7 +188,7 @@ def start(folder: Path, get_train_set: Callable[..., Any]) -> Any:
         The fitted model.
 
     Raises:
-        HarnessError: If one of the three fails; ``details`` holds the traceback.
+        UsageError: If one of the three fails; ``details`` holds the traceback.
     """
     model_class = load_model_class(folder)
     model = call_submission(
@@ -207,14 +207,14 @@ def call_submission(what: str, call: Callable[[], Any]) -> Any:
         call: Does it.
 
     Raises:
-        HarnessError: If the submission raises anything, with its traceback as ``details`` and exit code 1.
+        UsageError: If the submission raises anything, with its traceback as ``details`` and exit code 1.
     """
     try:
         with captured_output(logging.INFO):
             return call()
-    except HarnessError:
+    except UsageError:
         raise  # the training data is at fault
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         msg = f"the submission failed when {what}: {reason}"
-        raise HarnessError(msg, exit_code=1, details=traceback.format_exc()) from error
+        raise UsageError(msg, exit_code=1, details=traceback.format_exc()) from error

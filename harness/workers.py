@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.capture import captured_output
-from harness.dataset import EventFile
-from harness.errors import HarnessError
 from harness.experiment import Record, run_experiment
-from harness.parent import end_with_parent
-from harness.pool import MappedColumn, attach, disk_pool
+from harness.mapped import MappedColumn, attach, disk_pool
 from harness.settings import Job
 from harness.submission import importable, load_model_class
+from harness.test_set import EventFile
+from workshop.errors import UsageError
+from workshop.parent import end_with_parent
 
 THREAD_VARIABLE = "OMP_NUM_THREADS"
 
@@ -34,7 +34,7 @@ class _Worker:
         self.model: Any = None
         self.test_set: Any = None
         self.systematics: Collection[str] = ()
-        self.failure: HarnessError | None = None
+        self.failure: UsageError | None = None
         self.imports = ExitStack()
 
 
@@ -45,14 +45,14 @@ def pickle_model(model: Any) -> bytes:
     """Pickle a fitted model, as the official parallel program does.
 
     Raises:
-        HarnessError: If it cannot be pickled.
+        UsageError: If it cannot be pickled.
     """
     try:
         return pickle.dumps(model)
     except Exception as error:
         msg = f"the fitted model cannot be pickled ({type(error).__name__}: {error}), but the official parallel run "
         msg += "sends it to its workers so; do not keep get_train_set, open files or lambdas as attributes of Model"
-        raise HarnessError(msg, exit_code=1, details=traceback.format_exc()) from error
+        raise UsageError(msg, exit_code=1, details=traceback.format_exc()) from error
 
 
 def run_in_workers(
@@ -76,7 +76,7 @@ def run_in_workers(
         scratch: Folder for the time of the run; it must not exist.
 
     Raises:
-        HarnessError: The first failure, after the pseudo-experiments that had begun are yielded; none is begun after.
+        UsageError: The first failure, after the pseudo-experiments that had begun are yielded; none is begun after.
     """
     context = get_context("spawn")
     with disk_pool(scratch) as pool, _thread_limit(workers):
@@ -97,7 +97,7 @@ def run_in_workers(
 
 def _collect(pending: set[Future[Record]]) -> Iterator[Record]:
     """Yield results; after a failure cancel what has not begun, yield the rest and raise."""
-    failure: HarnessError | None = None
+    failure: UsageError | None = None
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
@@ -110,8 +110,8 @@ def _collect(pending: set[Future[Record]]) -> Iterator[Record]:
             if isinstance(error, BrokenProcessPool):
                 msg = "a worker process was killed, probably for lack of memory; use fewer --workers. Finished "
                 msg += "pseudo-experiments are kept: the same command continues the run"
-                raise HarnessError(msg, exit_code=1) from error
-            if not isinstance(error, HarnessError):
+                raise UsageError(msg, exit_code=1) from error
+            if not isinstance(error, UsageError):
                 raise error
             failure = failure or error
             for other in pending:
@@ -137,11 +137,11 @@ def _init_worker(
         load_model_class(folder)  # makes sure that the pickle finds the submission's model and no other
         with captured_output(logging.DEBUG):
             _worker.model = pickle.loads(pickled_model)
-    except HarnessError as error:
+    except UsageError as error:
         _worker.failure = error
     except Exception as error:  # noqa: BLE001 (foreign code; an exception here would only show as a broken pool)
         msg = f"the fitted model cannot be unpickled in a worker process: {type(error).__name__}: {error}"
-        _worker.failure = HarnessError(msg, exit_code=1, details=traceback.format_exc())
+        _worker.failure = UsageError(msg, exit_code=1, details=traceback.format_exc())
 
 
 def _run_job(job: Job) -> Record:

@@ -3,7 +3,8 @@
     python -m native.build
 
 compiles ``native/network.cpp`` with the clang of the ``ziglang`` package against glibc 2.31, so that the library loads
-on any Linux since 2020, puts it beside ``sage/native.py`` and states its sha256 in ``sage/library_hash.py``. The same
+on any Linux since 2020, puts it beside
+``sage/network/native.py`` and states its sha256 in ``sage/network/library_hash.py``. The same
 version of ziglang makes the same bytes. With ``--compiler g++`` the result runs on machines like this one only.
 """
 
@@ -20,8 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "native" / "network.cpp"
-LIBRARY = ROOT / "sage" / "libsage_network.so"
-HASH = ROOT / "sage" / "library_hash.py"
+LIBRARY = ROOT / "sage" / "network" / "libsage_network.so"
+HASH = ROOT / "sage" / "network" / "library_hash.py"
 
 TARGET = "x86_64-linux-gnu.2.31"
 COMPILERS: dict[str, tuple[str, ...]] = {

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.experiment import Record
 from harness.leaderboard import BOOTSTRAPPED, leaderboard_rows
-from harness.pictures import draw_intervals
+from harness.plots import draw_intervals
 from harness.results import ENVIRONMENT_FILE, EXPERIMENTS_FILE, RUN_FILE, RunResults, read_records, read_results
 from harness.scores import ONE_SIGMA, Scores, pulls, score_results
 from report.blocks import Block, Picture, Section, Table, count, number, with_error
-from report.figures import coverage_of, draw_coverage, draw_pulls
+from report.plots import coverage_of, draw_coverage, draw_pulls
 from report.svg import inline, svg_of
-from sage.bundle import Bundle
+from sage.files.bundle import Bundle
 from studies.analysis import UNPULLED, Pull, flat_band, fraction, nuisance_pulls, pull_of
 from studies.event_toys import frame_of_records
+from workshop.errors import UsageError
 
 MOST_SETS, MOST_EXPERIMENTS = 9, 100
 """Intervals that are drawn; with all those of a large run the page would take long to show."""
@@ -66,7 +66,7 @@ def read_run(folder: Path, name: str, label: str, bundle: Bundle) -> Run:
         bundle: Weights whose nuisance table the model's ``last_result`` speaks of.
 
     Raises:
-        HarnessError: If it is not complete, or files are damaged.
+        UsageError: If it is not complete, or files are damaged.
     """
     results = read_results(folder)
     records = tuple(read_records(folder / EXPERIMENTS_FILE)[0])
@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; empty if there is none.
 
     Raises:
-        HarnessError: If it is not a JSON object.
+        UsageError: If it is not a JSON object.
     """
     if not path.is_file():
         return {}
@@ -98,10 +98,10 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         msg = f"{path}: not JSON ({error}); make it again"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
     if not isinstance(content, dict):
         msg = f"{path}: holds a {type(content).__name__}, not an object; make it again"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     return content
 
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
 from report.blocks import Block, Matrix, Picture, Section, Table, count, number, with_error
 from report.run import read_json
 from report.svg import inline, svg_of
-from sage.bundle import Bundle
-from sage.nuisances import PROCESSES
+from sage.challenge.nuisances import PROCESSES
+from sage.files.bundle import Bundle
 from studies.asimov import as_json, study_asimov
 from studies.asimov_plots import draw_impacts, draw_scan
-from studies.weights import parameters_at
+from studies.likelihoods import parameters_at
+from workshop.errors import UsageError
 
 Pictures = Mapping[str, bytes]
 """SVG files by name."""
@@ -256,7 +256,7 @@ def _read(folder: Path, name: str, pictures: Sequence[str]) -> tuple[dict[str, A
     content = read_json(folder / name)
     if not content:
         msg = f"{folder}: no {name}; give the output folder of the program that makes it"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     paths = {picture: folder / f"{picture}.svg" for picture in pictures}
     return content, {picture: path.read_bytes() for picture, path in paths.items() if path.is_file()}
 
@@ -268,4 +268,4 @@ def _entries(folder: Path | None, name: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, IndexError) as error:
         msg = f"{folder or '.'}/{name}: entry {error} is missing or of a wrong type; make it again with this version"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error

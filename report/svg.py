@@ -7,8 +7,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from harness.errors import HarnessError
 from studies.plots import BLACK, BLUE, GREY, ONE_SIGMA, RED, TWO_SIGMA
+from workshop.errors import UsageError
 
 ELEMENTS = {"svg", "g", "defs", "path", "use", "clipPath", "rect", "image", "circle", "line", "polyline", "polygon"}
 ATTRIBUTES = {"id", "d", "style", "transform", "clip-path", "x", "y", "width", "height", "viewBox", "href", "points"}
@@ -53,16 +53,16 @@ def inline(content: bytes, name: str, title: str) -> str:
         title: What it shows, for those who do not see it.
 
     Raises:
-        HarnessError: If it is not SVG.
+        UsageError: If it is not SVG.
     """
     try:
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         msg = f"picture {name!r} is not SVG ({error}); make it again"
-        raise HarnessError(msg) from error
+        raise UsageError(msg) from error
     if _local(root.tag) != "svg" or "viewBox" not in root.attrib:
         msg = f"picture {name!r} is a <{_local(root.tag)}>, not an SVG with a viewBox; make it again"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     out = _cleaned(root, name)
     for key in ("width", "height"):
         out.attrib.pop(key, None)

@@ -16,7 +16,7 @@ Its modules follow the data, one step each:
     likelihood  Poisson negative log-likelihood with constraints
     profiling   the fit over the nuisance parameters
     interval    the 68 % interval of the signal strength; ``ladder`` where the normal way fails
-    calibration rebuilds the tables from the organisers' training events
+    rebuilding rebuilds the tables from the organisers' training events
     deadline    bounds the time of a measurement
     measurement all of the above, from a data frame to an answer
 

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from sage.bundle import Bundle
-from sage.deadline import NEVER, Deadline
-from sage.engine import Engine
+from sage.binned.likelihood import Likelihood
+from sage.binned.regions import counts, quantities
+from sage.challenge.nuisances import variant
+from sage.challenge.shifts import PRIMARIES, Columns
 from sage.errors import InputError, TimeLimitError
-from sage.graph import jets_present, normalise, raw_inputs
-from sage.interval import Interval
-from sage.ladder import climb
-from sage.likelihood import Likelihood
-from sage.nuisances import variant
-from sage.regions import counts, quantities
-from sage.seed_profile import seed_interval
-from sage.shifts import PRIMARIES, Columns
+from sage.files.bundle import Bundle
+from sage.fit.deadline import NEVER, Deadline
+from sage.fit.interval import Interval
+from sage.fit.ladder import climb
+from sage.fit.published import published_interval
+from sage.network.engine import Engine
+from sage.network.graph import jets_present, normalise, raw_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, engine: Engine) -> Meas
     """
     n_events = 0
     # The published recipe takes minutes by design.
-    deadline = Deadline(bundle.settings["time_limit"]) if bundle.settings["profile"] != "seed" else NEVER
+    deadline = Deadline(bundle.settings["time_limit"]) if bundle.settings["profile"] != "published" else NEVER
     try:
         columns, weights, flags = read_test_set(test_set)
         n_events = len(weights)
@@ -189,10 +189,10 @@ def fit_interval(likelihood: Likelihood, settings: Mapping[str, Any]) -> Interva
     """Return the signal strength and its limits as a bundle's settings want them.
 
     Raises:
-        FitError: If every step of ``sage.ladder`` fails.
+        FitError: If every step of ``sage.fit.ladder`` fails.
     """
-    if settings["profile"] == "seed":
-        return seed_interval(likelihood)
+    if settings["profile"] == "published":
+        return published_interval(likelihood)
     given = settings["thresholds"]
     thresholds = None if given is None else (np.array(given["mu"]), np.array(given["delta_nll"]))
     return climb(likelihood, _mu_range(settings), thresholds)

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from harness.errors import HarnessError
 from scripts.common import parser, run_program
 from scripts.options import add_output, add_weights, nuisance_value
 from studies.asimov import SCAN_POINTS, as_json, as_text, study_asimov
 from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
+from studies.likelihoods import nuisances_of, open_weights, parameters_at
 from studies.plots import save
-from studies.weights import nuisances_of, open_weights, parameters_at
-from training.files import write_json
+from workshop.errors import UsageError
+from workshop.files import write_json
 
 EXAMPLE = "--mu 1 --nuisance soft_met=0.5 diboson_scale=1.2 --output build/asimov"
 
@@ -48,7 +48,7 @@ def work(given: argparse.Namespace) -> None:
     """Study, print and write."""
     if given.points < 3:
         msg = f"--points is {given.points}; a scan needs at least 3"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     bundle = open_weights(given.weights)
     truth = parameters_at(bundle, given.mu, dict(given.nuisance))
     with tqdm(total=6, unit="step", leave=False, disable=None) as progress:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from harness.errors import HarnessError
 from sage.errors import SageError
+from workshop.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -85,7 +85,7 @@ def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.
     try:
         with shown_log(arguments.verbose):
             work(arguments)
-    except HarnessError as error:
+    except UsageError as error:
         if error.details:
             print(error.details.rstrip(), file=sys.stderr)
         print(f"error: {_one_line(str(error))}", file=sys.stderr)

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import HarnessError
 from harness.results import write_atomically
 from scripts.common import logger, parser, run_program
 from scripts.options import add_run, run_options, run_settings
 from studies.compare import draw, report, run_all, tables
+from workshop.errors import UsageError
 
 EXAMPLE = (
     "--submissions sage=build/demo/sage_submission.zip build/mass_histogram --data data --test-size 0.5 --sets 10 "
@@ -43,7 +43,7 @@ def named(given: Sequence[str]) -> dict[str, Path]:
     """Return submissions by name; without NAME= it is that of the folder or file.
 
     Raises:
-        HarnessError: If a name occurs twice or cannot name a folder.
+        UsageError: If a name occurs twice or cannot name a folder.
     """
     submissions: dict[str, Path] = {}
     for text in given:
@@ -51,7 +51,7 @@ def named(given: Sequence[str]) -> dict[str, Path]:
         name = name or Path(path).resolve().stem
         if name in submissions or name in ("", ".", "..") or "/" in name:
             msg = f"{text!r} cannot be called {name!r}: every submission needs its own folder name; write NAME=PATH"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         submissions[name] = Path(path)
     return submissions
 

@@ -11,15 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage.engine import Engine
-from sage.nodes import Noise, choose_points
+from sage.binned.counting import Noise, choose_points
+from sage.network.engine import Engine
 from scripts.common import ROOT, parser, run_program
 from scripts.options import add_data_folder, add_fraction, add_output, add_seed
 from training.build_tables import read_network, read_shares
 from training.compare_binnings import candidates, compare, table
-from training.dataset import EventsFile
-from training.files import write_bytes, write_json
+from training.events import EventsFile
 from training.filling import Evaluator
+from workshop.files import write_bytes, write_json
 
 EXAMPLE = "--data data --weights weights --uniform-bins 50 100 --output build/binnings"
 

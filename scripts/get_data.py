@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.dataset import FILE_NAME
 from harness.download import ARCHIVE_NAME, RemoteFile, download, extract, file_digest, find_archive
-from harness.errors import HarnessError
+from harness.test_set import FILE_NAME
 from scripts.common import logger, parser, run_program
+from workshop.errors import UsageError
 
 EXAMPLE = "--output public_data"
 
@@ -37,7 +37,7 @@ def work(given: argparse.Namespace) -> None:
         return
     if given.address and not given.checksum:
         msg = "--address needs --checksum, because what comes from elsewhere must be compared with something"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     algorithm, _, digest = (given.checksum or "").partition(":")
     output.mkdir(parents=True, exist_ok=True)
     archive = output / ARCHIVE_NAME
@@ -48,7 +48,7 @@ def work(given: argparse.Namespace) -> None:
         download(remote, archive)
     elif given.checksum and file_digest(archive, algorithm) != digest:
         msg = f"{archive}: {algorithm} differs from {digest}; remove the file and run the same command again"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     logger.info("unpacking %s", archive)
     events = extract(archive, output)
     if not given.keep_archive:

@@ -19,13 +19,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from harness.bundle import MANIFEST, bundle_files
-from harness.errors import HarnessError
+from harness.packing import MANIFEST, bundle_files
 from harness.results import write_atomically
-from sage.bundle import read_bundle, read_settings, signed
 from sage.errors import SettingsError
+from sage.files.bundle import read_bundle
+from sage.files.manifest import signed
+from sage.files.settings import read_settings
 from scripts.common import ROOT, parser, run_program
-from training.files import json_bytes
+from workshop.errors import UsageError
+from workshop.files import json_bytes
 
 DEFAULT_OUTPUT = ROOT / "build" / "sage_submission.zip"
 EXAMPLE = "--output build/sage_submission.zip"
@@ -44,7 +46,7 @@ def build(root: Path, weights: Path | None = None, settings: Mapping[str, Any] |
     Names are sorted; time stamps, permissions and compression are fixed.
 
     Raises:
-        HarnessError: If a file is missing or differs from the manifest, or the zip file is too large.
+        UsageError: If a file is missing or differs from the manifest, or the zip file is too large.
         SageError: If a setting has no such name or value.
     """
     files = bundle_files(root, weights)
@@ -62,7 +64,7 @@ def build(root: Path, weights: Path | None = None, settings: Mapping[str, Any] |
         msg = f"the zip file has {len(data)} bytes, more than the {LARGEST} that can be uploaded to Codabench; the "
         msg += f"largest file is {name} ({path.stat().st_size} bytes): build tables with fewer bins, or give other "
         msg += "--weights"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     return data, len(files)
 
 
@@ -80,7 +82,8 @@ def with_settings(manifest: Path, settings: Mapping[str, Any]) -> bytes:
     except SettingsError:
         raise
     except (LookupError, TypeError, ValueError) as error:
-        msg = f"--set {json.dumps(settings)} cannot be used: {error!r}; sage.bundle.Bundle tells what the settings are"
+        msg = f"--set {json.dumps(settings)} cannot be used: {error!r}; "
+        msg += "sage.files.settings tells what the settings are"
         raise SettingsError(msg) from error
     return json_bytes(signed(content))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.runner import RunOptions
 from harness.settings import DEFAULT_SEED, MU_RANGE, Settings, make_settings
-from sage.nuisances import NAMES
+from sage.challenge.nuisances import NAMES
 from scripts.common import ROOT
 from training.config import DEFAULT_CONFIG, Config, read_config
 
@@ -160,7 +160,7 @@ def run_settings(given: argparse.Namespace) -> Settings:
     """Return the settings of a run from the options of ``add_run``.
 
     Raises:
-        HarnessError: If they do not go together.
+        UsageError: If they do not go together.
     """
     mus = given.ground_truth_mus
     return make_settings(number_of_sets(given.sets, mus), given.experiments, given.seed, given.systematics, mus)

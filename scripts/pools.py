@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from harness.errors import HarnessError
 from scripts.common import parser, run_program
 from scripts.options import add_data_folder, add_fraction, add_output, add_seed, add_weights
+from studies.likelihoods import open_weights
 from studies.plots import BLACK, BLUE, label, new_figure, save
 from studies.pools import Summary, as_text, count_pools, read_events, study_pairs, summarise
-from studies.weights import open_weights
-from training.files import write_json
+from workshop.errors import UsageError
+from workshop.files import write_json
 
 EXAMPLE = "--data build/events --pairs 2 --test-size 1.0 --output results/pools"
 
@@ -64,7 +64,7 @@ def work(given: argparse.Namespace) -> None:
     for name, value, least in (("pairs", given.pairs, 2), ("toys", given.toys, 0), ("seed", given.seed, 0)):
         if value < least:
             msg = f"--{name} is {value}; it must be at least {least}"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     bundle = open_weights(given.weights)
     events, parents = read_events(given.data, given.test_size)
     pools = count_pools(bundle, events, parents, 2 * given.pairs, given.nodes, given.seed)

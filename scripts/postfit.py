@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import HarnessError
 from harness.results import write_atomically
 from scripts.common import parser, run_program
 from scripts.options import (
@@ -29,6 +28,7 @@ from scripts.options import (
 )
 from studies.postfit import as_dict, postfit, probability_histograms, summary
 from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
+from workshop.errors import UsageError
 
 EXAMPLE = "--weights weights --data data --test-size 0.5 --mu 1.5 --seed 31415 --output results/postfit"
 
@@ -53,10 +53,10 @@ def work(given: argparse.Namespace) -> None:
     """Fit, write and print."""
     if not (math.isfinite(given.mu) and given.mu >= 0):
         msg = f"mu is {given.mu}; a signal strength is a finite number of at least 0"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     if given.nodes < 0 or given.workers < 1:
         msg = f"nodes is {given.nodes} and workers {given.workers}; they must be at least 0 and 1"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     output: Path = given.output
     result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
     output.mkdir(parents=True, exist_ok=True)

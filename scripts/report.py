@@ -15,15 +15,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harness.results import write_atomically
+from report.bundle import weights_section
 from report.page import as_json, render
 from report.run import how_section, read_run, run_sections
 from report.studies import asimov_section, compare_section, postfit_section, toys_section
-from report.weights import weights_section
 from sage import __version__
 from scripts.common import parser, run_program
 from scripts.options import add_weights
-from studies.weights import open_weights
-from training.files import write_json
+from studies.likelihoods import open_weights
+from workshop.files import write_json
 
 EXAMPLE = "--results results/demo --label 'other data: simulation, closure' --output results/demo/report.html"
 

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import HarnessError
 from harness.runner import run
 from scripts.common import ROOT, parser, run_program
 from scripts.options import add_run, run_options, run_settings
+from workshop.errors import UsageError
 
 EXAMPLE = "--data data/ --sets 10 --experiments 100 --workers 4 --output results/first"
 
@@ -39,7 +39,7 @@ def work(given: argparse.Namespace) -> None:
     settings = run_settings(given)
     try:
         run(run_options(given, settings, given.submission, given.output))
-    except HarnessError as error:
+    except UsageError as error:
         if error.exit_code == 1:
             print(f"finished pseudo-experiments are kept in {given.output}", file=sys.stderr)
         raise

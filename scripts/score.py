@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harness.leaderboard import leaderboard, scores_as_dict, sets_table
-from harness.pictures import draw_intervals
+from harness.plots import draw_intervals
 from harness.results import read_results, write_atomically
 from harness.scores import pulls, score_results
 from scripts.common import parser, run_program

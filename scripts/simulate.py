@@ -14,8 +14,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from harness.errors import HarnessError
 from scripts.common import logger, parser, run_program
+from workshop.errors import UsageError
 
 REQUIRED = ("pythia8mc", "awkward", "numba")
 EXAMPLE = "--process all --events 100000 --mode fast --seed 1 --workers 2 --output build/events"
@@ -50,21 +50,21 @@ def _simulate(arguments: argparse.Namespace) -> None:
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         msg = f"package {missing[0]!r} is not installed; pip install -r requirements-simulation.txt"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     for name, least in (("workers", 1), ("seed", 0), ("shard_events", 0)):
         value = getattr(arguments, name)
         if value < least:
             msg = f"--{name.replace('_', '-')} is {value}; it must be at least {least}"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     if not 0.0 < arguments.z_quiet <= 1.0:
         msg = f"--z-quiet is {arguments.z_quiet}; it is a fraction above 0, at most 1"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     try:
         _run(arguments)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             msg = f"no space left for {error.filename or arguments.output}; free some and run the same command again"
-            raise HarnessError(msg) from error
+            raise UsageError(msg) from error
         raise
 
 
@@ -77,7 +77,7 @@ def _rows(arguments: argparse.Namespace) -> list[tuple[str, int]]:
             msg = (
                 f"--events is {arguments.events}; it must be at least 1, or such numbers by name: ztautau=100,ttbar=20"
             )
-            raise HarnessError(msg)
+            raise UsageError(msg)
         out.append((name.strip() or arguments.process, int(number)))
     return out
 

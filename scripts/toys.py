@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.errors import HarnessError
 from harness.runner import run
 from harness.settings import MU_RANGE, make_settings
 from scripts.common import ROOT, parser, run_program
@@ -37,19 +36,21 @@ from scripts.options import (
     number_of_sets,
     run_options,
 )
-from studies import calibration, toy_report
+from studies import toy_report
 from studies.analysis import analyse
 from studies.event_toys import frame_of_run, submission_of
 from studies.faults import FAULTS
-from studies.parts import PARTS, claim, run_parts, write_frame
+from studies.likelihoods import open_weights
 from studies.plots import save
+from studies.thresholds import MU_GRID, Thresholds, as_text, compare, thresholds_from
 from studies.toys import SIMULATION, ToySettings, run_toys
-from studies.weights import open_weights
-from training.files import write_json
+from workshop.errors import UsageError
+from workshop.files import write_json
+from workshop.jobs import PARTS, claim, run_parts, write_frame
 
 EXAMPLE = "--level counts --toys 24000 --mu 0.1 0.5 1 2 3 --workers 2 --output results/toys"
-CALIBRATION = "calibration"
-CALIBRATION_SEED = 2**31
+THRESHOLDS = "thresholds"
+THRESHOLDS_SEED = 2**31
 """Added to the seed of toys that make thresholds, so that they are not the ones that test them."""
 
 logger = logging.getLogger("sage.scripts.toys")
@@ -94,7 +95,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     counts.add_argument("--inject", choices=tuple(FAULTS), help=f"put a fault into the fit ({faults})")
     counts.add_argument(
-        "--calibrate",
+        "--thresholds",
         type=int,
         metavar="TOYS",
         help="derive thresholds for exact coverage from so many further toys at each of a grid of mu",
@@ -124,25 +125,25 @@ def work(given: argparse.Namespace) -> None:
     found = analyse(frame)
     content = found.to_dict() | {"seed": given.seed, "level": given.level}
     print(toy_report.as_text(found))
-    calibrated = None
-    if given.calibrate is not None and given.level == "counts":
+    corrected = None
+    if given.thresholds is not None and given.level == "counts":
         thresholds = _thresholds(given)
-        comparisons = calibration.compare(frame, thresholds)
+        comparisons = compare(frame, thresholds)
         write_json(given.output / "thresholds.json", thresholds.to_dict())
-        content["calibration"] = [
-            {"mu": entry.mu, "coverage": entry.coverage.value, "calibrated_coverage": entry.calibrated_coverage.value}
-            | {"interval": entry.interval, "calibrated_interval": entry.calibrated_interval}
+        content["thresholds"] = [
+            {"mu": entry.mu, "coverage": entry.coverage.value, "corrected_coverage": entry.corrected_coverage.value}
+            | {"interval": entry.interval, "corrected_interval": entry.corrected_interval}
             for entry in comparisons
         ]
-        calibrated = {e.mu: (e.calibrated_coverage.value, e.calibrated_interval) for e in comparisons[:-1]}
-        print("\n" + calibration.as_text(thresholds, comparisons))
+        corrected = {e.mu: (e.corrected_coverage.value, e.corrected_interval) for e in comparisons[:-1]}
+        print("\n" + as_text(thresholds, comparisons))
     write_json(given.output / "analysis.json", content)
     title = f"SAGE, {found.toys} toys ({given.level})" + (f", fault: {given.inject}" if given.inject else "")
     title += "".join(f", {name} = {value:g}" for name, value in given.fix or ())
     for name, figure in {
         "pulls": toy_report.draw_pulls(frame, found, title),
         "estimates": toy_report.draw_estimates(frame, found, title),
-        "coverage": toy_report.draw_coverage(found, title, calibrated),
+        "coverage": toy_report.draw_coverage(found, title, corrected),
         "p_values": toy_report.draw_p_values(frame, found, title),
     }.items():
         save(figure, given.output / name)
@@ -164,27 +165,27 @@ def _settings(given: argparse.Namespace) -> ToySettings:
     )
 
 
-def _thresholds(given: argparse.Namespace) -> calibration.Thresholds:
+def _thresholds(given: argparse.Namespace) -> Thresholds:
     """Make the toys behind the thresholds in a folder of their own, and derive them."""
     settings = _settings(given)
-    seed = (settings.seed + CALIBRATION_SEED) % 2**32
-    further = ToySettings(**{**vars(settings), "seed": seed, "mus": calibration.MU_GRID})
-    folder = given.output / CALIBRATION
+    seed = (settings.seed + THRESHOLDS_SEED) % 2**32
+    further = ToySettings(**{**vars(settings), "seed": seed, "mus": MU_GRID})
+    folder = given.output / THRESHOLDS
     claim(folder, further.identity(), overwrite=given.overwrite)
-    toys = given.calibrate * len(calibration.MU_GRID)
+    toys = given.thresholds * len(MU_GRID)
     frame = run_parts(folder, toys, functools.partial(run_toys, further), given.workers, "toy")
-    return calibration.thresholds_from(frame)
+    return thresholds_from(frame)
 
 
 def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
     """Run the ingestion in a folder of its own and bring its results into the toys' form."""
     if given.data is None:
         msg = "--data is missing; level events draws pseudo-experiments from an events file"
-        raise HarnessError(msg)
-    for name in ("inject", "calibrate", "simulation", "fix"):
+        raise UsageError(msg)
+    for name in ("inject", "thresholds", "simulation", "fix"):
         if getattr(given, name) is not None:
             msg = f"--{name} works at --level counts only; leave it out"
-            raise HarnessError(msg)
+            raise UsageError(msg)
     bundle = open_weights(given.weights)
     sets = number_of_sets(given.sets, given.mu)
     settings = make_settings(sets, math.ceil(given.toys / sets), given.seed, given.systematics, given.mu)

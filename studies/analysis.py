@@ -27,7 +27,7 @@ PULL_MEAN, PULL_WIDTH, COVERAGE, COVERAGE_AT_MU, DISTANCE = 0.05, 0.04, 0.008, 0
 """Tolerances of the checks: intervals and p-values are asymptotic formulae, which many toys would refute."""
 SMALLEST_P = 1e-3
 LATER_STEP, LATER_STEPS = "fit_by_", 1e-3
-"""Beginning of the flag of a fit that needed a later step of ``sage.ladder``, and the share allowed of these."""
+"""Beginning of the flag of a fit that needed a later step of ``sage.fit.ladder``, and the share allowed of these."""
 SOUND_LATER_STEPS, FALSE_ALARM = 1e-4, 1e-4
 """Few toys may have as many as a share of so little exceeds with this probability: one of 80, 3 of 1000."""
 UNPULLED = "soft_met"

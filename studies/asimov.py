@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sage.bundle import Bundle
-from sage.interval import RISE, Interval, measure_interval
-from sage.likelihood import MU, Likelihood
-from sage.nuisances import PROCESSES, SIGNAL
-from sage.profiling import FitResult, fit
+from sage.binned.likelihood import MU, Likelihood
+from sage.challenge.nuisances import PROCESSES, SIGNAL
+from sage.files.bundle import Bundle
+from sage.fit.interval import RISE, Interval, measure_interval
+from sage.fit.newton import FitResult, fit
 from studies.impacts import (
     Impact,
     Part,
@@ -27,7 +27,7 @@ from studies.impacts import (
     frozen,
     impacts,
 )
-from studies.weights import asimov_likelihood, interval_options, nuisances_of, process_yields
+from studies.likelihoods import asimov_likelihood, interval_options, nuisances_of, process_yields
 
 SCAN_POINTS = 61
 SCAN_REACH = 3.0

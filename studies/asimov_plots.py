@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sage.interval import RISE, Interval
+from sage.fit.interval import RISE, Interval
 from studies.asimov import Scan
 from studies.impacts import Impact
 from studies.plots import BLACK, BLUE, GREY, MU, NUISANCE_LABELS, RED, bands, label, new_figure

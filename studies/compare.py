@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.experiment import Record
 from harness.leaderboard import scores_as_dict
 from harness.results import EXPERIMENTS_FILE, read_records, read_results
 from harness.runner import RunOptions, run
 from harness.scores import BOOTSTRAP_SEED, BOOTSTRAPS, ONE_SIGMA, mae_score, quantiles_score, rmse_score, score_results
 from studies.plots import GREY, MU, MU_HAT, new_figure, save
+from workshop.errors import UsageError
 
 STATISTICS = {
     "coverage": "coverage",
@@ -61,7 +61,7 @@ def run_all(submissions: Mapping[str, Path], options: RunOptions) -> dict[str, l
         Records of each submission, sorted by set and index.
 
     Raises:
-        HarnessError: If a submission fails, or two of them did not see the same pseudo-experiments.
+        UsageError: If a submission fails, or two of them did not see the same pseudo-experiments.
     """
     records = {}
     for name, path in submissions.items():
@@ -75,7 +75,7 @@ def run_all(submissions: Mapping[str, Path], options: RunOptions) -> dict[str, l
             if any(getattr(a, key) != getattr(b, key) for key in SAME):
                 msg = f"{first} and {other} saw different pseudo-experiments in set {a.set}, index {a.index}; "
                 msg += "choose another --output folder or pass --overwrite"
-                raise HarnessError(msg)
+                raise UsageError(msg)
     return records
 
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness.bundle import bundle_files
-from harness.errors import HarnessError
 from harness.experiment import Record
+from harness.packing import bundle_files
 from harness.results import EXPERIMENTS_FILE, read_records
-from sage.bundle import Bundle
-from sage.interval import RISE
-from sage.nuisances import Nuisance
+from sage.challenge.nuisances import Nuisance
+from sage.files.bundle import Bundle
+from sage.fit.interval import RISE
+from studies.likelihoods import nuisances_of
 from studies.toys import FAILED
-from studies.weights import nuisances_of
+from workshop.errors import UsageError
 
 FALLBACK = "fallback"
 
@@ -50,7 +50,7 @@ def frame_of_run(folder: Path, bundle: Bundle) -> pd.DataFrame:
         a parabola through each limit, as the counts are not kept: exact at the limits, so coverage follows from it.
 
     Raises:
-        HarnessError: If the folder holds no pseudo-experiment.
+        UsageError: If the folder holds no pseudo-experiment.
     """
     records, _ = read_records(folder / EXPERIMENTS_FILE)
     return frame_of_records(records, bundle, folder)
@@ -60,7 +60,7 @@ def frame_of_records(records: Sequence[Record], bundle: Bundle, origin: Path) ->
     """Bring records into the toys' form; see ``frame_of_run``."""
     if not records:
         msg = f"{origin} holds no pseudo-experiment; give the output folder of run_ingestion"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     ordered = sorted(records, key=lambda record: (record.set, record.index))
     nuisances = nuisances_of(bundle)
     degrees = bundle.regions.n_bins - 1

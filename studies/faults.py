@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sage.bundle import Bundle
-from sage.likelihood import Likelihood
-from sage.nuisances import PROCESSES
-from sage.response import Response
+from sage.binned.likelihood import Likelihood
+from sage.binned.response import Response
+from sage.challenge.nuisances import PROCESSES
+from sage.files.bundle import Bundle
 
 TES_CONSTRAINT, TEMPLATE_SHIFT, DROPPED_PROCESS = "tes-constraint", "template-shift", "dropped-process"
 FAULTS = {

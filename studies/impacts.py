@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sage.interval import Interval, measure_interval
-from sage.likelihood import MU, Likelihood
-from sage.profiling import FitResult, fit
+from sage.binned.likelihood import MU, Likelihood
+from sage.fit.interval import Interval, measure_interval
+from sage.fit.newton import FitResult, fit
 
 Pair = tuple[float, float]
 """What the shift down and the shift up give."""

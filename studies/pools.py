@@ -23,20 +23,20 @@ import pyarrow.parquet as pq
 from scipy import stats
 from tqdm import tqdm
 
-from harness.errors import HarnessError
-from sage.bundle import Bundle
-from sage.engine import Engine
-from sage.interval import measure_interval
-from sage.likelihood import MU, Likelihood
+from sage.binned.counting import NOMINAL, Noise, Point, choose_points, find_bins
+from sage.binned.likelihood import MU, Likelihood
+from sage.binned.response import Response, fit_response
+from sage.challenge.nuisances import NAMES, PROCESSES
+from sage.files.bundle import Bundle
+from sage.fit.interval import measure_interval
+from sage.fit.newton import FitResult
 from sage.measurement import likelihood_of
-from sage.nodes import NOMINAL, Noise, Point, choose_points, find_bins
-from sage.nuisances import NAMES, PROCESSES
-from sage.profiling import FitResult
-from sage.response import Response, fit_response
+from sage.network.engine import Engine
 from studies.analysis import pull_of
+from studies.likelihoods import asimov_likelihood, interval_options, parameters_at, yields_at
 from studies.toys import FAILED, ToySettings, Truth, draw_truth, toy_row
-from studies.weights import asimov_likelihood, interval_options, parameters_at, yields_at
-from training.dataset import Events, EventsFile
+from training.events import Events, EventsFile
+from workshop.errors import UsageError
 
 PARENTS_FILE = "parents.parquet"
 BLOCK = 32768
@@ -106,18 +106,18 @@ def read_events(folder: Path, test_size: float) -> tuple[Events, np.ndarray]:
         test_size: Fraction of the rows that are the table part.
 
     Raises:
-        HarnessError: If there are no parents.
+        UsageError: If there are no parents.
     """
     path = folder / PARENTS_FILE
     if not path.is_file():
         msg = f"{path} is missing; pools are split by showered parent, so use events of python -m scripts.simulate"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     file = EventsFile(folder, test_size)
     rows = file.rows("test")
     parents = pq.read_table(path)["parent"].to_numpy()
     if len(parents) != file.total_rows:
         msg = f"{path}: {len(parents)} rows for {file.total_rows} events; use the file that came with the events"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     return file.read(rows), parents[rows.start : rows.stop]
 
 
@@ -131,13 +131,13 @@ def normalise(weights: np.ndarray, classes: np.ndarray, pool: np.ndarray, n_pool
     """Scale weights so that each process has the same sum in every pool as in all of them together.
 
     Raises:
-        HarnessError: If a pool has no event of a process.
+        UsageError: If a pool has no event of a process.
     """
     cell = pool * len(PROCESSES) + classes
     sums = np.bincount(cell, weights, minlength=n_pools * len(PROCESSES)).reshape(n_pools, -1)
     if not (sums > 0).all():
         msg = f"{len(weights)} events do not fill {n_pools} pools; simulate more or ask for fewer pairs"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     scaled: np.ndarray = weights * (sums.sum(axis=0) / sums).ravel()[cell]
     return scaled
 
@@ -146,7 +146,7 @@ def count_pools(bundle: Bundle, events: Events, parents: np.ndarray, n_pools: in
     """Count all pools at the points at which a response is fitted; each event is evaluated once for all pools.
 
     Raises:
-        HarnessError: If a pool is empty in some bin.
+        UsageError: If a pool is empty in some bin.
     """
     pool = assign_pools(parents, n_pools, seed)
     weights = normalise(events.weights, events.classes, pool, n_pools)
@@ -162,7 +162,7 @@ def count_pools(bundle: Bundle, events: Events, parents: np.ndarray, n_pools: in
     empty = np.argwhere(~filled[:, :-1])
     if len(empty):
         msg = f"pool {empty[0][0]} has no event in bin {empty[0][1]}; simulate more or ask for fewer pairs"
-        raise HarnessError(msg)
+        raise UsageError(msg)
 
     def add(out: np.ndarray, bins: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> None:
         taken = rows[bins[rows] >= 0]
@@ -364,11 +364,11 @@ def _bins(
     """Return each event's bin at a nuisance point, shape (n,), -1 for none.
 
     Raises:
-        HarnessError: If the regions overlap, so that an event may have several.
+        UsageError: If the regions overlap, so that an event may have several.
     """
     if not bundle.regions.exclusive:
         msg = "the regions of these weights overlap; pools need disjoint ones"
-        raise HarnessError(msg)
+        raise UsageError(msg)
     parts = []
     for start in range(0, len(events), BLOCK):
         rows = slice(start, start + BLOCK)

@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from harness.dataset import EventFile
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
-from sage.bundle import Bundle, read_bundle
-from sage.engine import Engine
-from sage.interval import Interval
-from sage.likelihood import MU, Likelihood
+from harness.test_set import EventFile
+from sage.binned.counting import Noise
+from sage.binned.likelihood import MU, Likelihood
+from sage.binned.regions import Region, RegionSet
+from sage.binned.response import Point
+from sage.binned.tables import AXES, default_axes
+from sage.challenge.nuisances import PROCESSES, SIGNAL, variant
+from sage.files.bundle import Bundle, read_bundle
+from sage.fit.interval import Interval
 from sage.measurement import count_events, fit_interval, likelihood_of, read_test_set
-from sage.nodes import Noise
-from sage.nuisances import PROCESSES, SIGNAL, variant
-from sage.parameters import check_parameters
-from sage.regions import Region, RegionSet
-from sage.response import Point
-from sage.tables import AXES, default_axes
+from sage.network.engine import Engine
+from sage.network.parameters import check_parameters
 from training.counting import Counter, count_nodes
 
 PROBABILITY_EDGES = tuple(np.linspace(0.0, 1.0, 51).round(6).tolist())

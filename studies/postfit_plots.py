@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sage.nuisances import BACKGROUNDS, PROCESSES, SIGNAL
+from sage.challenge.nuisances import BACKGROUNDS, PROCESSES, SIGNAL
 from studies.plots import (
     BLACK,
     GREY,

@@ -111,13 +111,13 @@ def draw_estimates(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     return figure
 
 
-def draw_coverage(found: Analysis, title: str, calibrated: Mapping[float, tuple[float, float]] | None = None) -> Any:
+def draw_coverage(found: Analysis, title: str, corrected: Mapping[float, tuple[float, float]] | None = None) -> Any:
     """Draw coverage with binomial errors and the challenge's flat band, above the mean interval, against mu.
 
     Arguments:
         found: The analysis.
         title: Text above the panels.
-        calibrated: Coverage and interval with calibrated thresholds by mu, if any.
+        corrected: Coverage and interval with corrected thresholds by mu, if any.
     """
     figure, panels = new_figure(6.0, 6.0, rows=2, sharex=True)
     upper, lower = panels[:, 0]
@@ -135,11 +135,9 @@ def draw_coverage(found: Analysis, title: str, calibrated: Mapping[float, tuple[
     widths = [group.interval for group in found.groups]
     errors = [group.interval_error for group in found.groups]
     lower.errorbar(mus, widths, yerr=errors, fmt="o", ms=4, color=BLUE, capsize=2)
-    if calibrated:
-        upper.plot(
-            list(calibrated), [pair[0] for pair in calibrated.values()], "s", ms=4, color=RED, label="calibrated"
-        )
-        lower.plot(list(calibrated), [pair[1] for pair in calibrated.values()], "s", ms=4, color=RED)
+    if corrected:
+        upper.plot(list(corrected), [pair[0] for pair in corrected.values()], "s", ms=4, color=RED, label="corrected")
+        lower.plot(list(corrected), [pair[1] for pair in corrected.values()], "s", ms=4, color=RED)
     upper.set_ylabel("coverage")
     upper.set_ylim(*_coverage_range(values, below, above))
     upper.legend(frameon=False, fontsize=8)

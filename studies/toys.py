@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.errors import HarnessError
 from harness.pseudo_experiments import draw_nuisances
 from harness.settings import LARGEST_SEED, MU_RANGE
-from sage.bundle import Bundle
+from sage.binned.likelihood import Likelihood
+from sage.challenge.nuisances import CHALLENGE, NAMES
 from sage.errors import FitError
-from sage.interval import Interval
-from sage.ladder import climb
-from sage.likelihood import Likelihood
+from sage.files.bundle import Bundle
+from sage.fit.interval import Interval
+from sage.fit.ladder import climb
+from sage.fit.newton import fit
 from sage.measurement import likelihood_of
-from sage.nuisances import CHALLENGE, NAMES
-from sage.profiling import fit
 from studies.faults import FAULTS, faulty_likelihood, faulty_templates
 from studies.impacts import has_simulation, without_simulation
-from studies.weights import check_values, interval_options, nuisances_of, open_weights, weights_hash, yields_at
+from studies.likelihoods import check_values, interval_options, nuisances_of, open_weights, weights_hash, yields_at
+from workshop.errors import UsageError
 
 OK, FLAGGED, FAILED = "ok", "flagged", "failed"
 SIMULATION = ("both", "toys", "fit", "none")
@@ -64,13 +64,13 @@ class ToySettings:
     def __post_init__(self) -> None:
         if self.simulation not in SIMULATION:
             msg = f"simulation is {self.simulation!r}; choose one of {', '.join(SIMULATION)}"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         if self.fault is not None and self.fault not in FAULTS:
             msg = f"no fault is called {self.fault!r}; choose one of {', '.join(FAULTS)}"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         if not 0 <= self.seed <= LARGEST_SEED:
             msg = f"seed is {self.seed}; it must lie in 0 to {LARGEST_SEED}"
-            raise HarnessError(msg)
+            raise UsageError(msg)
         check_values(dict(self.fixed), CHALLENGE)
 
     def identity(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _prepared(settings: ToySettings) -> tuple[Bundle, Likelihood]:
         msg = (
             f"{settings.weights}: the likelihood of these weights has no simulation uncertainty; use --simulation none"
         )
-        raise HarnessError(msg)
+        raise UsageError(msg)
     if settings.simulation in ("toys", "none"):
         likelihood = without_simulation(likelihood)
     return bundle, faulty_likelihood(likelihood, settings.fault)

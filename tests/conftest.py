@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sage.nuisances import CHALLENGE, PROCESSES
-from sage.tables import YieldTables, default_axes
+from sage.binned.tables import YieldTables, default_axes
+from sage.challenge.nuisances import CHALLENGE, PROCESSES
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = ROOT / "training" / "configs" / "demo.yaml"
@@ -50,7 +50,7 @@ def analytic_yields(tes: float, jes: float, soft_met: float, n_bins: int) -> np.
 def _no_hurry():
     """Stop the clock of the time guard, lest a busy machine changes answers; tests of the guard set their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sage.deadline.clock", lambda: 0.0)
+        patch.setattr("sage.fit.deadline.clock", lambda: 0.0)
         yield
 
 

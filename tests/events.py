@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from sage.shifts import PRIMARIES
+from sage.challenge.shifts import PRIMARIES
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"

@@ -51,7 +51,7 @@ def alone(given, at_start):
     model = pickle.loads(content)
     seen = watch()
     answers = [model.predict(each) for each in sets]
-    fitted = type(model)(lambda train_size: train, calibration="rebuild")
+    fitted = type(model)(lambda train_size: train, rebuilding="rebuild")
     fitted.fit()
     again = [fitted.predict(each) for each in sets]
     happened = list(seen)

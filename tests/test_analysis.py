@@ -1,4 +1,4 @@
-"""The analysis of toys against scipy, and calibration against a statistic with known quantiles."""
+"""The analysis of toys against scipy, and thresholds against a statistic with known quantiles."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from harness.scores import ONE_SIGMA, coverage_penalty, quantiles_score
-from sage.nuisances import NAMES
+from sage.challenge.nuisances import NAMES
 from studies.analysis import analyse, binomial_error, flat_band, fraction, pull_of, uniformity
-from studies.calibration import Thresholds, calibrated_widths, compare, thresholds_from
+from studies.thresholds import Thresholds, compare, corrected_widths, thresholds_from
 from studies.toy_report import as_text
 
 SIGMA = 0.3
@@ -146,7 +146,7 @@ def test_one_toy_gives_no_width_and_many_mus_are_grouped():
 
 
 @pytest.mark.stat
-def test_calibration_repairs_intervals_that_are_too_narrow():
+def test_rebuilding_repairs_intervals_that_are_too_narrow():
     """Claimed uncertainties of 0.8 need a rise of 0.5 / 0.8^2."""
     made = gaussian_toys(20000, seed=5, narrow=0.8)
     thresholds = thresholds_from(made)
@@ -156,17 +156,17 @@ def test_calibration_repairs_intervals_that_are_too_narrow():
     assert (thresholds.error > 0).all()
     *_, everything = compare(gaussian_toys(8000, seed=6, narrow=0.8), thresholds)
     assert everything.coverage.value < 0.6
-    assert everything.calibrated_coverage.value == pytest.approx(ONE_SIGMA, abs=4 * binomial_error(8000) + 0.01)
-    assert everything.calibrated_interval == pytest.approx(2 * SIGMA, rel=0.02)
+    assert everything.corrected_coverage.value == pytest.approx(ONE_SIGMA, abs=4 * binomial_error(8000) + 0.01)
+    assert everything.corrected_interval == pytest.approx(2 * SIGMA, rel=0.02)
 
 
-def test_calibrated_widths_follow_the_threshold():
+def test_corrected_widths_follow_the_threshold():
     frame = pd.DataFrame({"mu_hat": [1.0, 2.0], "p16": [0.7, 1.9], "p84": [1.4, 2.1]})
     for level in (0.5, 0.3, 1.0):
         flat = Thresholds(np.array([0.0, 3.0]), np.full(2, level), np.zeros(2), np.ones(2, int))
         np.testing.assert_allclose(
-            calibrated_widths(frame, flat), (frame.p84 - frame.p16) * math.sqrt(2 * level), rtol=2e-3
+            corrected_widths(frame, flat), (frame.p84 - frame.p16) * math.sqrt(2 * level), rtol=2e-3
         )
     rising = Thresholds(np.array([0.0, 2.0]), np.array([0.5, 1.5]), np.zeros(2), np.ones(2, int))
-    upper = calibrated_widths(frame[:1], rising)[0]
+    upper = corrected_widths(frame[:1], rising)[0]
     assert 0.7 * math.sqrt(2 * 0.75) < upper < 0.7 * math.sqrt(2 * 1.5)

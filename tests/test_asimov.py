@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sage.interval import measure_interval
-from sage.likelihood import MU
-from sage.nuisances import NAMES, PROCESSES
+from sage.binned.likelihood import MU
+from sage.challenge.nuisances import NAMES, PROCESSES
+from sage.fit.interval import measure_interval
 from scripts import asimov
 from studies.asimov import as_text, scan_mu, study_asimov, yield_changes
 from studies.impacts import breakdown_by_auxiliary_data, breakdown_by_freezing, correlations, frozen, impacts
-from studies.weights import asimov_likelihood, nuisances_of, open_weights, parameters_at, process_yields
+from studies.likelihoods import asimov_likelihood, nuisances_of, open_weights, parameters_at, process_yields
 from tests.conftest import ROOT
 
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sage.nuisances import PROCESSES
-from sage.regions import REGION_SETS
+from sage.binned.regions import REGION_SETS
+from sage.challenge.nuisances import PROCESSES
 from training.binning import BinningRule, choose_edges, merge
 
 N = 100

@@ -8,25 +8,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sage.bundle import read_bundle
+from sage.binned.counting import NOMINAL, Noise, choose_points, draw_points
+from sage.binned.regions import counts, quantities
+from sage.binned.response import POWERS, Response, fill_grid, fit_response, monomials
+from sage.binned.tables import GRID, YieldTables, default_axes
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import select, shift
 from sage.errors import WeightsError
-from sage.graph import jets_present, normalise, raw_inputs
-from sage.network import class_probabilities, from_arrays
-from sage.nodes import NOMINAL, Noise, choose_points, draw_points
-from sage.nuisances import PROCESSES
-from sage.regions import counts, quantities
-from sage.response import POWERS, Response, fill_grid, fit_response, monomials
-from sage.shifts import select, shift
-from sage.tables import GRID, YieldTables, default_axes
+from sage.files.bundle import read_bundle
+from sage.network.dense import class_probabilities, from_arrays
+from sage.network.graph import jets_present, normalise, raw_inputs
 from tests.conftest import analytic_yields
 from tests.events import small_data
 from training.build_tables import build_tables, read_network
 from training.config import Config, TablesConfig, TrainingConfig
 from training.counting import Counter, Job, count_nodes
-from training.dataset import EventsFile
-from training.files import read_arrays
+from training.events import EventsFile
 from training.make_weights import make_weights, write_weights
 from training.validation import validate
+from workshop.files import read_arrays
 
 CONFIG = Config(
     seed=3,
@@ -252,7 +252,7 @@ def test_validation_fails_where_templates_are_wrong():
 
 def test_seed_region_set(built, data, tmp_path):
     config = dataclasses.replace(
-        CONFIG, tables=dataclasses.replace(CONFIG.tables, region_set="seed", nodes=19, held_out=0)
+        CONFIG, tables=dataclasses.replace(CONFIG.tables, region_set="published", nodes=19, held_out=0)
     )
     report = build_tables(config, data, built[0] / "training", tmp_path / "tables")
     assert list(report["bins"]) == ["FR", "CR1", "CR2", "CR3"]

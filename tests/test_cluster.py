@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from sage.bundle import read_bundle
-from sage.nodes import KINDS, Noise, choose_points
+from sage.binned.counting import KINDS, Noise, choose_points
+from sage.files.bundle import read_bundle
 from tests.events import ROOT, small_data
 from training.counting import Counter, Job, count_nodes
 

@@ -20,11 +20,11 @@ import psutil
 import pytest
 import torch
 
-from harness.bundle import bundle_files
-from harness.dataset import EventFile
+from harness.packing import bundle_files
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
+from harness.test_set import EventFile
 from model import Model
-from sage.nuisances import NAMES
+from sage.challenge.nuisances import NAMES
 from tests import predicting
 from tests.conftest import ROOT
 from tests.events import DATA_FILE, METADATA_FILE, drawn_frame, embedded_frame
@@ -102,7 +102,7 @@ def test_global_states_are_untouched(model, sets):
     environment, folder, path = dict(os.environ), Path.cwd(), list(sys.path)
     states = random.getstate(), copy.deepcopy(np.random.get_state()), torch.get_rng_state(), np.geterr()
     asked = []
-    fresh = Model(lambda **given: asked.append(given) or np.random.random(3), calibration="rebuild")
+    fresh = Model(lambda **given: asked.append(given) or np.random.random(3), rebuilding="rebuild")
     fresh.fit()
     assert asked
     fresh.predict(sets[0])
@@ -196,7 +196,7 @@ FULL, PREDICTIONS, LONGEST = 1_050_000, 50, 12.0
 @pytest.mark.slow
 def test_time_and_memory_of_full_size(monkeypatch):
     """The clock of the time guard runs: in normal use it changes nothing."""
-    monkeypatch.setattr("sage.deadline.clock", time.monotonic)
+    monkeypatch.setattr("sage.fit.deadline.clock", time.monotonic)
     sets = [{"data": drawn_frame(FULL, 12 + number), "weights": np.ones(FULL)} for number in range(3)]
     fresh = Model(threads=1)
     before, seconds = 0, []

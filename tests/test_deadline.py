@@ -9,19 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import sage.deadline
-import sage.ladder
+import sage.fit.deadline
+import sage.fit.ladder
 import sage.measurement
 from model import Model
-from sage.bundle import DEFAULT_SETTINGS
-from sage.deadline import SHARE, Deadline
-from sage.engine import Engine
+from sage.binned.likelihood import Likelihood
+from sage.challenge.nuisances import CHALLENGE
 from sage.errors import TimeLimitError
-from sage.interval import measure_interval
-from sage.ladder import climb
-from sage.likelihood import Likelihood
+from sage.files.settings import DEFAULT_SETTINGS
+from sage.fit.deadline import SHARE, Deadline
+from sage.fit.interval import measure_interval
+from sage.fit.ladder import climb
 from sage.measurement import count_events, likelihood_of, measure, read_test_set
-from sage.nuisances import CHALLENGE
+from sage.network.engine import Engine
 from tests.events import drawn_frame, full_weights
 from tests.test_ladder import STEPS, broken
 
@@ -61,7 +61,7 @@ def clock(monkeypatch):
             self.looks, self.last = 0, looks
 
     made = Clock()
-    monkeypatch.setattr(sage.deadline, "clock", made)
+    monkeypatch.setattr(sage.fit.deadline, "clock", made)
     return made
 
 
@@ -112,15 +112,15 @@ def test_from_every_step_it_goes_straight_to_the_last_one(model, test_set, clock
     likelihood = likelihood_of(count_events(columns, model.bundle, model._ready(), weights), model.bundle)
     names = list(STEPS)
     for name in names[: names.index(last)]:
-        monkeypatch.setattr(sage.ladder, STEPS[name], broken)
+        monkeypatch.setattr(sage.fit.ladder, STEPS[name], broken)
     for name in names[names.index(last) + 1 : -1]:
-        monkeypatch.setattr(sage.ladder, STEPS[name], lambda *_: pytest.fail("tried a step without time"))
+        monkeypatch.setattr(sage.fit.ladder, STEPS[name], lambda *_: pytest.fail("tried a step without time"))
     clock.stop_after(1 + evaluations)
     interval = climb(replace(likelihood, deadline=Deadline(LIMIT)))
     assert clock.looks == 1 + evaluations + 1
     assert interval.flags[0] == "fit_by_total"
     assert interval.flags[-1].startswith(f"time_guard: {last} stopped, ")
-    expected = sage.ladder.total_interval(likelihood, None, None)
+    expected = sage.fit.ladder.total_interval(likelihood, None, None)
     assert (interval.low, interval.fit.mu, interval.high) == (expected.low, expected.fit.mu, expected.high)
 
 
@@ -136,9 +136,9 @@ def with_settings(model, **settings):
 
 
 def test_the_published_recipe_is_not_cut(model, test_set, clock, monkeypatch):
-    monkeypatch.setattr(sage.measurement, "seed_interval", measure_interval)
+    monkeypatch.setattr(sage.measurement, "published_interval", measure_interval)
     clock.stop_after(0)
-    assert not check(measure(test_set, with_settings(model, profile="seed"), model._ready()))
+    assert not check(measure(test_set, with_settings(model, profile="published"), model._ready()))
 
 
 def test_no_limit_is_none(model, test_set, clock):
@@ -150,7 +150,7 @@ def test_no_limit_is_none(model, test_set, clock):
 
 
 def test_a_limit_that_nothing_can_keep_with_a_real_clock(model, test_set, monkeypatch):
-    monkeypatch.setattr(sage.deadline, "clock", time.monotonic)
+    monkeypatch.setattr(sage.fit.deadline, "clock", time.monotonic)
     result = measure(test_set, with_settings(model, time_limit=1e-6), model._ready())
     assert (result.status, len(check(result))) == ("fallback", 1)
 
@@ -166,7 +166,7 @@ def test_a_total_outside_the_bounds_ends_in_the_fall_back_with_the_reason(model,
 
 def test_it_fires_before_the_limit(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(sage.deadline, "clock", lambda: now[0])
+    monkeypatch.setattr(sage.fit.deadline, "clock", lambda: now[0])
     deadline = Deadline(LIMIT)
     now[0] = 100.0 + SHARE * LIMIT
     deadline.check()
@@ -177,7 +177,7 @@ def test_it_fires_before_the_limit(monkeypatch):
 
 
 def test_looking_at_the_clock_is_nothing_beside_an_evaluation(monkeypatch, analytic_tables):
-    monkeypatch.setattr(sage.deadline, "clock", time.monotonic)
+    monkeypatch.setattr(sage.fit.deadline, "clock", time.monotonic)
     likelihood = Likelihood(analytic_tables, CHALLENGE, np.ones(40), np.ones(40, bool))
     at, deadline = np.eye(7)[0], Deadline(LIMIT)
 

@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from harness.dataset import EventFile
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from harness.runner import RunOptions, run
 from harness.settings import make_settings
+from harness.test_set import EventFile
 from model import Model
-from sage.interval import measure_interval
-from sage.likelihood import Likelihood
+from sage.binned.likelihood import Likelihood
+from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
+from sage.fit.interval import measure_interval
 from sage.measurement import likelihood_of
-from sage.nuisances import CHALLENGE, NAMES, PROCESSES
 from scripts.score import main as score
 from tests.conftest import DEMO_CONFIG, REAL_EVENTS, ROOT
 from training.config import read_config

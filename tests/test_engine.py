@@ -19,14 +19,14 @@ import pytest
 import torch
 
 from model import Model
-from sage import engine as engine_module
-from sage.bundle import read_bundle
-from sage.engine import KINDS, Engine, default_threads
+from sage.challenge.shifts import PRIMARIES
 from sage.errors import EngineError
-from sage.graph import INPUTS
+from sage.files.bundle import read_bundle
 from sage.measurement import count_events, read_test_set
-from sage.native import LIBRARY
-from sage.shifts import PRIMARIES
+from sage.network import engine as engine_module
+from sage.network.engine import KINDS, Engine, default_threads
+from sage.network.graph import INPUTS
+from sage.network.native import LIBRARY
 from tests.conftest import REAL_EVENTS, ROOT
 from tests.events import drawn_frame, full_weights
 from tests.test_native import DAMAGE, random_events
@@ -81,7 +81,7 @@ def test_blocks_and_order_do_not_change_the_counts(bundle, test_set, monkeypatch
 
 def test_the_automatic_choice_is_the_kernel_and_logged_at_debug_level(test_set, caplog):
     model = Model()
-    with caplog.at_level(logging.DEBUG, "sage.engine"):
+    with caplog.at_level(logging.DEBUG, "sage.network.engine"):
         model.predict({"data": test_set["data"].iloc[:20_000], "weights": full_weights(20_000)})
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
     assert caplog.records[0].getMessage().startswith("engine: native (")
@@ -105,7 +105,7 @@ def test_unusable_library_falls_through_to_torch_and_is_flagged(test_set, tmp_pa
     path = tmp_path / LIBRARY.name
     if kind != "missing":
         path.write_bytes(DAMAGE[kind](LIBRARY.read_bytes()))
-    monkeypatch.setattr("sage.native.LIBRARY", path)
+    monkeypatch.setattr("sage.network.native.LIBRARY", path)
     model = Model()
     assert model.predict(few) == expected
     assert model.last_result.status == "flagged"
@@ -118,8 +118,8 @@ def test_unusable_library_falls_through_to_torch_and_is_flagged(test_set, tmp_pa
 
 
 def test_without_any_back_end_the_answer_is_the_flagged_fallback(test_set, tmp_path, monkeypatch):
-    monkeypatch.setattr("sage.native.LIBRARY", tmp_path / "none.so")
-    monkeypatch.setitem(sys.modules, "sage.network", None)
+    monkeypatch.setattr("sage.network.native.LIBRARY", tmp_path / "none.so")
+    monkeypatch.setitem(sys.modules, "sage.network.dense", None)
     model = Model()
     assert model.predict(test_set)["mu_hat"] == 1.55
     assert "native library" in model.last_result.flags[0]
@@ -148,7 +148,7 @@ def test_without_the_kernel_a_gpu_that_fails_is_left_for_torch_and_flagged(bundl
             yield from map(function, items)
 
     build = Engine._build
-    monkeypatch.setattr("sage.native.LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr("sage.network.native.LIBRARY", tmp_path / "none.so")
     monkeypatch.setattr(engine_module, "_gpu_usable", lambda: True)
     monkeypatch.setattr(Engine, "_build", lambda self, kind: Failing() if kind == "cuda" else build(self, kind))
     values, jets = random_events(100)

@@ -9,7 +9,7 @@ from scipy.stats import ks_2samp
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from sage.nuisances import PROCESSES
+from sage.challenge.nuisances import PROCESSES
 from tests.events import small_data
 from training import evaluate as program
 from training import reference_classifiers

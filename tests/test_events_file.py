@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import dataset
+from harness import test_set
 from harness.columns import PROCESS_ORDER
-from harness.dataset import EventFile
-from harness.errors import HarnessError
-from harness.pool import DiskPool, attach
+from harness.mapped import DiskPool, attach
+from harness.test_set import EventFile
 from harness.workers import pickle_model
 from tests import official
+from workshop.errors import UsageError
 
 EVENTS = pd.read_parquet(official.REAL_EVENTS)
 
@@ -43,8 +43,8 @@ class TestEventFile:
 
     def test_row_groups_do_not_matter_and_only_needed_ones_are_read(self, tmp_path, events_folder, monkeypatch):
         official.events_folder(tmp_path)
-        pq.write_table(pa.Table.from_pandas(EVENTS), tmp_path / dataset.FILE_NAME, row_group_size=64)
-        monkeypatch.setattr(dataset, "BATCH_ROWS", 50)
+        pq.write_table(pa.Table.from_pandas(EVENTS), tmp_path / test_set.FILE_NAME, row_group_size=64)
+        monkeypatch.setattr(test_set, "BATCH_ROWS", 50)
         whole, grouped = EventFile(events_folder), EventFile(tmp_path)
         read = []
         plain = grouped._file
@@ -99,7 +99,7 @@ class TestEventFile:
         ],
     )
     def test_impossible_selections(self, events_folder, arguments, named):
-        with pytest.raises(HarnessError, match=named):
+        with pytest.raises(UsageError, match=named):
             EventFile(events_folder).load_train_set(**arguments)
 
     def test_test_size_and_metadata(self, tmp_path, caplog, monkeypatch):
@@ -110,7 +110,7 @@ class TestEventFile:
         assert EventFile(folder, 0.5).test_rows == 250
         caplog.clear()
         (folder / "FAIR_Universe_HiggsML_data_metadata.json").unlink()
-        events = EventFile(folder / dataset.FILE_NAME)
+        events = EventFile(folder / test_set.FILE_NAME)
         assert "sum_weights" in caplog.text
         weights = np.concatenate([frame["weights"] for frame in events.load_test_set().values()])
         assert weights.sum() == pytest.approx(EVENTS["weights"].iloc[:150].sum(), rel=1e-5)
@@ -134,9 +134,9 @@ class TestEventFile:
         }
         changed = EVENTS.copy()
         changed.loc[499, "PRI_met"] += 1
-        changed.to_parquet(official.events_folder(tmp_path / "changed") / dataset.FILE_NAME)
+        changed.to_parquet(official.events_folder(tmp_path / "changed") / test_set.FILE_NAME)
         others.add(EventFile(tmp_path / "changed").fingerprint())
-        monkeypatch.setattr(dataset, "HASH_ALL_BELOW", 0)
+        monkeypatch.setattr(test_set, "HASH_ALL_BELOW", 0)
         others.add(EventFile(tmp_path / "changed").fingerprint())
         others.add(EventFile(events_folder).fingerprint())
         assert len(others - {same}) == 5
@@ -160,7 +160,7 @@ class TestEventFile:
         events = EventFile(events_folder)
         for number, named in ((errno.ENOSPC, "No space left"), (errno.EFBIG, "too large"), (errno.EDQUOT, "quota")):
             refuse(number)
-            with pytest.raises(HarnessError, match=f"no room.*{named}.*--workers 1"):
+            with pytest.raises(UsageError, match=f"no room.*{named}.*--workers 1"):
                 events.load_test_set(DiskPool(tmp_path).allocate)
         refuse(errno.EOPNOTSUPP)
         events.load_test_set(DiskPool(tmp_path).allocate)
@@ -170,7 +170,7 @@ class TestEventFile:
         assert (tmp_path / "0.npy").stat().st_blocks * 512 >= 1_200_000
 
     def test_cannot_be_pickled_like_the_official_one(self, events_folder):
-        with pytest.raises(HarnessError, match="cannot be pickled"):
+        with pytest.raises(UsageError, match="cannot be pickled"):
             pickle_model(EventFile(events_folder).load_train_set)
 
 
@@ -204,18 +204,18 @@ BAD_FILES = {
 def test_bad_events_are_refused(tmp_path, case):
     spoil, named = BAD_FILES[case]
     folder = official.events_folder(tmp_path, total_rows=None)
-    spoil(EVENTS.copy()).to_parquet(folder / dataset.FILE_NAME)
-    with pytest.raises(HarnessError, match=named) as caught:
+    spoil(EVENTS.copy()).to_parquet(folder / test_set.FILE_NAME)
+    with pytest.raises(UsageError, match=named) as caught:
         EventFile(folder).load_test_set()
-    assert dataset.FILE_NAME in str(caught.value)
+    assert test_set.FILE_NAME in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_bad_events_in_the_training_part_are_refused(tmp_path):
     folder = official.events_folder(tmp_path)
-    change("PRI_met", np.nan, row=400)(EVENTS.copy()).to_parquet(folder / dataset.FILE_NAME)
+    change("PRI_met", np.nan, row=400)(EVENTS.copy()).to_parquet(folder / test_set.FILE_NAME)
     EventFile(folder).load_test_set()
-    with pytest.raises(HarnessError, match="'PRI_met' holds nan"):
+    with pytest.raises(UsageError, match="'PRI_met' holds nan"):
         EventFile(folder).load_train_set()
 
 
@@ -223,8 +223,8 @@ def test_bad_events_in_the_training_part_are_refused(tmp_path):
 def test_truncated_file_is_refused(tmp_path, keep):
     folder = official.events_folder(tmp_path)
     data = official.REAL_EVENTS.read_bytes()
-    (folder / dataset.FILE_NAME).write_bytes(data[:keep])
-    with pytest.raises(HarnessError, match="not a readable Parquet file"):
+    (folder / test_set.FILE_NAME).write_bytes(data[:keep])
+    with pytest.raises(UsageError, match="not a readable Parquet file"):
         EventFile(folder)
 
 
@@ -232,8 +232,8 @@ def test_damaged_pages_are_refused(tmp_path):
     folder = official.events_folder(tmp_path)
     data = bytearray(official.REAL_EVENTS.read_bytes())
     data[4:20_000] = bytes(19_996)
-    (folder / dataset.FILE_NAME).write_bytes(data)
-    with pytest.raises(HarnessError, match="damaged"):
+    (folder / test_set.FILE_NAME).write_bytes(data)
+    with pytest.raises(UsageError, match="damaged"):
         EventFile(folder).load_test_set()
 
 
@@ -244,10 +244,10 @@ def test_damaged_pages_are_refused(tmp_path):
 def test_bad_metadata_is_refused(tmp_path, text, named):
     folder = official.events_folder(tmp_path)
     (folder / "FAIR_Universe_HiggsML_data_metadata.json").write_text(text)
-    with pytest.raises(HarnessError, match=named):
+    with pytest.raises(UsageError, match=named):
         EventFile(folder)
 
 
 def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(HarnessError, match="no such events file"):
+    with pytest.raises(UsageError, match="no such events file"):
         EventFile(tmp_path)

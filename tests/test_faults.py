@@ -21,7 +21,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from harness.pool import POOL_FOLDER
+from harness.mapped import POOL_FOLDER
 from harness.results import read_records
 from tests import official
 from tests.conftest import ROOT

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sage.features import ANGULAR_PAIRS, DERIVED, angular_distances, derived
-from sage.shifts import select, shift, thresholds
+from sage.challenge.features import ANGULAR_PAIRS, DERIVED, angular_distances, derived
+from sage.challenge.shifts import select, shift, thresholds
 from tests.events import columns_of, embedded_frame, mixed_frame, odd_frame, official
 from tests.test_shifts import POINTS
 

@@ -13,13 +13,13 @@ from hypothesis.extra.numpy import arrays
 from iminuit import Minuit
 
 from model import WEIGHTS
-from sage.bundle import read_bundle
-from sage.interval import measure_interval
-from sage.likelihood import Likelihood
+from sage.binned.likelihood import Likelihood
+from sage.binned.tables import GRID, YieldTables, default_axes
+from sage.challenge.nuisances import CHALLENGE, VARIANTS, variant
+from sage.files.bundle import read_bundle
+from sage.fit.interval import measure_interval
+from sage.fit.newton import fit, fit_global
 from sage.measurement import likelihood_of as measured_likelihood
-from sage.nuisances import CHALLENGE, VARIANTS, variant
-from sage.profiling import fit, fit_global
-from sage.tables import GRID, YieldTables, default_axes
 
 N_BINS = 40
 ALL_SIGNAL = np.ones(N_BINS, bool)
@@ -202,7 +202,7 @@ def test_signal_may_be_negative_but_no_expectation(analytic_tables):
 @pytest.mark.parametrize("with_bracket", [False, True])
 def test_a_limit_is_where_the_profile_crosses_its_threshold(analytic_tables, monkeypatch, with_bracket):
     if with_bracket:
-        monkeypatch.setattr("sage.interval._newton_limit", lambda *_: None)
+        monkeypatch.setattr("sage.fit.interval._newton_limit", lambda *_: None)
     rng = np.random.default_rng(16)
     truth = np.array([1.0, 0.5, -0.8, 0.4, 0.3, -0.5, 0.2])
     likelihood = likelihood_of(analytic_tables, rng.poisson(expected(analytic_tables, truth)).astype(float))
@@ -223,7 +223,7 @@ def test_newton_and_the_bracket_find_the_same_limits(analytic_tables, monkeypatc
         likelihood = likelihood_of(analytic_tables, rng.poisson(expected(analytic_tables, truth)).astype(float))
         by_newton = measure_interval(likelihood)
         with monkeypatch.context() as patch:
-            patch.setattr("sage.interval._newton_limit", lambda *_: None)
+            patch.setattr("sage.fit.interval._newton_limit", lambda *_: None)
             bracketed = measure_interval(likelihood)
         for one, other in ((by_newton.low, bracketed.low), (by_newton.high, bracketed.high)):
             assert one == pytest.approx(other, abs=1e-3 * by_newton.fit.sigma_mu)

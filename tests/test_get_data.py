@@ -11,10 +11,10 @@ import zipfile
 
 import pytest
 
-from harness.dataset import FILE_NAME, METADATA_NAME
 from harness.download import ARCHIVE_NAME, CHUNK, RemoteFile, download, extract, find_archive
-from harness.errors import HarnessError
+from harness.test_set import FILE_NAME, METADATA_NAME
 from scripts.get_data import main
+from workshop.errors import UsageError
 
 
 def make_archive(names=(FILE_NAME, METADATA_NAME), content=b"x" * 300_000) -> bytes:
@@ -115,7 +115,7 @@ def test_interrupted_download_goes_on(serve, tmp_path, resumes):
     server = serve(make_archive(), break_after=100_000, resumes=resumes)
     remote = find_archive(f"{server.root}/record")
     target = tmp_path / ARCHIVE_NAME
-    with pytest.raises(HarnessError, match="same command continues"):
+    with pytest.raises(UsageError, match="same command continues"):
         download(remote, target)
     assert not target.exists()
     download(remote, target)
@@ -132,7 +132,7 @@ def test_complete_download_of_unknown_size(serve, tmp_path, right):
     partial.write_bytes(server.content if right else server.content[:-1] + b"?")
     remote = RemoteFile(f"{server.root}/archive", None, "sha256", hashlib.sha256(server.content).hexdigest())
     if not right:
-        with pytest.raises(HarnessError, match="it was removed, try again"):
+        with pytest.raises(UsageError, match="it was removed, try again"):
             download(remote, target)
         assert not partial.exists()
     download(remote, target)
@@ -142,7 +142,7 @@ def test_complete_download_of_unknown_size(serve, tmp_path, right):
 
 def test_wrong_hash_is_removed(serve, tmp_path):
     server = serve(make_archive())
-    with pytest.raises(HarnessError, match="expected 00; it was removed"):
+    with pytest.raises(UsageError, match="expected 00; it was removed"):
         download(RemoteFile(f"{server.root}/archive", None, "sha256", "00"), tmp_path / ARCHIVE_NAME)
     assert not list(tmp_path.iterdir())
 
@@ -150,7 +150,7 @@ def test_wrong_hash_is_removed(serve, tmp_path):
 def test_archive_without_the_data_leaves_nothing(tmp_path):
     archive = tmp_path / ARCHIVE_NAME
     archive.write_bytes(make_archive(names=(METADATA_NAME,)))
-    with pytest.raises(HarnessError, match="holds no"):
+    with pytest.raises(UsageError, match="holds no"):
         extract(archive, tmp_path / "out")
     assert not (tmp_path / "out" / FILE_NAME).exists()
 
@@ -158,7 +158,7 @@ def test_archive_without_the_data_leaves_nothing(tmp_path):
 def test_archive_that_leaves_the_folder_is_refused(tmp_path):
     archive = tmp_path / ARCHIVE_NAME
     archive.write_bytes(make_archive(names=("../evil",)))
-    with pytest.raises(HarnessError, match="out of the folder"):
+    with pytest.raises(UsageError, match="out of the folder"):
         extract(archive, tmp_path / "out")
     assert not (tmp_path / "evil").exists()
 
@@ -172,7 +172,7 @@ def test_no_network_says_what_to_do(tmp_path, monkeypatch, capsys):
 
 
 def test_plain_http_to_elsewhere_is_refused(tmp_path):
-    with pytest.raises(HarnessError, match="must be encrypted"):
+    with pytest.raises(UsageError, match="must be encrypted"):
         download(RemoteFile("http://example.org/a", None, "md5", "0"), tmp_path / "a")
 
 
@@ -183,7 +183,7 @@ def test_redirect_to_plain_http_is_refused(serve, tmp_path, way):
     other.redirect = f"{server.root}/archive"
     server.redirect = f"{other.root}/archive" if way == "there" else f"{other.root}/elsewhere"
     digest = hashlib.sha256(server.content).hexdigest()
-    with pytest.raises(HarnessError, match=f"redirects to {other.root}/.*must be encrypted"):
+    with pytest.raises(UsageError, match=f"redirects to {other.root}/.*must be encrypted"):
         download(RemoteFile(f"{server.root}/elsewhere", None, "sha256", digest), tmp_path / "a")
     assert not list(tmp_path.iterdir())
     server.redirect = f"{server.root}/archive"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sage.features import angular_distances, derived
-from sage.graph import (
+from sage.challenge.features import angular_distances, derived
+from sage.challenge.shifts import PRIMARIES, select, shift
+from sage.network.graph import (
     BRANCHES,
     INPUTS,
     JETS,
@@ -16,7 +17,6 @@ from sage.graph import (
     raw_inputs,
     required_jets,
 )
-from sage.shifts import PRIMARIES, select, shift
 from tests.events import columns_of, embedded_frame, mixed_frame, odd_frame
 from training.inputs import Points, inputs_at_points
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from harness import runner
-from harness.dataset import EventFile
-from harness.errors import HarnessError
 from harness.experiment import check_answer, describe
-from harness.pool import POOL_FOLDER
+from harness.mapped import POOL_FOLDER
 from harness.results import read_records, read_results
 from harness.runner import RunOptions, run
 from harness.settings import Job, make_settings
+from harness.test_set import EventFile
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
+from workshop.errors import UsageError
 
 COUNTING = official.TESTS / "submissions" / "counting"
 SETTINGS = make_settings(2, 3, seed=21)
@@ -47,7 +47,7 @@ def test_answers_that_break_the_contract(answer, named):
     assert check_answer(good, JOB) == {"mu_hat": 1.0, "delta_mu_hat": 0.5, "p16": 0, "p84": 1.5}
     if isinstance(answer, dict) and len(answer) == 1 and "delta_mu_hat" not in named:
         answer = {**good, **answer}
-    with pytest.raises(HarnessError, match=named) as caught:
+    with pytest.raises(UsageError, match=named) as caught:
         check_answer(answer, JOB)
     assert "set 1, pseudo-experiment 2 (seed 26)" in str(caught.value)
 
@@ -144,7 +144,7 @@ class TestRun:
         calls = []
         real = runner.run_experiment
         monkeypatch.setattr(runner, "run_experiment", lambda *given: calls.append(given[2]) or real(*given))
-        with pytest.raises(HarnessError, match="no test_settings"):
+        with pytest.raises(UsageError, match="no test_settings"):
             read_results(output)
         run(options(events_folder, output))
         assert len(calls) == 4
@@ -172,7 +172,7 @@ class TestRun:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(os, "posix_fallocate", refuse)
-        with pytest.raises(HarnessError, match=r"results.*no room for .*No space left.*--output"):
+        with pytest.raises(UsageError, match=r"results.*no room for .*No space left.*--output"):
             run(options(events_folder, tmp_path / "results", workers=2))
         assert not (tmp_path / "results" / POOL_FOLDER).exists()
 
@@ -187,7 +187,7 @@ class TestRun:
             ({"test_size": 0.4}, "data"),
             ({"submission": other}, "submission"),
         ):
-            with pytest.raises(HarnessError, match=f"other settings.*{named}.*--overwrite"):
+            with pytest.raises(UsageError, match=f"other settings.*{named}.*--overwrite"):
                 run(options(events_folder, finished, **changes))
         assert outcome(finished) == before
 
@@ -202,9 +202,9 @@ class TestRun:
 
     def test_a_folder_with_something_else_is_refused(self, events_folder, tmp_path):
         (tmp_path / "thesis.tex").touch()
-        with pytest.raises(HarnessError, match="not empty"):
+        with pytest.raises(UsageError, match="not empty"):
             run(options(events_folder, tmp_path))
-        with pytest.raises(HarnessError, match="not a folder"):
+        with pytest.raises(UsageError, match="not a folder"):
             run(options(events_folder, tmp_path / "thesis.tex"))
 
     @pytest.mark.parametrize("workers", [1, 2])
@@ -213,7 +213,7 @@ class TestRun:
             ": return", ":\n        if 19100 < len(test_set['data']) < 19115: raise KeyError('met')\n        return"
         )
         failing = write(tmp_path / "failing", text)
-        with pytest.raises(HarnessError, match=r"predict failed in set \d, .*\(seed \d+\): KeyError: 'met'") as caught:
+        with pytest.raises(UsageError, match=r"predict failed in set \d, .*\(seed \d+\): KeyError: 'met'") as caught:
             run(options(events_folder, tmp_path / "results", submission=failing, workers=workers))
         assert caught.value.exit_code == 1
         assert "raise KeyError('met')" in caught.value.details
@@ -223,16 +223,16 @@ class TestRun:
     def test_a_model_that_cannot_travel(self, events_folder, tmp_path):
         keeps = MINIMAL.replace("systematics): pass", "systematics): self.load = get_train_set")
         folder = write(tmp_path / "keeps", keeps)
-        with pytest.raises(HarnessError, match="cannot be pickled"):
+        with pytest.raises(UsageError, match="cannot be pickled"):
             run(options(events_folder, tmp_path / "results", submission=folder, workers=2))
 
     def test_damaged_record_in_the_middle(self, finished, tmp_path):
         lines = (finished / "experiments.jsonl").read_bytes().splitlines(keepends=True)
         lines[1] = b"{}\n"
         (tmp_path / "experiments.jsonl").write_bytes(b"".join(lines))
-        with pytest.raises(HarnessError, match="line 2 is damaged"):
+        with pytest.raises(UsageError, match="line 2 is damaged"):
             read_records(tmp_path / "experiments.jsonl")
 
     def test_no_workers(self, events_folder, tmp_path):
-        with pytest.raises(HarnessError, match="workers is 0"):
+        with pytest.raises(UsageError, match="workers is 0"):
             run(options(events_folder, tmp_path / "results", workers=0))

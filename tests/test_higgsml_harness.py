@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model import Model
-from sage.nuisances import NAMES, PROCESSES
+from sage.challenge.nuisances import NAMES, PROCESSES
 from studies.faults import scale_process
 from tests.events import DATA_FILE, METADATA_FILE, embedded_frame, root_logger_kept
 

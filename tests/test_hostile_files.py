@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model import WEIGHTS, Model
-from sage.bundle import MANIFEST, REMEDY, read_bundle, signed
+from sage.binned.regions import QUANTITIES
 from sage.errors import WeightsError
-from sage.regions import QUANTITIES
+from sage.files.bundle import read_bundle
+from sage.files.manifest import MANIFEST, REMEDY, signed
 
 FILES = sorted(path.name for path in WEIGHTS.glob("*.npz"))
 PLACES = 64

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from model import Model
-from sage.engine import Engine
+from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
 from sage.measurement import count_events, read_test_set
-from sage.shifts import PRIMARIES
+from sage.network.engine import Engine
 from tests.events import EXPECTED, drawn_frame, full_weights
 
 ROWS, FEW = 20_000, 300

@@ -12,11 +12,11 @@ import pytest
 from model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = sorted([ROOT / "model.py", *(ROOT / "sage").glob("*.py")])
+BUNDLE = sorted([ROOT / "model.py", *(ROOT / "sage").rglob("*.py")])
 OFFICIAL_MODULES = {"datasets", "systematics", "ingestion", "ingestion_parallel", "derived_quantities", "visualization"}
 
 
-OPTIONAL = {"ladder.py": {"iminuit"}, "seed_profile.py": {"scipy"}}
+OPTIONAL = {"ladder.py": {"iminuit"}, "published.py": {"scipy"}}
 """Packages that functions may import where they are installed; nothing is lost in the default settings where not."""
 
 
@@ -49,7 +49,7 @@ def test_the_bundle_imports_numpy_torch_and_the_standard_library_only(path):
 
 def test_no_module_of_the_bundle_hides_another():
     """Codabench puts every folder of the submission on the search path, behind its own programs."""
-    names = {path.stem for path in (ROOT / "sage").glob("*.py")} - {"__init__"}
+    names = {path.stem for path in (ROOT / "sage").rglob("*.py")} - {"__init__"}
     assert not names & set(sys.stdlib_module_names)
     assert not names & OFFICIAL_MODULES
 
@@ -63,7 +63,7 @@ def test_modules_are_short(folder):
 
 def test_the_interface_of_the_submission_is_frozen():
     """Others build on these names; a change here is a change of version."""
-    arguments = ["get_train_set", "systematics", "weights", "nuisances", "mu_range", "calibration", "engine", "threads"]
+    arguments = ["get_train_set", "systematics", "weights", "nuisances", "mu_range", "rebuilding", "engine", "threads"]
     assert list(inspect.signature(Model).parameters) == [*arguments, "other"]
     assert [name for name in vars(Model) if not name.startswith("_")] == ["fit", "predict"]
     assert list(inspect.signature(Model.predict).parameters) == ["self", "test_set"]

@@ -15,17 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.optimize import minimize
 
-from harness.dataset import EventFile
-from sage.nuisances import PROCESSES
-from sage.shifts import PRIMARIES
+from harness.test_set import EventFile
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import PRIMARIES
 from scripts.__main__ import verbs
 from scripts.join_events import main
 from tests.events import DATA, DATA_FILE, METADATA_FILE
-from training import joining
-from training.dataset import PARENTS_FILE, EventsFile
-from training.joining import find_shares
-from training.parts import Sums
-from training.simulation import buckets
+from training.events import PARENTS_FILE, EventsFile
+from training.simulation import buckets, joining
+from training.simulation.joining import find_shares
+from training.simulation.parts import Sums
 from training.simulation.processes import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]

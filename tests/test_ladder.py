@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import sage.ladder
+import sage.fit.ladder
+from sage.binned.likelihood import Likelihood
+from sage.binned.tables import YieldTables
+from sage.challenge.nuisances import CHALLENGE
 from sage.errors import FitError
-from sage.interval import measure_interval
-from sage.ladder import climb
-from sage.likelihood import Likelihood
-from sage.nuisances import CHALLENGE
-from sage.tables import YieldTables
+from sage.fit.interval import measure_interval
+from sage.fit.ladder import climb
 
 N_BINS = 40
 STEPS = {
@@ -47,7 +47,7 @@ def test_each_step_takes_over_and_says_so(likelihood, monkeypatch, last):
     reference = measure_interval(likelihood)
     earlier = list(STEPS)[: list(STEPS).index(last)]
     for name in earlier:
-        monkeypatch.setattr(sage.ladder, STEPS[name], broken)
+        monkeypatch.setattr(sage.fit.ladder, STEPS[name], broken)
     interval = climb(likelihood)
     sigma = reference.fit.sigma_mu
     if not earlier:
@@ -70,15 +70,15 @@ def test_each_step_takes_over_and_says_so(likelihood, monkeypatch, last):
 @pytest.mark.parametrize("last", ["damped", "minuit", "grid", "total"])
 def test_each_step_keeps_a_bound_on_mu(likelihood, monkeypatch, last):
     for name in list(STEPS)[: list(STEPS).index(last)]:
-        monkeypatch.setattr(sage.ladder, STEPS[name], broken)
+        monkeypatch.setattr(sage.fit.ladder, STEPS[name], broken)
     interval = climb(likelihood, mu_range=(1.25, 3.0))
     assert 1.25 <= interval.low <= interval.fit.mu <= interval.high <= 3.0
 
 
 def test_minuit_is_skipped_where_it_is_not_installed(likelihood, monkeypatch):
-    monkeypatch.setattr(sage.ladder, "grid_interval", broken)
+    monkeypatch.setattr(sage.fit.ladder, "grid_interval", broken)
     for name in ("newton", "damped"):
-        monkeypatch.setattr(sage.ladder, STEPS[name], broken)
+        monkeypatch.setattr(sage.fit.ladder, STEPS[name], broken)
     original = builtins.__import__
 
     def without(name, *rest, **options):
@@ -95,13 +95,13 @@ def test_minuit_is_skipped_where_it_is_not_installed(likelihood, monkeypatch):
 def test_a_flagged_answer_is_not_taken_while_a_later_step_does_better(likelihood, monkeypatch):
     interval = measure_interval(likelihood)
     poor = type(interval)(interval.fit, interval.low, interval.high, ("limit_not_found",))
-    monkeypatch.setattr(sage.ladder, "measure_interval", lambda *_: poor)
+    monkeypatch.setattr(sage.fit.ladder, "measure_interval", lambda *_: poor)
     assert climb(likelihood).flags == ("fit_by_damped", "newton: limit_not_found")
 
 
 def test_nothing_left_is_an_error_that_tells_every_reason(likelihood, monkeypatch):
     for name in STEPS.values():
-        monkeypatch.setattr(sage.ladder, name, broken)
+        monkeypatch.setattr(sage.fit.ladder, name, broken)
     with pytest.raises(FitError, match=r"newton: LinAlgError taken away.*total: LinAlgError"):
         climb(likelihood)
 
@@ -110,7 +110,7 @@ def test_the_total_has_the_width_of_a_counting_experiment(likelihood, monkeypatc
     """Toys of the total alone scatter as the last step says, the nuisances drawn from their constraints."""
     rng = np.random.default_rng(32)
     for name in list(STEPS)[:-1]:
-        monkeypatch.setattr(sage.ladder, STEPS[name], broken)
+        monkeypatch.setattr(sage.fit.ladder, STEPS[name], broken)
     found, sigmas = [], []
     for _ in range(300):
         truth = np.concatenate([[1.0], rng.normal(size=6)])

@@ -9,15 +9,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from harness.dataset import EventFile
-from sage.engine import Engine
-from sage.graph import jets_present, normalise, raw_inputs
-from sage.nuisances import PROCESSES
-from sage.shifts import PRIMARIES
+from harness.test_set import EventFile
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import PRIMARIES
+from sage.network.engine import Engine
+from sage.network.graph import jets_present, normalise, raw_inputs
 from tests.events import DATA, DATA_FILE, METADATA_FILE, embedded_frame
 from training.build_tables import read_network
 from training.config import Config, TrainingConfig
-from training.dataset import EventsFile
+from training.events import EventsFile
 from training.metrics import auc
 from training.sampling import HeldOut
 from training.train import Trainer, train

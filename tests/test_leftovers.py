@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError
 from harness.results import RunFolder
 from sage.errors import InputError
-from studies import parts
-from training import joining
+from training.simulation import joining
+from workshop import jobs
+from workshop.errors import UsageError
 
 
 class Killed(BaseException):
@@ -30,7 +30,7 @@ def production(output):
 
 CLAIMS = {
     "run": run_folder,
-    "study": lambda output: parts.claim(output, {"seed": 1}),
+    "study": lambda output: jobs.claim(output, {"seed": 1}),
     "simulation": production,
     "joined events": lambda output: joining._claim([], output, 1),
 }
@@ -52,7 +52,7 @@ def test_a_kill_in_the_first_write_is_not_in_the_way(name, tmp_path, monkeypatch
     assert left.name.startswith(".")
     for other in (".notes", "notes.txt", left.name[1:] + ".bak"):
         (output / other).touch()
-        with pytest.raises((HarnessError, InputError), match="not empty"):
+        with pytest.raises((UsageError, InputError), match="not empty"):
             claim(output)
         (output / other).unlink()
     claim(output)

@@ -10,12 +10,13 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from harness.errors import HarnessError
 from harness.submission import fingerprint, opened
-from sage.bundle import MANIFEST, read_bundle, signed
+from sage.files.bundle import read_bundle
+from sage.files.manifest import MANIFEST, signed
 from scripts import make_submission
 from tests.conftest import ROOT
 from tests.test_house import OFFICIAL_MODULES
+from workshop.errors import UsageError
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def checkout(tmp_path):
     files = {
         "model.py": b"from sage import x\nclass Model: pass\n",
         "sage/__init__.py": b"x = 1\n",
-        "sage/graph.py": b"",
+        "sage/network/graph.py": b"",
         "sage/kernel.so": b"\x7fELF",
         "weights/unlisted.npz": b"old",
         "sage/__pycache__/graph.pyc": b"",
@@ -57,7 +58,7 @@ def test_contents(checkout, tmp_path, capsys):
         assert archive.namelist() == [
             "model.py",
             "sage/__init__.py",
-            "sage/graph.py",
+            "sage/network/graph.py",
             "sage/kernel.so",
             "weights/manifest.json",
             "weights/network.npz",
@@ -151,7 +152,7 @@ def test_missing_files(checkout, tmp_path, capsys, name):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    with pytest.raises(HarnessError):
+    with pytest.raises(UsageError):
         make_submission.build(checkout)
 
 
@@ -186,7 +187,7 @@ BAD_SETTINGS = {
     'thresholds={"mu": [1]}': "cannot be used: KeyError('delta_nll')",
     "time_limit=0": "choose a positive number of seconds",
     "time_limit=NaN": "choose a positive number of seconds",
-    'calibration={"mod": 1}': "'mod'",
+    'rebuilding={"mod": 1}': "'mod'",
 }
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from model import WEIGHTS
-from sage.bundle import read_bundle
-from sage.interval import measure_interval
-from sage.likelihood import Likelihood
+from sage.binned.likelihood import Likelihood
+from sage.challenge.nuisances import CHALLENGE
+from sage.files.bundle import read_bundle
+from sage.fit.interval import measure_interval
+from sage.fit.newton import EDM_GOAL, FitResult, fit, fit_global, lowest_valley
 from sage.measurement import likelihood_of
-from sage.nuisances import CHALLENGE
-from sage.profiling import EDM_GOAL, FitResult, fit, fit_global, lowest_valley
-from studies.weights import yields_at
+from studies.likelihoods import yields_at
 
 MUS = (0.0, 0.1, 1.0, 3.0, 5.0)
 REACH = 1.1 * math.sqrt(2 * EDM_GOAL)

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model import WEIGHTS, Model
-from sage.bundle import MANIFEST, signed
-from sage.features import DERIVED
-from sage.nuisances import NAMES
-from sage.shifts import PRIMARIES
+from sage.challenge.features import DERIVED
+from sage.challenge.nuisances import NAMES
+from sage.challenge.shifts import PRIMARIES
+from sage.files.manifest import MANIFEST, signed
 from tests.events import drawn_frame, full_weights
 
 ROOT = Path(__file__).resolve().parents[1]

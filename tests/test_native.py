@@ -15,16 +15,16 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.bundle import bundle_files
+from harness.packing import bundle_files
 from native import build
-from sage.bundle import read_bundle
+from sage.challenge.shifts import PRIMARIES
 from sage.errors import EngineError, WeightsError
-from sage.graph import INPUTS, jets_present, normalise, raw_inputs, required_jets
-from sage.library_hash import SHA256
-from sage.native import INSTRUCTION_SETS, LIBRARY, NativeNetwork, load
-from sage.network import DualBranchNetwork, class_probabilities, from_arrays
-from sage.parameters import SHAPES, check_parameters, flatten
-from sage.shifts import PRIMARIES
+from sage.files.bundle import read_bundle
+from sage.network.dense import DualBranchNetwork, class_probabilities, from_arrays
+from sage.network.graph import INPUTS, jets_present, normalise, raw_inputs, required_jets
+from sage.network.library_hash import SHA256
+from sage.network.native import INSTRUCTION_SETS, LIBRARY, NativeNetwork, load
+from sage.network.parameters import SHAPES, check_parameters, flatten
 from tests.conftest import REAL_EVENTS, ROOT
 
 PATTERNS = ((False, False), (True, False), (False, True), (True, True))
@@ -262,11 +262,11 @@ def test_missing_library_is_refused(bundle, tmp_path):
 
 
 def test_other_version_and_other_parameter_count_are_refused(bundle, monkeypatch):
-    monkeypatch.setattr("sage.native.VERSION", 2)
+    monkeypatch.setattr("sage.network.native.VERSION", 2)
     with pytest.raises(EngineError, match="version 1, expected 2"):
         NativeNetwork(bundle.network)
     monkeypatch.undo()
-    monkeypatch.setattr("sage.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))
+    monkeypatch.setattr("sage.network.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))
     with pytest.raises(EngineError, match="25916 parameters, not 7"):
         NativeNetwork(bundle.network)
 
@@ -278,7 +278,7 @@ def test_committed_library_is_the_stated_one_and_small():
 
 
 def test_the_submission_carries_the_library():
-    assert bundle_files(ROOT)["sage/libsage_network.so"] == LIBRARY
+    assert bundle_files(ROOT)["sage/network/libsage_network.so"] == LIBRARY
 
 
 def test_needs_no_newer_glibc_than_2_31_and_nothing_else():
@@ -309,7 +309,7 @@ SANITIZED = """
 import sys
 import numpy as np
 from pathlib import Path
-from sage.native import NativeNetwork
+from sage.network.native import NativeNetwork
 with np.load(sys.argv[2]) as file:
     arrays = dict(file)
 values, jets = arrays.pop("values"), arrays.pop("jets")

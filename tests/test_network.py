@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from sage.challenge.shifts import select, shift
 from sage.errors import WeightsError
-from sage.graph import BRANCHES, INPUTS, Normalisation, jets_present, normalise, raw_inputs
-from sage.network import DualBranchNetwork, class_probabilities, from_arrays
-from sage.shifts import select, shift
+from sage.network.dense import DualBranchNetwork, class_probabilities, from_arrays
+from sage.network.graph import BRANCHES, INPUTS, Normalisation, jets_present, normalise, raw_inputs
 from tests.events import columns_of, embedded_frame, odd_frame, real_frame
 
 with warnings.catch_warnings():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sage.nuisances import CHALLENGE, NAMES, PROCESSES, SEED, VARIANTS, variant
+from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES, PUBLISHED, VARIANTS, variant
 
 OFFICIAL = {
     "tes": (1.0, 0.01, 0.9, 1.1),
@@ -20,7 +20,7 @@ OFFICIAL = {
 
 def test_the_order_is_the_order_in_which_the_challenge_draws():
     assert NAMES == ("tes", "jes", "soft_met", "ttbar_scale", "diboson_scale", "bkg_scale")
-    assert tuple(nuisance.name for nuisance in SEED) == NAMES
+    assert tuple(nuisance.name for nuisance in PUBLISHED) == NAMES
 
 
 @pytest.mark.parametrize("nuisance", CHALLENGE, ids=lambda nuisance: nuisance.name)
@@ -52,13 +52,13 @@ def test_derivatives_and_inverse(name):
             assert nuisance.nu(value) == pytest.approx(nu, abs=1e-9)
 
 
-def test_seed_maps_are_the_literal_ones():
-    point = {nuisance.name: nuisance.alpha(0.5)[0] for nuisance in SEED}
+def test_published_maps_are_the_literal_ones():
+    point = {nuisance.name: nuisance.alpha(0.5)[0] for nuisance in PUBLISHED}
     assert point["soft_met"] == pytest.approx(math.exp(0.5) - 1)
     assert point["ttbar_scale"] == pytest.approx(math.exp(0.02 * 0.5))
     assert point["diboson_scale"] == pytest.approx(math.exp(0.25 * 0.5))
     assert point["bkg_scale"] == pytest.approx(math.exp(0.001 * 0.5))
-    soft_met = SEED[2]
+    soft_met = PUBLISHED[2]
     assert soft_met.nu_range == (math.log(1.001), math.log(6.0))
 
 

@@ -17,7 +17,7 @@ from harness.results import read_results
 from harness.runner import RunOptions, run
 from harness.scores import score_results
 from harness.settings import make_settings
-from sage.nuisances import NAMES
+from sage.challenge.nuisances import NAMES
 from scripts import make_submission
 from tests.environments import IMAGE, OLDEST, environment, python_3_10
 from tests.events import DATA_FILE, METADATA_FILE, embedded_frame

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import HarnessError
-from sage.interval import measure_interval
-from sage.nodes import choose_points
-from sage.nuisances import PROCESSES
-from sage.response import Response
+from sage.binned.counting import choose_points
+from sage.binned.response import Response
+from sage.challenge.nuisances import PROCESSES
+from sage.fit.interval import measure_interval
 from scripts import pools as program
+from studies.likelihoods import open_weights
 from studies.pools import (
     PARENTS_FILE,
     Pair,
@@ -30,8 +30,8 @@ from studies.pools import (
     study_pairs,
     summarise,
 )
-from studies.weights import open_weights
 from tests.events import small_data
+from workshop.errors import UsageError
 
 SIZE = 0.05
 """The synthetic experiment has so much of the challenge's events."""
@@ -83,7 +83,7 @@ def test_every_pool_has_the_yields_of_all():
         total = weights[classes == process].sum()
         for number in range(3):
             assert scaled[(classes == process) & (pool == number)].sum() == pytest.approx(total)
-    with pytest.raises(HarnessError, match="do not fill 4 pools"):
+    with pytest.raises(UsageError, match="do not fill 4 pools"):
         normalise(weights, classes, pool, 4)
 
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from sage.bundle import read_bundle
+from sage.challenge.nuisances import NAMES, PROCESSES
+from sage.files.bundle import read_bundle
 from sage.measurement import likelihood_of
-from sage.nuisances import NAMES, PROCESSES
 from scripts import postfit as program
 from studies.postfit import PROBABILITY_EDGES, expectation, expected_by_process, probability_histograms
 from tests.conftest import ROOT
@@ -30,7 +30,7 @@ def random_parameters(draw_nuisances, seed):
     return np.concatenate([[rng.uniform(0.1, 3.0)], draw_nuisances(rng)])
 
 
-@pytest.mark.parametrize("nuisances", ["challenge", "seed"])
+@pytest.mark.parametrize("nuisances", ["challenge", "published"])
 @pytest.mark.parametrize("templates", ["smooth", "grid"])
 def test_processes_add_up_to_what_the_likelihood_expects(bundle, draw_nuisances, nuisances, templates):
     changed = with_settings(bundle, nuisances=nuisances, templates=templates)

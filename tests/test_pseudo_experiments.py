@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.dataset import EventFile
-from harness.errors import HarnessError
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data, systematics
 from harness.runner import RunOptions, run
 from harness.settings import make_settings
-from sage.nuisances import CHALLENGE, NAMES, Linear
+from harness.test_set import EventFile
+from sage.challenge.nuisances import CHALLENGE, NAMES, Linear
 from tests import official
 from tests.submissions.recording.summary import summary
+from workshop.errors import UsageError
 
 REFERENCE = json.loads(official.PSEUDO_REFERENCE.read_text())
 CHECKOUT = os.environ.get("HEP_CHALLENGE_DIR")
@@ -188,5 +188,5 @@ def test_settings_follow_the_official_formulae():
     ],
 )
 def test_impossible_settings(changes, named):
-    with pytest.raises(HarnessError, match=named):
+    with pytest.raises(UsageError, match=named):
         make_settings(**{"sets": 2, "experiments": 2, **changes})

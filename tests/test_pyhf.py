@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from model import WEIGHTS
-from sage.bundle import read_bundle
-from sage.interval import measure_interval
-from sage.likelihood import Likelihood
-from sage.nuisances import PROCESSES, SEED, SIGNAL, Linear
+from sage.binned.likelihood import Likelihood
+from sage.challenge.nuisances import PROCESSES, PUBLISHED, SIGNAL, Linear
+from sage.files.bundle import read_bundle
+from sage.fit.interval import measure_interval
 
 pyhf = pytest.importorskip("pyhf")
 
@@ -26,7 +26,7 @@ NUISANCES = tuple(
     dataclasses.replace(nuisance, to_alpha=Linear(0.0, 1.0), clip=(-REACH, REACH), nu_range=(-REACH, REACH))
     if nuisance.kind == "shape"
     else nuisance
-    for nuisance in SEED
+    for nuisance in PUBLISHED
 )
 NOMINAL = (1.0, 1.0, 1.0)
 DOWN, UP = (0.99, 0.99, math.exp(-1.0)), (1.01, 1.01, math.exp(1.0))

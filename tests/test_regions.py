@@ -5,9 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sage.features import derived
-from sage.nuisances import PROCESSES
-from sage.regions import (
+from sage.binned.regions import (
     OPERATORS,
     PROPORTIONS,
     REGION_SETS,
@@ -17,7 +15,9 @@ from sage.regions import (
     region_set,
     reweighted,
 )
-from sage.shifts import select, shift
+from sage.challenge.features import derived
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import select, shift
 from tests.events import columns_of, embedded_frame, odd_frame
 
 EDGES = {
@@ -63,7 +63,7 @@ def regions_of_event(name, pt1, pt2, mt, pt_h, p):
     """Return the regions an event belongs to."""
     p_tt, p_vv = p[2], p[3]
     vbf = pt1 > 50.0 and pt2 > 30.0
-    if name in ("disjoint", "seed"):
+    if name in ("disjoint", "published"):
         inside = []
         if vbf and mt > 70.0:
             inside.append("CR1")
@@ -71,7 +71,7 @@ def regions_of_event(name, pt1, pt2, mt, pt_h, p):
             inside.append("CR2")
         if not vbf and mt > 70.0 and p_vv > 0.2:
             inside.append("CR3")
-        return ["FR", *inside] if name == "seed" else inside[:1] or ["rest"]
+        return ["FR", *inside] if name == "published" else inside[:1] or ["rest"]
     if vbf:
         kinematic = "lowMT_VBF" if mt < 70.0 else "highMT_VBF"
     elif mt >= 70.0:
@@ -140,7 +140,7 @@ def test_signal_rises_with_the_likelihood_ratio_to_the_sum_of_backgrounds(sample
     assert observable[-1] - observable[0] > 0.5
 
 
-@pytest.mark.parametrize("name", sorted(set(REGION_SETS) - {"seed"}))
+@pytest.mark.parametrize("name", sorted(set(REGION_SETS) - {"published"}))
 def test_exclusive_sets_take_every_event_once(sample, name):
     values, _, _, weights = sample
     rows = np.concatenate([rows for rows, _ in bin_numbers(with_edges(name), values)])
@@ -161,9 +161,9 @@ def test_unknown_region_set():
         region_set("six")
 
 
-def test_seed_counts_control_regions_twice(sample):
+def test_published_counts_control_regions_twice(sample):
     values, _, _, weights = sample
-    regions = with_edges("seed")
+    regions = with_edges("published")
     found = counts(regions, values)
     assert found[regions.slices["FR"]].sum() == len(weights)
     assert found.sum() > len(weights)

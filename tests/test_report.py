@@ -12,23 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.dataset import EventFile
 from harness.environment import describe_environment
-from harness.errors import HarnessError
 from harness.experiment import Record
 from harness.leaderboard import scores_as_dict
 from harness.pseudo_experiments import draw_nuisances
 from harness.results import RunFolder, read_results
 from harness.scores import score_results
 from harness.settings import make_settings
+from harness.test_set import EventFile
 from report.blocks import MISSING, flat, number, with_error
 from report.run import read_run, run_sections
 from report.svg import inline, svg_of
-from sage.nuisances import CHALLENGE
+from sage.challenge.nuisances import CHALLENGE
 from scripts import asimov, report, toys
+from studies.likelihoods import open_weights
 from studies.plots import BLUE, new_figure
-from studies.weights import open_weights
 from tests import official
+from workshop.errors import UsageError
 
 ROOT = official.TESTS.parent
 GOLDEN = official.DATA / "report_scores.txt"
@@ -315,7 +315,7 @@ def test_pictures_lose_what_is_not_drawing():
     for text in ('id="one-a"', 'clip-path="url(#one-a)"', 'href="#one-p"', "fill: var(--blue)", 'viewBox="0 0 1 1"'):
         assert text in found
     for content in (b"no picture", b"<html/>", b'<svg xmlns="http://www.w3.org/2000/svg"/>'):
-        with pytest.raises(HarnessError, match="picture 'one' is"):
+        with pytest.raises(UsageError, match="picture 'one' is"):
             inline(content, "one", "title")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sage.response import EXPECTED_SIZE, POWERS, Response
-from sage.tables import PAIRS
+from sage.binned.response import EXPECTED_SIZE, POWERS, Response
+from sage.binned.tables import PAIRS
 
 
 @pytest.fixture(scope="module")

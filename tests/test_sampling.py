@@ -11,9 +11,9 @@ from scipy import stats
 
 from sage.errors import InputError, SettingsError
 from tests.events import small_data
-from training import dataset
+from training import events as events_file
 from training.config import Config, TrainingConfig
-from training.dataset import PARENTS_FILE, EventsFile
+from training.events import PARENTS_FILE, EventsFile
 from training.sampling import BOOTSTRAP, HeldOut, Thinning, poisson, uniform
 
 N = 3000
@@ -92,8 +92,8 @@ def test_epoch_holds_some_rows_of_large_classes_and_all_of_small_ones(data):
 def test_memory_is_bounded_by_the_pool(data, monkeypatch):
     """However long the file, no more rows than the pool and one row group are held."""
     held = []
-    whole = dataset.join
-    monkeypatch.setattr(dataset, "join", lambda pieces: held.append(sum(map(len, pieces))) or whole(pieces))
+    whole = events_file.join
+    monkeypatch.setattr(events_file, "join", lambda pieces: held.append(sum(map(len, pieces))) or whole(pieces))
     file = EventsFile(data, 0.0)
     batches = list(file.batches(file.rows("train"), 100, 1700, np.random.default_rng(1)))
     assert sum(map(len, batches)) == N

@@ -8,11 +8,11 @@ import statistics
 import numpy as np
 import pytest
 
-from harness.errors import HarnessError
 from harness.leaderboard import leaderboard, scores_as_dict
 from harness.results import RunResults, SetResult, read_results
 from harness.scores import coverage_penalty, pulls, quantiles_score, score_results
 from tests import official
+from workshop.errors import UsageError
 
 # Made by running the official scoring program: see ``made`` in the file, and tests/official.py.
 REFERENCE = json.loads(official.SCORE_REFERENCE.read_text())["cases"]
@@ -137,7 +137,7 @@ def test_damaged_results_are_refused(tmp_path, change, named):
     values = REFERENCE["inside"]
     official.write_results(tmp_path, values["mus"], values["sets"])
     change(tmp_path)
-    with pytest.raises(HarnessError, match=named):
+    with pytest.raises(UsageError, match=named):
         read_results(tmp_path)
 
 

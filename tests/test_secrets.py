@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 
-from harness.bundle import bundle_files
+from harness.packing import bundle_files
 from scripts import run_ingestion, score
 from tests import official
 from tests.conftest import ROOT
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sage.bundle import read_bundle
-from sage.engine import Engine
+from sage.files.bundle import read_bundle
+from sage.network.engine import Engine
 
 
 class Model:
@@ -42,8 +42,8 @@ def broken_submission(folder):
         shutil.copy(path, folder / name)
     (folder / "model.py").write_text(SUBMISSION)
     content = b"no library"
-    (folder / "sage" / "libsage_network.so").write_bytes(content)
-    (folder / "sage" / "library_hash.py").write_text(f"SHA256 = {hashlib.sha256(content).hexdigest()!r}\n")
+    (folder / "sage" / "network" / "libsage_network.so").write_bytes(content)
+    (folder / "sage" / "network" / "library_hash.py").write_text(f"SHA256 = {hashlib.sha256(content).hexdigest()!r}\n")
     return folder
 
 

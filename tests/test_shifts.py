@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sage.shifts import PRIMARIES, UNDEFINED, select, shift, soft_met_noise, thresholds
+from sage.challenge.shifts import PRIMARIES, UNDEFINED, select, shift, soft_met_noise, thresholds
 from tests.events import JETS, columns_of, mixed_frame, official
 
 POINTS = [

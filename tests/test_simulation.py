@@ -21,11 +21,10 @@ pytest.importorskip("numba", reason="the simulation needs requirements-simulatio
 import awkward as ak
 import pythia8mc
 
-from sage.nuisances import PROCESSES
-from sage.shifts import PRIMARIES
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import PRIMARIES
 from scripts.simulate import main
-from training.dataset import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
-from training.files import write_arrays
+from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
 from training.simulation import buckets, generator, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
 from training.simulation.processes import TABLE
@@ -34,6 +33,7 @@ from training.simulation.tau_decays import LIBRARY_FILE, LIBRARY_SIZE, load_libr
 from training.simulation.underlying import LIBRARY_FILE as UNDERLYING_FILE
 from training.simulation.underlying import LIBRARY_SIZE as UNDERLYING_SIZE
 from training.simulation.underlying import load_underlying
+from workshop.files import write_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--shard-events", "15", "--seed", "3", "--events", "15"]

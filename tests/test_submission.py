@@ -15,12 +15,12 @@ import pytest
 from harness import archive
 from harness.archive import unpack
 from harness.capture import captured_output
-from harness.dataset import EventFile
-from harness.errors import HarnessError
-from harness.pool import POOL_FOLDER
+from harness.mapped import POOL_FOLDER
 from harness.submission import PROJECT, fingerprint, importable, opened, search_path, start
+from harness.test_set import EventFile
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
+from workshop.errors import UsageError
 
 COUNTING = official.TESTS / "submissions" / "counting"
 
@@ -47,7 +47,7 @@ class TestArchive:
     @pytest.mark.parametrize("name", ["../model.py", "/model.py", "a/../../model.py", "..\\model.py", "C:/model.py"])
     def test_paths_that_lead_out(self, tmp_path, name):
         path = pack(tmp_path / "s.zip", (name, "x"))
-        with pytest.raises(HarnessError, match="leads out") as caught:
+        with pytest.raises(UsageError, match="leads out") as caught:
             unpack(path, tmp_path)
         assert name.replace("\\", "") in str(caught.value).replace("\\", "")
         assert [entry.name for entry in tmp_path.iterdir()] == ["s.zip"]
@@ -55,11 +55,11 @@ class TestArchive:
     def test_links_and_twins(self, tmp_path):
         link = zipfile.ZipInfo("model.py")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
-        with pytest.raises(HarnessError, match="is a link"):
+        with pytest.raises(UsageError, match="is a link"):
             unpack(pack(tmp_path / "l.zip", (link, "/etc/passwd")), tmp_path)
         with pytest.warns(UserWarning, match="Duplicate name"):
             twins = pack(tmp_path / "t.zip", ("model.py", "a"), ("model.py", "b"))
-        with pytest.raises(HarnessError, match="is there twice"):
+        with pytest.raises(UsageError, match="is there twice"):
             unpack(twins, tmp_path)
 
     def test_limits(self, tmp_path):
@@ -69,9 +69,9 @@ class TestArchive:
             ("member_bytes", 500, "has 600 bytes, more than 500"),
             ("total_bytes", 1000, "unpacks to 1200 bytes"),
         ):
-            with pytest.raises(HarnessError, match=named):
+            with pytest.raises(UsageError, match=named):
                 unpack(path, tmp_path, dataclasses.replace(archive.SUBMISSION, **{name: value}))
-        with pytest.raises(HarnessError, match="unpacks to more than the 599 bytes"):
+        with pytest.raises(UsageError, match="unpacks to more than the 599 bytes"):
             archive._copy(path, "a", io.BytesIO(b"x" * 600), io.BytesIO(), 599, archive.SUBMISSION)
 
     def test_damaged_and_encrypted(self, tmp_path):
@@ -79,19 +79,19 @@ class TestArchive:
         data = bytearray(path.read_bytes())
         data[50] ^= 1
         path.write_bytes(data)
-        with pytest.raises(HarnessError, match="cannot be unpacked"):
+        with pytest.raises(UsageError, match="cannot be unpacked"):
             unpack(path, tmp_path)
         path = pack(tmp_path / "e.zip", ("model.py", "x"))
         data = bytearray(path.read_bytes())
         data[data.index(b"PK\1\2") + 8] |= 1
         path.write_bytes(data)
-        with pytest.raises(HarnessError, match="is encrypted"):
+        with pytest.raises(UsageError, match="is encrypted"):
             unpack(path, tmp_path)
 
     def test_name_that_is_not_utf_8(self, tmp_path):
         path = pack(tmp_path / "s.zip", ("model.py", "x"), ("ü.py", "x"))
         path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xff\xff"))
-        with pytest.raises(HarnessError, match=r"cannot be unpacked .*'utf-8' codec.*repack"), opened(path):
+        with pytest.raises(UsageError, match=r"cannot be unpacked .*'utf-8' codec.*repack"), opened(path):
             pass
 
     def test_mutated_zips_are_unpacked_or_refused(self, tmp_path):
@@ -112,7 +112,7 @@ class TestArchive:
             try:
                 unpack(original, folder)
                 outcomes["unpacked"] += 1
-            except HarnessError as error:
+            except UsageError as error:
                 outcomes[type(error.__cause__).__name__] += 1
             assert [path.name for path in folder.parent.iterdir()] == ["folder"]
             shutil.rmtree(folder.parent)
@@ -136,23 +136,23 @@ class TestArchive:
         assert fingerprint(folder) != before
 
     def test_no_submission(self, tmp_path):
-        with pytest.raises(HarnessError, match="no such submission"), opened(tmp_path / "nothing"):
+        with pytest.raises(UsageError, match="no such submission"), opened(tmp_path / "nothing"):
             pass
-        with pytest.raises(HarnessError, match=r"no model\.py at its root"), opened(tmp_path):
+        with pytest.raises(UsageError, match=r"no model\.py at its root"), opened(tmp_path):
             pass
         (tmp_path / "text.zip").write_text("x")
-        with pytest.raises(HarnessError, match="neither a folder nor a zip file"), opened(tmp_path / "text.zip"):
+        with pytest.raises(UsageError, match="neither a folder nor a zip file"), opened(tmp_path / "text.zip"):
             pass
         nested = pack(tmp_path / "n.zip", ("mine/model.py", ""))
-        with pytest.raises(HarnessError, match="pack the content of that folder"), opened(nested):
+        with pytest.raises(UsageError, match="pack the content of that folder"), opened(nested):
             pass
 
 
 class TestSubmission:
     def test_own_sage_is_imported_and_ours_is_back_afterwards(self, tmp_path):
-        import sage.nuisances as ours
+        import sage.challenge.nuisances as ours
 
-        folder = write(tmp_path / "s", "import sage.nuisances, helper\nfrom tool import VALUE\n" + MINIMAL)
+        folder = write(tmp_path / "s", "import sage.challenge.nuisances, helper\nfrom tool import VALUE\n" + MINIMAL)
         (folder / "sage").mkdir()
         (folder / "sage" / "__init__.py").touch()
         (folder / "sage" / "nuisances.py").write_text("CHALLENGE = 'theirs'")
@@ -169,7 +169,7 @@ class TestSubmission:
             assert sys.path[-4:] == [*search_path(folder), str(PROJECT)]
             assert not any(entry.endswith("__pycache__") for entry in sys.path)
         assert sys.path == path
-        assert sys.modules["sage.nuisances"] is ours
+        assert sys.modules["sage.challenge.nuisances"] is ours
         assert {name: sys.modules.get(name) for name in before} == before
 
     @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ class TestSubmission:
     )
     def test_failures_name_what_was_done(self, tmp_path, text, named):
         folder = write(tmp_path, text)
-        with importable(folder), pytest.raises(HarnessError, match=named) as caught:
+        with importable(folder), pytest.raises(UsageError, match=named) as caught:
             start(folder, None)
         assert ("Traceback" in caught.value.details) == (caught.value.exit_code == 1)
 

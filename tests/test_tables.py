@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import RegularGridInterpolator
 
-from sage.tables import GRID, PAIRS, YieldTables, default_axes
+from sage.binned.tables import GRID, PAIRS, YieldTables, default_axes
 from tests.conftest import analytic_yields
 
 

@@ -16,18 +16,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import sage.ladder
-from harness.errors import HarnessError
+import sage.fit.ladder
 from harness.experiment import Record
 from harness.pseudo_experiments import draw_nuisances
-from sage.interval import measure_interval
-from sage.nuisances import CHALLENGE, NAMES, PROCESSES
-from sage.profiling import fit
+from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
+from sage.fit.interval import measure_interval
+from sage.fit.newton import fit
 from scripts import toys as program
-from studies import parts
 from studies.analysis import analyse
 from studies.event_toys import frame_of_records, parabolic_rise
 from studies.faults import FAULTS, faulty_likelihood, faulty_templates
+from studies.likelihoods import asimov_likelihood, interval_options, open_weights, parameters_at, process_yields
 from studies.toys import (
     ToySettings,
     _prepared,
@@ -37,8 +36,9 @@ from studies.toys import (
     template_factors,
     toy_row,
 )
-from studies.weights import asimov_likelihood, interval_options, open_weights, parameters_at, process_yields
 from tests.conftest import REAL_EVENTS, ROOT
+from workshop import jobs
+from workshop.errors import UsageError
 
 WEIGHTS = ROOT / "weights"
 SETTINGS = ToySettings(WEIGHTS, seed=7, mus=(0.5, 2.0))
@@ -131,7 +131,7 @@ def test_a_fit_that_fails_does_not_stop_the_others(bundle, monkeypatch):
         raise np.linalg.LinAlgError
 
     for step in ("measure_interval", "damped_interval", "minuit_interval", "grid_interval", "total_interval"):
-        monkeypatch.setattr(f"sage.ladder.{step}", broken)
+        monkeypatch.setattr(f"sage.fit.ladder.{step}", broken)
     rows = run_toys(SETTINGS, range(2))
     assert (rows["status"] == "failed").all()
     assert rows["mu_hat"].isna().all()
@@ -147,7 +147,7 @@ def test_toys_are_fitted_by_the_ladder(bundle, monkeypatch):
         interval = measure_interval(replace(empty, counts=counts))
         assert (row["p16"], row["mu_hat"], row["p84"]) == (interval.low, interval.fit.mu, interval.high)
     assert analyse(rows).later_steps == 0
-    whole = sage.ladder.measure_interval
+    whole = sage.fit.ladder.measure_interval
 
     def broken_once(likelihood, *rest):
         if likelihood.counts.tolist() == first.tolist():
@@ -155,7 +155,7 @@ def test_toys_are_fitted_by_the_ladder(bundle, monkeypatch):
         return whole(likelihood, *rest)
 
     first = draw_counts(bundle, draw_truth(SETTINGS, 0), SETTINGS, 0)
-    monkeypatch.setattr(sage.ladder, "measure_interval", broken_once)
+    monkeypatch.setattr(sage.fit.ladder, "measure_interval", broken_once)
     later = run_toys(SETTINGS, range(4))
     assert list(later["status"]) == ["flagged", "ok", "ok", "ok"]
     assert later["flags"][0].startswith("fit_by_damped; newton: LinAlgError")
@@ -181,27 +181,28 @@ def test_settings_choose_bounds_and_thresholds(bundle):
 
 
 def test_workers_do_not_change_the_toys(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "PART_ROWS", 6)
+    monkeypatch.setattr(jobs, "PART_ROWS", 6)
     job = functools.partial(run_toys, SETTINGS)
     frames = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        parts.claim(folder, SETTINGS.identity())
-        frames.append(parts.run_parts(folder, 15, job, workers, "toy"))
+        jobs.claim(folder, SETTINGS.identity())
+        frames.append(jobs.run_parts(folder, 15, job, workers, "toy"))
     pd.testing.assert_frame_equal(*frames, check_exact=True)
-    monkeypatch.setattr(parts, "PART_ROWS", 15)
+    monkeypatch.setattr(jobs, "PART_ROWS", 15)
     pd.testing.assert_frame_equal(frames[0], run_toys(SETTINGS, range(15)), check_exact=True)
 
 
 def test_a_killed_run_goes_on_and_gives_the_same(tmp_path, monkeypatch):
     code = f"""
 import functools, pathlib
-from studies import parts, toys
-parts.PART_ROWS = 4
+from studies import toys
+from workshop import jobs
+jobs.PART_ROWS = 4
 settings = toys.ToySettings(pathlib.Path({str(WEIGHTS)!r}), seed=7, mus=(0.5, 2.0))
 folder = pathlib.Path({str(tmp_path)!r}, "killed")
-parts.claim(folder, settings.identity())
-parts.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy")
+jobs.claim(folder, settings.identity())
+jobs.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy")
 """
     folder = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -212,37 +213,37 @@ parts.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy
     process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("*.parquet")}
     assert 2 <= len(done) < 100
-    monkeypatch.setattr(parts, "PART_ROWS", 4)
-    parts.claim(folder, SETTINGS.identity())
+    monkeypatch.setattr(jobs, "PART_ROWS", 4)
+    jobs.claim(folder, SETTINGS.identity())
     toys = 4 * len(done) + 10
-    frame = parts.run_parts(folder, toys, functools.partial(run_toys, SETTINGS), 1, "toy")
+    frame = jobs.run_parts(folder, toys, functools.partial(run_toys, SETTINGS), 1, "toy")
     for name, stamp in done.items():
         assert (folder / "parts" / name).stat().st_mtime_ns == stamp
     pd.testing.assert_frame_equal(frame, run_toys(SETTINGS, range(toys)), check_exact=True)
 
 
 def test_a_folder_of_other_toys_is_refused(tmp_path):
-    parts.claim(tmp_path / "a", SETTINGS.identity())
-    parts.claim(tmp_path / "a", SETTINGS.identity())
-    with pytest.raises(HarnessError, match=r"seed \(there 7, now 8\)"):
-        parts.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity())
-    parts.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity(), overwrite=True)
+    jobs.claim(tmp_path / "a", SETTINGS.identity())
+    jobs.claim(tmp_path / "a", SETTINGS.identity())
+    with pytest.raises(UsageError, match=r"seed \(there 7, now 8\)"):
+        jobs.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity())
+    jobs.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity(), overwrite=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
-    with pytest.raises(HarnessError, match="not empty"):
-        parts.claim(tmp_path / "b", SETTINGS.identity())
+    with pytest.raises(UsageError, match="not empty"):
+        jobs.claim(tmp_path / "b", SETTINGS.identity())
 
 
 def test_toys_with_and_without_fixed_nuisances_are_not_mixed(tmp_path):
     fixed = replace(SETTINGS, fixed=(("tes", 1.02), ("jes", 0.98)))
     assert "fixed" not in SETTINGS.identity()
     assert fixed.identity() == replace(fixed, fixed=fixed.fixed[::-1]).identity()
-    parts.claim(tmp_path / "a", SETTINGS.identity())
-    with pytest.raises(HarnessError, match=r"fixed \(there None, now"):
-        parts.claim(tmp_path / "a", fixed.identity())
-    parts.claim(tmp_path / "b", fixed.identity())
-    with pytest.raises(HarnessError, match=r"fixed \(there .*, now None"):
-        parts.claim(tmp_path / "b", SETTINGS.identity())
+    jobs.claim(tmp_path / "a", SETTINGS.identity())
+    with pytest.raises(UsageError, match=r"fixed \(there None, now"):
+        jobs.claim(tmp_path / "a", fixed.identity())
+    jobs.claim(tmp_path / "b", fixed.identity())
+    with pytest.raises(UsageError, match=r"fixed \(there .*, now None"):
+        jobs.claim(tmp_path / "b", SETTINGS.identity())
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_toys_with_and_without_fixed_nuisances_are_not_mixed(tmp_path):
     ],
 )
 def test_impossible_settings_are_refused(name, value):
-    with pytest.raises(HarnessError, match=f"{value[0][0]}.*choose" if name == "fixed" else str(value)):
+    with pytest.raises(UsageError, match=f"{value[0][0]}.*choose" if name == "fixed" else str(value)):
         replace(SETTINGS, **{name: value})
 
 
@@ -307,14 +308,14 @@ def test_five_thousand_toys_show_each_fault_in_mu(fault):
 
 def test_program(tmp_path, capsys):
     output = tmp_path / "out"
-    given = ["--output", str(output), "--toys", "24", "--seed", "5", "--mu", "0.5", "2", "--calibrate", "3"]
+    given = ["--output", str(output), "--toys", "24", "--seed", "5", "--mu", "0.5", "2", "--thresholds", "3"]
     assert program.main(given) == 0
     printed = capsys.readouterr().out
     assert "24 toys: 0 failed" in printed
     assert "thresholds of the rise" in printed
     content = json.loads((output / "analysis.json").read_text())
     assert [group["coverage"]["n"] for group in content["groups"]] == [12, 12]
-    assert len(content["calibration"]) == 3
+    assert len(content["thresholds"]) == 3
     assert len(pd.read_parquet(output / "toys.parquet")) == 24
     assert len(json.loads((output / "thresholds.json").read_text())["delta_nll"]) == 13
     for name in ("pulls", "estimates", "coverage", "p_values"):
@@ -380,7 +381,7 @@ def test_fallbacks_and_order_of_pseudo_experiments(bundle):
     assert frame["fit_jes"][0] == 0.5
     assert np.isnan(frame["fit_jes"][1])
     assert frame["rise"][0] == 0.5
-    with pytest.raises(HarnessError, match="holds no pseudo-experiment"):
+    with pytest.raises(UsageError, match="holds no pseudo-experiment"):
         frame_of_records([], bundle, ROOT)
 
 

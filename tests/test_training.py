@@ -13,24 +13,24 @@ import pytest
 import torch
 from scipy import stats
 
-from sage.engine import Engine
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import select, shift
 from sage.errors import WeightsError
-from sage.graph import INPUTS, raw_inputs
-from sage.network import DualBranchNetwork, class_probabilities, from_arrays
-from sage.nuisances import PROCESSES
-from sage.parameters import stack, unstack
-from sage.shifts import select, shift
+from sage.network.dense import DualBranchNetwork, class_probabilities, from_arrays
+from sage.network.engine import Engine
+from sage.network.graph import INPUTS, raw_inputs
+from sage.network.parameters import stack, unstack
 from scripts import train as program
 from tests.events import DATA_FILE, METADATA_FILE, ROOT, columns_of, embedded_frame, small_data
 from training.checkpoint import CHECKPOINT_FILE, LOSSES_FILE
 from training.config import DEFAULT_CONFIG, Config, TablesConfig, TrainingConfig, read_config
-from training.dataset import EventsFile
-from training.files import read_arrays, write_arrays
+from training.events import EventsFile
 from training.inputs import draw_points
 from training.parallel import Processes, joined
 from training.preparation import prepare
 from training.sampling import HeldOut
 from training.train import NETWORK_FILE, REPORT_FILE, Objective, Trainer, train, with_shares
+from workshop.files import read_arrays, write_arrays
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=256, points_per_batch=2, validation_points=2, learning_rate=1e-2)
 CONFIG = Config(seed=5, training=SETTINGS)
@@ -392,8 +392,8 @@ def test_command_line(data, tmp_path):
 
 
 def test_default_settings_are_read():
-    config = read_config(DEFAULT_CONFIG, seed=17, device="cpu", region_set="seed", workers=None)
-    assert (config.seed, config.test_size, config.tables.region_set, config.workers) == (17, 0.5, "seed", 1)
+    config = read_config(DEFAULT_CONFIG, seed=17, device="cpu", region_set="published", workers=None)
+    assert (config.seed, config.test_size, config.tables.region_set, config.workers) == (17, 0.5, "published", 1)
     assert config.training.epochs == 24
     assert isinstance(config.tables, TablesConfig)
 

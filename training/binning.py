@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sage.nuisances import BACKGROUNDS, PROCESSES
-from sage.regions import RegionSet
+from sage.binned.regions import RegionSet
+from sage.challenge.nuisances import BACKGROUNDS, PROCESSES
 
 BACKGROUND_ROWS = [PROCESSES.index(name) for name in BACKGROUNDS]
 

@@ -1,9 +1,10 @@
 """Bin edges and yield tables of a trained network.
 
 Counts the events of the test part, which the network has not seen, at some tens of nuisance points, fits a smooth
-response per bin and process (see ``sage.response``) and fills the grid of ``sage.tables``. The counts are jobs, each of
-which writes one file (see ``training.counting``), so an interrupted run goes on where it stopped. With 0 ``nodes`` the
-events are counted at every node of the grid instead. ``held_out`` counts at further points, drawn from the priors, and
+response per bin and process (see ``sage.binned.response``) and fills the grid of ``sage.binned.tables``. The counts
+are jobs, each of which writes one file (see ``training.counting``), so an interrupted run goes on where it stopped.
+With 0 ``nodes`` the events are counted at every node of the grid instead. ``held_out`` counts at further points, drawn
+from the priors, and
 compares (see ``training.validation``).
 
 Writes ``tables.npz``, ``response.npz``, ``regions.json`` (cuts and edges), ``report.json`` and ``cost.json``.
@@ -21,22 +22,22 @@ from typing import Any
 
 import numpy as np
 
-from sage.bundle import MANIFEST, describe_regions
-from sage.engine import Engine
+from sage.binned.counting import NOMINAL, Noise, choose_points, draw_points
+from sage.binned.regions import RegionSet, region_set
+from sage.binned.response import Point, Response, fill_grid, fit_counts
+from sage.binned.tables import AXES, GRID, YieldTables, default_axes, grid_points
+from sage.challenge.nuisances import PROCESSES
 from sage.errors import InputError
-from sage.graph import Normalisation
-from sage.nodes import NOMINAL, Noise, choose_points, draw_points
-from sage.nuisances import PROCESSES
-from sage.regions import RegionSet, region_set
-from sage.response import Point, Response, fill_grid, fit_counts
-from sage.tables import AXES, GRID, YieldTables, default_axes, grid_points
+from sage.files.manifest import MANIFEST, describe_regions
+from sage.network.engine import Engine
+from sage.network.graph import Normalisation
 from training.binning import BinningRule, choose_edges
 from training.config import Config
 from training.counting import Counter, Job, count_nodes
-from training.dataset import DATA_FILE
-from training.files import read_arrays, sha256, write_arrays, write_json
+from training.events import DATA_FILE
 from training.train import NETWORK_FILE, REPORT_FILE
 from training.validation import validate
+from workshop.files import read_arrays, sha256, write_arrays, write_json
 
 TABLES_FILE = "tables.npz"
 RESPONSE_FILE = "response.npz"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sage.errors import SettingsError
-from training.files import read_arrays, write_arrays, write_json
+from workshop.files import read_arrays, write_arrays, write_json
 
 CHECKPOINT_FILE = "checkpoint.npz"
 LOSSES_FILE = "losses.json"

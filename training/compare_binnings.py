@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sage.interval import measure_interval
-from sage.likelihood import MU, Likelihood
-from sage.nodes import NOMINAL
-from sage.nuisances import CHALLENGE, PROCESSES
-from sage.regions import REGION_SETS, RegionSet, region_set
-from sage.response import Point, Response, fit_counts
+from sage.binned.counting import NOMINAL
+from sage.binned.likelihood import MU, Likelihood
+from sage.binned.regions import REGION_SETS, RegionSet, region_set
+from sage.binned.response import Point, Response, fit_counts
+from sage.challenge.nuisances import CHALLENGE, PROCESSES
+from sage.fit.interval import measure_interval
 from training.binning import BACKGROUND_ROWS, BinningRule, choose_edges
-from training.dataset import Events
+from training.events import Events
 from training.filling import HALVES, Evaluator, Filled, Filler, NominalCounts
 
 log = logging.getLogger("sage.training.compare_binnings")
@@ -38,7 +38,7 @@ LEAST_EXPECTED = 1e-12
 STEP = 1e-3
 """Step in mu and nu of numerical derivatives."""
 MIN_COUNT = 10.0
-PUBLISHED = ("seed", "disjoint")
+PUBLISHED = ("published", "disjoint")
 """Region sets whose rule asks for events of each background."""
 RATES = [MU, *(1 + i for i, nuisance in enumerate(CHALLENGE) if nuisance.kind == "norm")]
 

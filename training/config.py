@@ -13,8 +13,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
-from sage.nuisances import PROCESSES
 
 DISTRIBUTIONS = ("prior", "uniform", "nominal")
 """Of the nuisance points that training draws; see ``TrainingConfig``."""
@@ -106,7 +106,7 @@ class TablesConfig:
     """How bins and yield tables are made.
 
     Arguments:
-        region_set: Name in ``sage.regions.REGION_SETS``.
+        region_set: Name in ``sage.binned.regions.REGION_SETS``.
         uniform_bins: Bins of the observable from which merging starts.
         min_count: Expected background events a bin must have.
         min_count_each: Whether tt, VV and Z must have that many each, or together.
@@ -115,7 +115,7 @@ class TablesConfig:
             whose counts then fill the table directly.
         held_out: Points drawn from the priors, used only to judge the response; 0 for no such test.
         noise_draws: Soft-MET noise vectors averaged over.
-        common_noise: Whether an event has the same soft-MET noise at all points; see ``sage.nodes.Noise``.
+        common_noise: Whether an event has the same soft-MET noise at all points; see ``sage.binned.counting.Noise``.
     """
 
     region_set: str = "disjoint"
@@ -131,7 +131,7 @@ class TablesConfig:
 
 @dataclass(frozen=True)
 class MeasurementConfig:
-    """What the weights say about how they are used; see ``sage.bundle.Bundle``.
+    """What the weights say about how they are used; see ``sage.files.settings``.
 
     Arguments:
         nuisances: Variant of the nuisance table.

@@ -24,16 +24,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from harness.parent import end_with_parent
-from sage.bundle import describe_regions
-from sage.engine import Engine
-from sage.graph import Normalisation
-from sage.nodes import BLOCK, KINDS, NOMINAL, Noise, Sample, count_points, find_bins, parent_variances
-from sage.nuisances import PROCESSES
-from sage.regions import RegionSet
-from sage.response import Point
-from training.dataset import DATA_FILE, PARENTS_FILE, EventsFile, Part
-from training.files import read_arrays, sha256, write_arrays
+from sage.binned.counting import BLOCK, KINDS, NOMINAL, Noise, Sample, count_points, find_bins, parent_variances
+from sage.binned.regions import RegionSet
+from sage.binned.response import Point
+from sage.challenge.nuisances import PROCESSES
+from sage.files.manifest import describe_regions
+from sage.network.engine import Engine
+from sage.network.graph import Normalisation
+from training.events import DATA_FILE, PARENTS_FILE, EventsFile, Part
+from workshop.files import read_arrays, sha256, write_arrays
+from workshop.parent import end_with_parent
 
 POINTS_PER_JOB = 16
 ROWS_PER_JOB = 131_072
@@ -97,7 +97,7 @@ class Counter:
         return Sample(events.columns, events.weights * share, events.classes, np.arange(rows.start, rows.stop))
 
     def count(self, points: Sequence[Point], regions: RegionSet) -> dict[str, np.ndarray]:
-        """Count at points in this process; returns what ``sage.nodes.count_points`` does."""
+        """Count at points in this process; returns what ``sage.binned.counting.count_points`` does."""
         results = [Job(self, rows, share, tuple(points), regions)() for rows, share in self.shards()]
         return {name: sum((result[name] for result in results[1:]), start=results[0][name]) for name in KINDS}
 
@@ -154,7 +154,7 @@ class Job:
     regions: RegionSet
 
     def __call__(self) -> dict[str, np.ndarray]:
-        """Count; returns what ``sage.nodes.count_points`` does, and the ``seconds`` a core worked, shape ()."""
+        """Return what ``sage.binned.counting.count_points`` does, and the ``seconds`` a core worked, shape ()."""
         began = time.process_time()
         counter = self.counter
         engine = counter.make_engine(counter.parameters, threads=1)
@@ -188,7 +188,7 @@ def count_nodes(
             the same path.
 
     Returns:
-        What ``sage.nodes.count_points`` returns, and ``seconds``: the time that cores worked, in
+        What ``sage.binned.counting.count_points`` returns, and ``seconds``: the time that cores worked, in
         this run or an earlier one.
     """
     digest, shards = counter.digest(), counter.shards()

@@ -26,20 +26,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from sage.engine import Engine
-from sage.graph import jets_present, normalise, raw_inputs
-from sage.nuisances import PROCESSES
-from sage.regions import quantities
-from sage.shifts import select, shift
+from sage.binned.regions import quantities
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import select, shift
+from sage.network.engine import Engine
+from sage.network.graph import jets_present, normalise, raw_inputs
 from training.build_tables import read_network
 from training.config import Config
-from training.dataset import EventsFile, Keep
-from training.evaluation_pictures import draw_reliability, draw_shifts
-from training.files import sha256, write_json
+from training.evaluation_plots import draw_reliability, draw_shifts
+from training.events import EventsFile, Keep
 from training.metrics import auc, ks_distance, log_loss, reliability
 from training.reference_classifiers import Classifier, Sample, fit_boosting, fit_perceptron
 from training.sampling import HeldOut, Thinning
 from training.train import NETWORK_FILE, train
+from workshop.files import sha256, write_json
 
 EVALUATION_FILE = "evaluation.json"
 CLASSIFIERS = ("averaged", "nominal", "boosting", "perceptron")

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sage.engine import Engine
-from sage.graph import Normalisation
-from sage.nodes import BLOCK, Noise, parent_variances, quantities_at
-from sage.nuisances import PROCESSES
-from sage.regions import RegionSet, bin_numbers
-from sage.response import Point
-from training.dataset import Events
+from sage.binned.counting import BLOCK, Noise, parent_variances, quantities_at
+from sage.binned.regions import RegionSet, bin_numbers
+from sage.binned.response import Point
+from sage.challenge.nuisances import PROCESSES
+from sage.network.engine import Engine
+from sage.network.graph import Normalisation
+from training.events import Events
 
 HALVES = (0, 1)
 

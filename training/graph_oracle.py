@@ -1,8 +1,8 @@
-"""The network of ``sage.network`` once more, in plain torch-geometric: slow, literal, and the oracle of its tests.
+"""The network of ``sage.network.dense`` once more, in plain torch-geometric: slow, literal, the oracle of its tests.
 
 Nothing here uses the algebra that makes the dense module cheap: every message concatenates and multiplies edge by
 edge, graphs hold only the nodes and edges that exist, and normalisation over neighbours is torch-geometric's. The
-readings of arXiv:2509.00672 are those stated in ``sage.network``. Parameters carry the same names, so that
+readings of arXiv:2509.00672 are those stated in ``sage.network.dense``. Parameters carry the same names, so that
 ``oracle.load_state_dict(dense.state_dict())`` works.
 """
 
@@ -16,8 +16,8 @@ from torch.nn.functional import leaky_relu, one_hot
 from torch_geometric.nn import MessagePassing, global_mean_pool
 from torch_geometric.utils import softmax
 
-from sage.graph import DETERMINISTIC, INPUTS, N_NODES, N_SLOTS, NODES, UNCERTAINTY_AWARE, Branch
-from sage.network import HIDDEN, N_CLASSES, ROUNDS
+from sage.network.dense import HIDDEN, N_CLASSES, ROUNDS
+from sage.network.graph import DETERMINISTIC, INPUTS, N_NODES, N_SLOTS, NODES, UNCERTAINTY_AWARE, Branch
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class OracleBranch(nn.Module):
 
 
 class DeterministicBranch(OracleBranch):
-    """Twin of ``sage.network.DeterministicBranch``."""
+    """Twin of ``sage.network.dense.DeterministicBranch``."""
 
     def __init__(self) -> None:
         super().__init__(DETERMINISTIC, 2 * HIDDEN)
@@ -144,7 +144,7 @@ class DeterministicBranch(OracleBranch):
 
 
 class UncertaintyBranch(OracleBranch):
-    """Twin of ``sage.network.UncertaintyBranch``."""
+    """Twin of ``sage.network.dense.UncertaintyBranch``."""
 
     def __init__(self) -> None:
         super().__init__(UNCERTAINTY_AWARE, 3 * HIDDEN)
@@ -172,7 +172,7 @@ class UncertaintyBranch(OracleBranch):
 
 
 class OracleNetwork(nn.Module):
-    """Twin of ``sage.network.DualBranchNetwork``: same inputs, same outputs, same parameter names."""
+    """Twin of ``sage.network.dense.DualBranchNetwork``: same inputs, same outputs, same parameter names."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The 35 network inputs on torch tensors, at many nuisance points at once.
 
 The shifts and features of ``sage`` work on tensors and broadcast over points; what remains is to put them into the
-network's array. ``sage.graph.raw_inputs`` and ``normalise`` are the numpy twin and the definition.
+network's array. ``sage.network.graph.raw_inputs`` and ``normalise`` are the numpy twin and the definition.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage.features import angular_distances, derived
-from sage.graph import INPUTS, JETS, required_jets
-from sage.nuisances import CHALLENGE, SHAPE_NAMES
-from sage.shifts import Columns, shift, thresholds
-from sage.tables import SCALE_RANGE, SOFT_MET_RANGE
+from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
+from sage.challenge.features import angular_distances, derived
+from sage.challenge.nuisances import CHALLENGE, SHAPE_NAMES
+from sage.challenge.shifts import Columns, shift, thresholds
+from sage.network.graph import INPUTS, JETS, required_jets
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The whole way from an events file to the weights folder.
 
 Trains the network, or takes that of an existing weights folder, builds the tables and writes ``network.npz``,
-``tables.npz``, ``response.npz`` and ``manifest.json``; the result is read back with ``sage.bundle.read_bundle``. Steps
+``tables.npz``, ``response.npz`` and ``manifest.json``; the result is read back. Steps
 that are finished in the build folder are not repeated with ``--resume``. Equal events, settings and library versions
 give equal bytes.
 """
@@ -14,14 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sage.bundle import FORMAT, MANIFEST, Bundle, read_bundle, signed
-from sage.calibration import Calibration
-from sage.graph import INPUTS
-from sage.nuisances import PROCESSES
+from sage.challenge.nuisances import PROCESSES
+from sage.files.bundle import Bundle, read_bundle
+from sage.files.manifest import FORMAT, MANIFEST, signed
+from sage.files.settings import Rebuilding
+from sage.network.graph import INPUTS
 from training.build_tables import REGIONS_FILE, REPORT, RESPONSE_FILE, TABLES_FILE, build_tables, summary
 from training.config import Config
-from training.files import read_arrays, sha256, write_bytes, write_json
 from training.train import NETWORK_FILE, REPORT_FILE, train, versions
+from workshop.files import read_arrays, sha256, write_bytes, write_json
 
 log = logging.getLogger("sage.training.make_weights")
 
@@ -49,11 +50,12 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
         write_bytes(output / name, path.read_bytes())
     manifest: dict[str, Any] = {
         "format": FORMAT,
+        "method": "sage",
         "inputs": list(INPUTS),
         "classes": list(PROCESSES),
         "settings": {
             **asdict(config.measurement),
-            "calibration": asdict(Calibration()),
+            "rebuilding": asdict(Rebuilding()),
         },
         "normalisation": normalisation,
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),

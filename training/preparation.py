@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import select, shift
 from sage.errors import SettingsError
-from sage.graph import INPUTS, Normalisation, raw_inputs
-from sage.nuisances import PROCESSES
-from sage.shifts import select, shift
-from training.dataset import EventsFile
+from sage.network.graph import INPUTS, Normalisation, raw_inputs
+from training.events import EventsFile
 from training.sampling import HeldOut
 
 

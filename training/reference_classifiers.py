@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from sage.features import DERIVED, derived
-from sage.nuisances import PROCESSES
-from sage.shifts import PRIMARIES, UNDEFINED
+from sage.challenge.features import DERIVED, derived
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import PRIMARIES, UNDEFINED
 from training.metrics import log_loss
 
 FEATURES = (*PRIMARIES, *DERIVED)

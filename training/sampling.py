@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.dataset import Events
+from training.events import Events
 
 HELD_OUT, BOOTSTRAP, THINNING = range(3)
 """What a choice is for."""

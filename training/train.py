@@ -36,18 +36,18 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sage import __version__
+from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
-from sage.network import DualBranchNetwork
-from sage.nuisances import PROCESSES
-from sage.parameters import stack
+from sage.network.dense import DualBranchNetwork
+from sage.network.parameters import stack
 from training.checkpoint import CHECKPOINT_FILE, Progress, read_checkpoint, write_checkpoint
 from training.config import Config
-from training.dataset import Events, EventsFile
-from training.files import sha256, write_arrays, write_json
+from training.events import Events, EventsFile
 from training.inputs import draw_points, inputs_at_points
 from training.parallel import Processes, joined
 from training.preparation import Preparation, prepare
 from training.sampling import BOOTSTRAP, HeldOut, Thinning, poisson
+from workshop.files import sha256, write_arrays, write_json
 
 NETWORK_FILE = "network.npz"
 REPORT_FILE = "training.json"

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
-from sage.shifts import PRIMARIES
-from training.dataset import DATA_FILE, LABEL_COLUMNS, LUMINOSITY, METADATA_FILE, PARENTS_FILE
-from training.files import write_json
+from training.events import DATA_FILE, LABEL_COLUMNS, LUMINOSITY, METADATA_FILE, PARENTS_FILE
 from training.simulation.processes import TABLE
+from workshop.files import write_json
 
 BORDERS = (0.3, 0.5)
 """The challenge's test part ends at the first; the second halves the file."""

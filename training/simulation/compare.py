@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import kstwobign
 
-from sage.nuisances import PROCESSES, SIGNAL
-from sage.shifts import PRIMARIES, UNDEFINED
-from training.dataset import DATA_FILE, PARENTS_FILE
-from training.files import write_json
+from sage.challenge.nuisances import PROCESSES, SIGNAL
+from sage.challenge.shifts import PRIMARIES, UNDEFINED
+from training.events import DATA_FILE, PARENTS_FILE
 from training.simulation.comparison import (
     FEATURES,
     Sample,
@@ -31,6 +30,7 @@ from training.simulation.comparison import (
     response_table,
     score_inflation,
 )
+from workshop.files import write_json
 
 REAL_FILE = "real_500.parquet"
 KS_FLOOR = 0.02

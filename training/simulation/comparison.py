@@ -11,8 +11,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from sage.features import DERIVED, derived
-from sage.shifts import PRIMARIES, Columns, select, shift
+from sage.challenge.features import DERIVED, derived
+from sage.challenge.shifts import PRIMARIES, Columns, select, shift
 from training.simulation.published import REGIONS, RESPONSES, SHIFTS, published_yield
 
 FEATURES = (*PRIMARIES, *DERIVED)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sage.challenge.nuisances import PROCESSES, SIGNAL
 from sage.errors import InputError
-from sage.nuisances import PROCESSES, SIGNAL
-from training.dataset import LUMINOSITY
+from training.events import LUMINOSITY
 
 COMMON_SETTINGS = (
     "Print:quiet = on",

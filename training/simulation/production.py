@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
-from sage.shifts import PRIMARIES
 from training.simulation.detector import deposits, measure, overlay
 from training.simulation.generator import Effort, Generator, Showered
 from training.simulation.processes import TABLE, Process

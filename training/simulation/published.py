@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sage.nuisances import PROCESSES
+from sage.challenge.nuisances import PROCESSES
 
 HIGH_MT = 70.0
 LEADING_PT, SUBLEADING_PT = 50.0, 30.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sage.shifts import PRIMARIES, UNDEFINED
-from sage.shifts import Columns as PrimaryColumns
+from sage.challenge.shifts import PRIMARIES, UNDEFINED
+from sage.challenge.shifts import Columns as PrimaryColumns
 from training.simulation.compilation import compiled
 from training.simulation.reco import JET, LEPTON, Jets, Leptons, RecoBatch
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from harness.leftovers import others
-from harness.parent import end_with_parent
 from sage.errors import InputError
-from training.files import read_arrays, write_arrays, write_json
 from training.simulation.production import Production, Shard, Simulation
+from workshop.files import read_arrays, write_arrays, write_json
+from workshop.leftovers import others
+from workshop.parent import end_with_parent
 
 SETTINGS_FILE = "simulation.json"
 SHARDS_FOLDER = "shards"

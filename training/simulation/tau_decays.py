@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.files import read_arrays, write_arrays
 from training.simulation.compilation import compiled
+from workshop.files import read_arrays, write_arrays
 
 TAU_MASS = 1.77686
 """GeV."""

@@ -14,11 +14,11 @@ import numpy as np
 import pythia8mc
 from tqdm import tqdm
 
-from training.files import read_arrays, write_arrays
 from training.simulation.detector import Deposits, deposits
 from training.simulation.event import EventBatch, Particles, Taus
 from training.simulation.processes import COMMON_SETTINGS
 from training.simulation.records import NO_TAUS, Rows, event_batch, final_particles
+from workshop.files import read_arrays, write_arrays
 
 NO_INTERACTIONS = ("PartonLevel:MPI = off",)
 """Pythia settings of the events that underlying events are laid over."""

@@ -1,0 +1,307 @@
+"""The events file, read the way the challenge's own loader reads it (arXiv:2410.02867, section 2).
+
+The first 30 % of the rows are the test part, from which pseudo-experiments are drawn; the rest is for training. The
+weights of either part are rescaled to the sum of the full data set, which a metadata file beside the events states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from harness.columns import LABEL_COLUMNS, PROCESS_ORDER, check_schema, numeric_values, process_codes
+from workshop.errors import UsageError
+
+logger = logging.getLogger("sage.harness.test_set")
+
+FILE_NAME = "FAIR_Universe_HiggsML_data.parquet"
+METADATA_NAME = "FAIR_Universe_HiggsML_data_metadata.json"
+BATCH_ROWS = 1 << 20
+HASH_ALL_BELOW = 64 << 20
+HEAVY = 0.5
+"""Effective weight of background events from which on a test part is too small: 0.02 in the public data set."""
+
+Allocate = Callable[[str, str, int, "np.dtype[Any]"], "np.ndarray[Any, Any]"]
+"""(process, column, rows, dtype) -> empty array of shape (rows,) for one column of the test set."""
+
+
+def in_memory(process: str, column: str, rows: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Allocate an ordinary array, whatever the process and column."""
+    del process, column
+    return np.empty(rows, dtype)
+
+
+class EventFile:
+    """Test and training part of one events file.
+
+    Like the official ``Data`` it keeps the file open, so neither it nor its bound method ``load_train_set`` can be
+    pickled: a submission that keeps ``get_train_set`` fails here as it does there.
+
+    Arguments:
+        path: The Parquet file, or a folder that holds it as ``FAIR_Universe_HiggsML_data.parquet``. Metadata is read
+            from ``<name>_metadata.json`` beside it (``total_rows``, ``sum_weights``; optional).
+        test_size: Rows of the test part: an int, or a float as a fraction of all rows.
+
+    Raises:
+        UsageError: If the file is missing, is not Parquet or misses columns, the metadata is unusable, or the test
+            part would be empty.
+
+    Attributes:
+        path: The Parquet file.
+        total_rows: Rows of the data set, from the metadata if it says so.
+        test_rows: Rows of the test part, which come first.
+        sum_weights: What either part's weights are rescaled to; None if unknown.
+    """
+
+    def __init__(self, path: Path | str, test_size: float = 0.3) -> None:
+        self.path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        if not self.path.is_file():
+            msg = f"{self.path}: no such events file; give the Parquet file or a folder that holds {FILE_NAME}"
+            raise UsageError(msg)
+        try:
+            self._file = pq.ParquetFile(self.path)
+        except (pa.ArrowException, OSError) as error:
+            msg = f"{self.path}: not a readable Parquet file ({_first_line(error)}); download or unpack it again"
+            raise UsageError(msg) from error
+        self.columns = check_schema(self.path, self._file.schema_arrow)
+        metadata = self._read_metadata()
+        file_rows = int(self._file.metadata.num_rows)
+        self.total_rows = int(metadata.get("total_rows", file_rows))
+        if self.total_rows != file_rows:
+            logger.warning("%s has %d rows, its metadata says %d", self.path, file_rows, self.total_rows)
+        self.sum_weights: float | None = metadata.get("sum_weights")
+        if self.sum_weights is None:
+            logger.warning(
+                "no 'sum_weights' in %s: weights are not rescaled, so pseudo-experiments hold only the events of the "
+                "test part (30 %% of a full experiment by default)",
+                self.metadata_path,
+            )
+        elif self.sum_weights <= 0:
+            logger.warning("'sum_weights' in %s is not positive: weights are not rescaled", self.metadata_path)
+        self.test_rows = _count_rows(test_size, self.total_rows, "test size")
+        if min(self.test_rows, file_rows) == 0:
+            msg = f"{self.path}: the test part is empty (test size {test_size} of {file_rows} rows)"
+            msg += "; pseudo-experiments are drawn from it, so give a larger file or test size"
+            raise UsageError(msg)
+
+    @property
+    def metadata_path(self) -> Path:
+        """Where the metadata of this file belongs."""
+        return self.path.with_name(f"{self.path.stem}_metadata.json")
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of the training part."""
+        return self.total_rows - self.test_rows
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the events and with how they are split and rescaled.
+
+        Beyond 64 MiB only the size, the first MiB and the Parquet footer (position, size and extremes of every column
+        chunk) are hashed, because reading the full data set takes minutes.
+        """
+        digest = hashlib.sha256(f"{self.total_rows} {self.test_rows} {self.sum_weights} ".encode())
+        size = self.path.stat().st_size
+        digest.update(str(size).encode())
+        with self.path.open("rb") as stream:
+            if size <= HASH_ALL_BELOW:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(1 << 20))
+                stream.seek(-8 - int(self._file.metadata.serialized_size), 2)
+                digest.update(stream.read())
+        return digest.hexdigest()
+
+    def load_test_set(self, allocate: Allocate = in_memory) -> dict[str, pd.DataFrame]:
+        """Read the test part.
+
+        Values, weights and column order are those of the official loader; the index is not (each frame counts from 0).
+
+        Arguments:
+            allocate: Provides the memory of each column; each event is held once.
+
+        Returns:
+            One frame per process, in the order ztautau, diboson, ttbar, htautau, without the label columns. A frame
+            may be empty.
+
+        Raises:
+            UsageError: If a value is not finite, a weight negative or a label unknown.
+        """
+        codes, weights = self._read_labels_and_weights()
+        counts = np.bincount(codes, minlength=len(PROCESS_ORDER))
+        self._warn_of_heavy_events(weights[codes != PROCESS_ORDER.index("htautau")].astype(np.float64))
+        names = [name for name in self.columns if name not in LABEL_COLUMNS]
+        types = {name: np.dtype(self._file.schema_arrow.field(name).type.to_pandas_dtype()) for name in names}
+        types["weights"] = weights.dtype
+        data = {
+            process: {name: allocate(process, name, int(count), types[name]) for name in names}
+            for process, count in zip(PROCESS_ORDER, counts, strict=True)
+        }
+        filled = np.zeros(len(PROCESS_ORDER), int)
+        for first_row, table in self._read(names, 0, self.test_rows):
+            here = codes[first_row : first_row + table.num_rows]
+            rows = [np.flatnonzero(here == code) for code in range(len(PROCESS_ORDER))]
+            for name in names:
+                if name == "weights":
+                    values = weights[first_row : first_row + table.num_rows]
+                else:
+                    values = numeric_values(self.path, name, table.column(name), first_row)
+                for process, start, select in zip(PROCESS_ORDER, filled, rows, strict=True):
+                    data[process][name][start : start + len(select)] = values[select]
+            filled += [len(select) for select in rows]
+        return {process: pd.DataFrame(columns, copy=False) for process, columns in data.items()}
+
+    def _warn_of_heavy_events(self, background: np.ndarray[Any, Any]) -> None:
+        """Say so if the test part is too small to judge a submission by.
+
+        All pseudo-experiments repeat its events. What these fluctuate shifts mu_hat alike in all of them, by about
+        sqrt(effective weight) statistical standard deviations, unless the tables were made from the same events.
+        """
+        effective = float((background**2).sum() / max(background.sum(), 1e-300))
+        if effective > HEAVY:
+            logger.warning(
+                "%s: a background event of the test part counts %.1f times in every pseudo-experiment; that alone "
+                "moves mu_hat by about %.1f statistical standard deviations, in all of them alike, so this rehearses "
+                "a run but does not judge a submission (but for tables made from the same events); use more events",
+                self.path,
+                effective,
+                effective**0.5,
+            )
+
+    def load_train_set(self, train_size: float | None = None, selected_indices: Any = None) -> pd.DataFrame:
+        """Read the training part, or some rows of it; this is what a submission gets as ``get_train_set``.
+
+        Arguments:
+            train_size: Number of rows (int) or fraction of the training part (float), drawn without replacement from
+                numpy's global random state over all processes.
+            selected_indices: Row numbers within the training part, list or array; they win over ``train_size``.
+
+        Returns:
+            Frame of the selected rows in the order of the file, with label columns and rescaled weights.
+
+        Raises:
+            UsageError: If the selection is of the wrong type or out of range, or a value is not finite. The official
+                loader skips indices behind the end and takes negative ones from the test part; here both are refused.
+        """
+        available = self.train_rows
+        count = available if train_size is None else _count_rows(train_size, available, "train size")
+        if selected_indices is None:
+            # The draw is made even if all rows are taken, so that numpy's state goes on as in the official program.
+            selected = np.random.choice(available, size=count, replace=False)
+        elif isinstance(selected_indices, (list, np.ndarray)):
+            selected = np.asarray(selected_indices, dtype=None if len(selected_indices) else int)
+        else:
+            msg = f"selected indices must be a list or a numpy array, not {type(selected_indices).__name__}"
+            raise UsageError(msg)
+        if len(selected) and (selected.dtype.kind not in "iu" or selected.min() < 0 or selected.max() >= available):
+            msg = f"selected indices must be integers from 0 to {available - 1}, the rows of the training part"
+            raise UsageError(msg)
+        rows = np.sort(selected) + self.test_rows
+        tables = [self._file.schema_arrow.empty_table().select(self.columns)]
+        if len(rows):
+            for first_row, table in self._read(list(self.columns), int(rows[0]), int(rows[-1]) + 1):
+                low, high = np.searchsorted(rows, (first_row, first_row + table.num_rows))
+                here = rows[low:high] - first_row
+                part = table if np.array_equal(here, np.arange(table.num_rows)) else table.take(here)
+                process_codes(self.path, part.column("detailed_labels"), first_row)
+                for name in self.columns:
+                    if name != "detailed_labels":
+                        numeric_values(self.path, name, part.column(name), first_row)
+                tables.append(part)
+        merged = pa.concat_tables(tables)
+        tables.clear()
+        # Column by column, each freed once it is converted: the events are in memory once, plus one column.
+        frame = merged.to_pandas(ignore_metadata=True, split_blocks=True, self_destruct=True)
+        del merged
+        if len(frame):
+            frame["weights"] = self._rescale(frame["weights"])
+        return frame
+
+    def _read(self, columns: list[str], start: int, stop: int) -> Iterator[tuple[int, Any]]:
+        """Yield (first row, table) for rows ``start`` to ``stop``, decoding only the row groups they lie in."""
+        metadata = self._file.metadata
+        ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        begins = np.concatenate([[0], ends[:-1]])
+        groups = [group for group in range(len(ends)) if begins[group] < stop and ends[group] > start]
+        if not groups:
+            return
+        row = int(begins[groups[0]])
+        try:
+            for batch in self._file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
+                first, last = max(start - row, 0), min(stop - row, batch.num_rows)
+                if last > first:
+                    yield row + first, pa.Table.from_batches([batch.slice(first, last - first)]).select(columns)
+                row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            msg = f"{self.path}: damaged behind row {row} ({_first_line(error)}); download or unpack it again"
+            raise UsageError(msg) from error
+
+    def _read_labels_and_weights(self) -> tuple[np.ndarray[Any, np.dtype[np.int8]], np.ndarray[Any, Any]]:
+        """Return process codes and rescaled weights of the test part in the order of the file, shape (n,) each."""
+        codes, weights = [], []
+        for first_row, table in self._read(["detailed_labels", "weights"], 0, self.test_rows):
+            codes.append(process_codes(self.path, table.column("detailed_labels"), first_row))
+            weights.append(numeric_values(self.path, "weights", table.column("weights"), first_row))
+            if (weights[-1] < 0).any():
+                row = int(np.argmax(weights[-1] < 0))
+                msg = f"{self.path}: column 'weights' holds {weights[-1][row]} in row {first_row + row}, but the test "
+                msg += "part's weights are Poisson means and cannot be negative; drop such events"
+                raise UsageError(msg)
+        return np.concatenate(codes), np.asarray(self._rescale(pd.Series(np.concatenate(weights))))
+
+    def _rescale(self, weights: pd.Series) -> pd.Series:
+        """Rescale weights to the sum over the full data set, shape (n,); bit-equal to the official loader."""
+        if self.sum_weights is None or self.sum_weights <= 0:
+            return weights
+        # The built-in sum adds Python floats one by one; any other sum rounds differently and so moves the Poisson
+        # draws of a few events.
+        total = sum(weights)
+        if total <= 0:
+            msg = f"{self.path}: the weights of {len(weights)} events add up to {total}; they cannot be rescaled to "
+            msg += f"'sum_weights' = {self.sum_weights} of {self.metadata_path.name}"
+            raise UsageError(msg)
+        return (self.sum_weights * weights) / total
+
+    def _read_metadata(self) -> dict[str, Any]:
+        """Return the metadata; empty if there is no such file."""
+        if not self.metadata_path.is_file():
+            return {}
+        try:
+            metadata = json.loads(self.metadata_path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            msg = f"{self.metadata_path}: not readable as JSON ({_first_line(error)}); repair or remove it"
+            raise UsageError(msg) from error
+        if not isinstance(metadata, dict):
+            msg = f"{self.metadata_path}: holds a {type(metadata).__name__}, not an object; repair or remove it"
+            raise UsageError(msg)
+        for key, kinds in (("total_rows", (int,)), ("sum_weights", (int, float))):
+            value = metadata.get(key)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < 1e300
+            ):
+                msg = f"{self.metadata_path}: {key!r} is {value!r}, but must be a finite number of at least 0"
+                raise UsageError(msg)
+        return {key: value for key, value in metadata.items() if value is not None}
+
+
+def _count_rows(size: Any, available: int, what: str) -> int:
+    """Return a number of rows from an int (at most ``available``) or a fraction of ``available``."""
+    if isinstance(size, int) and size >= 0:
+        return min(size, available)
+    if isinstance(size, float) and 0.0 <= size <= 1.0:
+        return int(size * available)
+    msg = f"{what} must be a number of rows (int) or a fraction from 0.0 to 1.0 (float), not {size!r}"
+    raise UsageError(msg)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

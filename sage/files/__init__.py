@@ -1,0 +1,1 @@
+"""Reads the weights folder without trusting it."""

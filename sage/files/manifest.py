@@ -1,0 +1,111 @@
+"""The manifest of a weights folder: which method, files and settings it holds, with a checksum of its own content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sage.binned.regions import OPERATORS, QUANTITIES, Region, RegionSet
+from sage.challenge.nuisances import PROCESSES
+from sage.errors import WeightsError
+from sage.files.arrays import REMEDY, read_file
+
+FORMAT = 4
+MANIFEST = "manifest.json"
+
+LARGEST_MANIFEST = 4 << 20
+"""Bound in bytes on what is read at all."""
+
+
+def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the ``sha256`` of its content: of its JSON without that entry, keys sorted, no spaces."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return content | {"sha256": hashlib.sha256(text.encode("ascii")).hexdigest()}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest that is whole and of this version; nothing else about its content is checked.
+
+    Raises:
+        WeightsError: If it is not.
+    """
+    path = folder / MANIFEST
+    content = read_file(path, LARGEST_MANIFEST)
+    try:
+        manifest = json.loads(content.decode("utf-8"))
+        digest = signed(manifest)["sha256"] if isinstance(manifest, dict) else None
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: cannot be read as JSON ({error}); {REMEDY}"
+        raise WeightsError(msg) from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        msg = f"{path}: format version {found!r}, this code reads version {FORMAT}; convert the folder with "
+        msg += "python -m scripts.convert_weights"
+        raise WeightsError(msg)
+    if manifest.get("sha256") != digest:
+        msg = f"{path}: sha256 of its content is {digest}, it states another one; {REMEDY}, and choose settings by "
+        msg += "python -m scripts.make_submission --set"
+        raise WeightsError(msg)
+    return dict(manifest)
+
+
+def describe_regions(region_set: RegionSet) -> dict[str, Any]:
+    """Return the manifest entry for a region set; the inverse of what ``read_bundle`` does with it."""
+    regions = [
+        {
+            "name": region.name,
+            "cuts": [list(cut) for cut in region.cuts],
+            "observable": region.observable,
+            "signal": region.signal,
+            "edges": list(region.edges),
+        }
+        for region in region_set.regions
+    ]
+    return {
+        "name": region_set.name,
+        "exclusive": region_set.exclusive,
+        "class_weights": list(region_set.class_weights),
+        "regions": regions,
+    }
+
+
+def read_regions(path: Path, entry: dict[str, Any]) -> RegionSet:
+    """Return the region set of a manifest entry.
+
+    Raises:
+        WeightsError: If a value of it cannot be; the message names it and ``path``, the manifest.
+        LookupError, TypeError, ValueError: If it is no such entry.
+    """
+    regions = []
+    for item in entry["regions"]:
+        cuts = tuple((str(name), str(symbol), float(value)) for name, symbol, value in item["cuts"])
+        edges = np.asarray(item["edges"], dtype=np.float64)
+        if edges.ndim != 1 or len(edges) < 2 or not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
+            msg = f"{path}: edges of region {item['name']!r} must increase, got {item['edges']}; {REMEDY}"
+            raise WeightsError(msg)
+        unknown = [symbol for _, symbol, _ in cuts if symbol not in OPERATORS]
+        if unknown:
+            msg = f"{path}: region {item['name']!r} has the operator {unknown[0]!r}; use one of {list(OPERATORS)}"
+            raise WeightsError(msg)
+        unknown = [name for name in (item["observable"], *(name for name, _, _ in cuts)) if name not in QUANTITIES]
+        if unknown:
+            msg = f"{path}: region {item['name']!r} names the quantity {unknown[0]!r}; use one of {list(QUANTITIES)}"
+            raise WeightsError(msg)
+        regions.append(
+            Region(str(item["name"]), cuts, str(item["observable"]), bool(item["signal"]), tuple(edges.tolist()))
+        )
+    if not regions or len({region.name for region in regions}) < len(regions):
+        msg = f"{path}: there must be a region, and no two of the same name; {REMEDY}"
+        raise WeightsError(msg)
+    class_weights = tuple(float(weight) for weight in entry["class_weights"])
+    if len(class_weights) != len(PROCESSES) or not all(0.0 < weight < math.inf for weight in class_weights):
+        msg = f"{path}: class_weights must be {len(PROCESSES)} positive numbers, got {class_weights}; {REMEDY}"
+        raise WeightsError(msg)
+    return RegionSet(str(entry["name"]), tuple(regions), bool(entry["exclusive"]), class_weights)

@@ -1,0 +1,1 @@
+"""Any negative log-likelihood -> interval: minimiser, limits, and what to do where the normal way fails."""

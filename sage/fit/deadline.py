@@ -1,0 +1,42 @@
+"""Bounds the time of one measurement: a worker that is far too slow still answers before it is cut off.
+
+A clock makes an answer depend on the machine, so this guard is far from what any measurement takes, chooses nothing
+but the last two fall-backs (``sage.fit.ladder``, ``sage.measurement``), and shows as the flag ``time_guard``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from sage.errors import TimeLimitError
+
+clock = time.monotonic
+
+SHARE = 0.9
+"""Part of the limit after which work is given up; the rest is for what is going on then, and for the answer."""
+
+
+class Deadline:
+    """The moment at which the work of a measurement that begins now is given up.
+
+    Arguments:
+        limit: Seconds within which the answer has to be there; None for no limit.
+    """
+
+    def __init__(self, limit: float | None = None) -> None:
+        self._limit = limit
+        self._end = math.inf if limit is None else clock() + SHARE * limit
+
+    def check(self) -> None:
+        """Go on only while there is time.
+
+        Raises:
+            TimeLimitError: If there is none left.
+        """
+        if self._limit is not None and clock() > self._end:
+            msg = f"time_limit is {self._limit:g} s, nearly all of it used; allow more, or None for no limit"
+            raise TimeLimitError(msg)
+
+
+NEVER = Deadline()

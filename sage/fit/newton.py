@@ -1,0 +1,241 @@
+"""Step 8: the fit. Minimises the likelihood over the nuisance parameters, with the signal strength free or fixed.
+
+A damped Newton iteration with the analytic Hessian (the Fisher information where that is not positive definite),
+projected onto the parameter ranges. It needs no randomness and no clock, so a fit is a function of its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sage.binned.likelihood import MU, Evaluation, Likelihood
+
+MAX_ITERATIONS = 100
+EDM_GOAL = 1e-12
+"""Estimated distance to the minimum (in units of nll) at which the iteration stops."""
+EDM_ACCEPT = 1e-4
+"""Largest estimated distance at which a stalled iteration (at a kink of the table) still counts as converged."""
+DAMPING_MIN, DAMPING_MAX = 1e-2, 1e6
+FACE = 1e-9
+"""Distance from the face of a table cell, in nu, at which a point counts as on it."""
+MAX_CELLS = 100
+SOFT_MET_STARTS = (-2.0, 0.0, 1.2)
+"""Starting points in nu of soft_met: its effect is quadratic near 0, so the likelihood can have two valleys."""
+SAME_START = 0.5
+"""Distance from a minimum in nu of soft_met within which no further descent is started."""
+SAME_MINIMUM = 1e-3
+"""Squared distance to a known minimum, in standard deviations, at which a descent is ended as leading there."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A minimum.
+
+    Arguments:
+        parameters: (mu, nu...) at the minimum.
+        value: Negative log-likelihood there.
+        covariance: Inverse Hessian over the free parameters; 0 for those that are fixed or at a bound.
+        edm: Estimated vertical distance to the true minimum.
+        iterations: Newton steps taken.
+        converged: Whether ``edm`` is small enough.
+    """
+
+    parameters: np.ndarray
+    value: float
+    covariance: np.ndarray
+    edm: float
+    iterations: int
+    converged: bool
+
+    @property
+    def mu(self) -> float:
+        """Signal strength at the minimum."""
+        return float(self.parameters[MU])
+
+    @property
+    def sigma_mu(self) -> float:
+        """Parabolic standard deviation of the signal strength; not finite if the curvature is not positive."""
+        variance = float(self.covariance[MU, MU])
+        return math.sqrt(variance) if variance > 0 else math.inf
+
+
+def fit(
+    likelihood: Likelihood,
+    start: np.ndarray,
+    fixed_mu: float | None = None,
+    mu_range: tuple[float, float] | None = None,
+    damping: float = 0.0,
+) -> FitResult:
+    """Minimise from one starting point.
+
+    Arguments:
+        likelihood: The likelihood.
+        start: (mu, nu...); moved into the ranges if outside.
+        fixed_mu: Signal strength to hold, if any.
+        mu_range: Bounds on a free signal strength, if any.
+        damping: Damping of the first step.
+    """
+    low, high = parameter_ranges(likelihood, fixed_mu, mu_range)
+    descent = _newton(likelihood, np.clip(start, low, high), low, high, damping)
+    return _finish(likelihood, descent, low, high)
+
+
+def fit_global(likelihood: Likelihood, mu_range: tuple[float, float] | None = None) -> FitResult:
+    """Minimise with the signal strength free, from several starting points, and return the lowest minimum."""
+    best = fit(likelihood, np.concatenate([[1.0], likelihood.centres]), mu_range=mu_range)
+    return lowest_valley(likelihood, best, mu_range=mu_range)
+
+
+def lowest_valley(
+    likelihood: Likelihood,
+    best: FitResult,
+    fixed_mu: float | None = None,
+    mu_range: tuple[float, float] | None = None,
+) -> FitResult:
+    """Descend into the other valleys of soft_met as well; return the lowest minimum, ``best`` among them."""
+    low, high = parameter_ranges(likelihood, fixed_mu, mu_range)
+    i = 1 + [nuisance.name for nuisance in likelihood.nuisances].index("soft_met")
+    minima = [best]
+    for offset in SOFT_MET_STARTS:
+        start = best.parameters.copy()
+        start[i] = min(max(likelihood.centres[i - 1] + offset, low[i]), high[i])
+        if any(abs(known.parameters[i] - start[i]) < SAME_START for known in minima):
+            continue
+        descent = _newton(likelihood, start, low, high, known=minima)
+        if not _leads_to(descent.at, descent.point, minima):
+            minima.append(_finish(likelihood, descent, low, high))
+    return min(minima, key=lambda result: (not result.converged, result.value))
+
+
+def _finish(likelihood: Likelihood, descent: _Descent, low: np.ndarray, high: np.ndarray) -> FitResult:
+    """Go on cell by cell if the descent stalled, and add the covariance."""
+    if descent.edm > EDM_GOAL:
+        descent = _cell_by_cell(likelihood, descent, low, high)
+    free = free_parameters(descent.at, descent.point.gradient, low, high) | descent.on_kink
+    covariance = np.zeros((len(low), len(low)))
+    covariance[np.ix_(free, free)] = np.linalg.inv(_curvature(descent.point, free))
+    converged = math.isfinite(descent.point.value) and descent.edm < EDM_ACCEPT
+    return FitResult(descent.at, descent.point.value, covariance, descent.edm, descent.iterations, converged)
+
+
+def parameter_ranges(
+    likelihood: Likelihood, fixed_mu: float | None, mu_range: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper bounds of (mu, nu...)."""
+    mu_low, mu_high = mu_range or (-math.inf, math.inf)
+    if fixed_mu is not None:
+        mu_low = mu_high = fixed_mu
+    low = np.array([mu_low, *(nuisance.nu_range[0] for nuisance in likelihood.nuisances)])
+    high = np.array([mu_high, *(nuisance.nu_range[1] for nuisance in likelihood.nuisances)])
+    return low, high
+
+
+@dataclass(frozen=True)
+class _Descent:
+    """Where an iteration ended: the point, the likelihood there, estimated distance and steps taken."""
+
+    at: np.ndarray
+    point: Evaluation
+    edm: float
+    iterations: int
+    on_kink: np.ndarray
+
+
+def _newton(
+    likelihood: Likelihood,
+    at: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    damping: float = 0.0,
+    known: Sequence[FitResult] = (),
+) -> _Descent:
+    """Descend by damped Newton steps projected onto the box; end early on the way to a known minimum."""
+    point = likelihood.evaluate(at)
+    edm, iterations = math.inf, 0
+    while iterations < MAX_ITERATIONS and not _leads_to(at, point, known):
+        free = free_parameters(at, point.gradient, low, high)
+        curvature = _curvature(point, free)
+        gradient = point.gradient[free]
+        step = np.linalg.solve(curvature, gradient)
+        edm = 0.5 * float(gradient @ step)
+        if not math.isfinite(edm) or edm < EDM_GOAL or damping > DAMPING_MAX:
+            break
+        iterations += 1
+        if damping > 0:
+            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), gradient)
+        trial = at.copy()
+        trial[free] -= step
+        trial = np.minimum(np.maximum(trial, low), high)
+        moved = likelihood.evaluate(trial)
+        if moved.value < point.value:
+            at, point, damping = trial, moved, 0.1 * damping if damping > DAMPING_MIN else 0.0
+        else:
+            damping = max(10.0 * damping, DAMPING_MIN)
+    return _Descent(at, point, edm, iterations, np.zeros(len(at), dtype=bool))
+
+
+def _leads_to(at: np.ndarray, point: Evaluation, known: Sequence[FitResult]) -> bool:
+    """Return whether a point is so near a known minimum that Newton's method would end there."""
+    for minimum in known:
+        distance = at - minimum.parameters
+        if distance @ point.fisher @ distance < SAME_MINIMUM:
+            return True
+    return False
+
+
+def _cell_by_cell(likelihood: Likelihood, begin: _Descent, low: np.ndarray, high: np.ndarray) -> _Descent:
+    """Descend where the gradient jumps: minimise within one cell of the table at a time, where all is smooth.
+
+    A parameter that ends on a face of the cell moves into the next one if the likelihood falls there too. If it does
+    not, the face is a kink and the minimum lies on it.
+    """
+    nodes = [np.array([])] * len(begin.at)
+    shapes = [i for i, nuisance in enumerate(likelihood.nuisances) if nuisance.kind == "shape"]
+    for i, axis in zip(shapes, likelihood.templates.axes, strict=True):
+        nodes[1 + i] = np.array([likelihood.nuisances[i].to_alpha.inverse(alpha) for alpha in axis])
+    now, iterations = begin, begin.iterations
+    for _ in range(MAX_CELLS):
+        cell_low, cell_high = low.copy(), high.copy()
+        for i, positions in enumerate(nodes):
+            above = int(np.searchsorted(positions, now.at[i]))
+            if above > 0:
+                cell_low[i] = max(low[i], positions[above - 1] + FACE)
+            if above < len(positions):
+                cell_high[i] = min(high[i], positions[above] - FACE)
+        now = _newton(likelihood, np.clip(now.at, cell_low, cell_high), cell_low, cell_high)
+        iterations += now.iterations
+        on_face = ((now.at <= cell_low) & (cell_low > low)) | ((now.at >= cell_high) & (cell_high < high))
+        crossed = False
+        for i in np.flatnonzero(on_face).tolist():
+            beyond = now.at.copy()
+            beyond[i] -= math.copysign(3 * FACE, now.point.gradient[i])
+            there = likelihood.evaluate(beyond)
+            if math.isfinite(there.value) and there.gradient[i] * now.point.gradient[i] > 0:
+                now = replace(now, at=beyond, point=there)
+                crossed = True
+        if not crossed:
+            return replace(now, iterations=iterations, on_kink=on_face)
+    return replace(now, edm=math.inf, iterations=iterations)
+
+
+def free_parameters(at: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return which parameters may move: not fixed, and not at a bound with the descent pointing outward."""
+    outward = ((at <= low) & (gradient > 0)) | ((at >= high) & (gradient < 0))
+    return np.asarray((low < high) & ~outward)
+
+
+def _curvature(point: Evaluation, free: np.ndarray) -> np.ndarray:
+    """Return a positive definite second-derivative matrix of the free parameters."""
+    block = (slice(None), slice(None)) if free.all() else np.ix_(free, free)
+    for matrix in (point.hessian[block], point.fisher[block]):
+        try:
+            np.linalg.cholesky(matrix)
+        except np.linalg.LinAlgError:
+            continue
+        return np.asarray(matrix)
+    fisher = point.fisher[block]
+    return np.asarray(fisher + np.eye(len(fisher)) * max(1e-9, 1e-9 * float(np.abs(fisher).max(initial=0.0))))

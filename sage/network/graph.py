@@ -1,0 +1,184 @@
+"""Step 3: the fixed event graph and the 35 numbers that live on it.
+
+An event is a graph of five nodes (lepton, hadronic tau, leading jet, subleading jet, MET). Its 14 node, 14 edge and 7
+global features are split between a deterministic branch, which sees what no energy scale moves, and an
+uncertainty-aware branch, which sees the rest (arXiv:2509.00672, feature tables). The template below is the only
+place where this layout is written down; the network, its torch-geometric twin and the normalisation read it.
+
+Readings taken where the sources are silent:
+
+* Three slots (pt, eta, phi) and a one-hot type make the 8 inputs of a node; a slot without a feature is 0.
+* A distance to MET takes the pseudorapidity of MET as 0.
+* Each edge feature is one edge with one scalar, in both directions; two features of one pair are parallel edges.
+* A jet exists where its pt is positive. The number of jets does not tell: the challenge lowers it for every removed
+  jet, so an event with three jets, the second of them removed, has two jets and no subleading one.
+* What a missing jet would define is 0 after normalisation, and so is any value that is not finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sage.challenge.features import angular_distances, derived
+from sage.challenge.shifts import Columns
+
+NODES = ("lep", "had", "jet_leading", "jet_subleading", "met")
+N_NODES = len(NODES)
+N_SLOTS = 3
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The features of one branch: where each column sits on the graph.
+
+    Arguments:
+        nodes: (column, node, slot) with slot 0, 1, 2 for pt, eta, phi.
+        edges: (column, node, node); each stands for two directed edges.
+        globals: (column, nodes that must exist for it to be defined).
+    """
+
+    nodes: tuple[tuple[str, str, int], ...]
+    edges: tuple[tuple[str, str, str], ...]
+    globals: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all input columns: node, edge, then global features."""
+        nodes = tuple(column for column, _, _ in self.nodes)
+        edges = tuple(column for column, _, _ in self.edges)
+        return nodes + edges + tuple(column for column, _ in self.globals)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Source node of each directed edge: all forward edges, then all backward edges."""
+        forward = [NODES.index(a) for _, a, _ in self.edges]
+        backward = [NODES.index(b) for _, _, b in self.edges]
+        return tuple(forward + backward)
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Target node of each directed edge, in the order of ``sources``."""
+        half = len(self.edges)
+        return self.sources[half:] + self.sources[:half]
+
+
+JETS = ("jet_leading", "jet_subleading")
+
+DETERMINISTIC = Branch(
+    nodes=(
+        ("PRI_lep_pt", "lep", 0),
+        ("PRI_lep_eta", "lep", 1),
+        ("PRI_lep_phi", "lep", 2),
+        ("PRI_had_eta", "had", 1),
+        ("PRI_had_phi", "had", 2),
+        ("PRI_jet_leading_eta", "jet_leading", 1),
+        ("PRI_jet_leading_phi", "jet_leading", 2),
+        ("PRI_jet_subleading_eta", "jet_subleading", 1),
+        ("PRI_jet_subleading_phi", "jet_subleading", 2),
+    ),
+    edges=(
+        ("dr_had_jet_leading", "had", "jet_leading"),
+        ("dr_had_jet_subleading", "had", "jet_subleading"),
+        ("dr_lep_jet_leading", "lep", "jet_leading"),
+        ("dr_lep_jet_subleading", "lep", "jet_subleading"),
+        ("dr_jet_leading_jet_subleading", "jet_leading", "jet_subleading"),
+        ("DER_deltar_had_lep", "had", "lep"),
+    ),
+    globals=(("DER_lep_eta_centrality", JETS),),
+)
+
+UNCERTAINTY_AWARE = Branch(
+    nodes=(
+        ("PRI_had_pt", "had", 0),
+        ("PRI_jet_leading_pt", "jet_leading", 0),
+        ("PRI_jet_subleading_pt", "jet_subleading", 0),
+        ("PRI_met", "met", 0),
+        ("PRI_met_phi", "met", 2),
+    ),
+    edges=(
+        ("dr_had_met", "had", "met"),
+        ("dr_lep_met", "lep", "met"),
+        ("DER_mass_transverse_met_lep", "lep", "met"),
+        ("dr_jet_leading_met", "jet_leading", "met"),
+        ("dr_jet_subleading_met", "jet_subleading", "met"),
+        ("DER_mass_jet_jet", "jet_leading", "jet_subleading"),
+        ("DER_pt_ratio_lep_had", "lep", "had"),
+        ("DER_mass_vis", "had", "lep"),
+    ),
+    globals=(
+        ("PRI_n_jets", ()),
+        ("DER_pt_tot", ()),
+        ("DER_pt_h", ()),
+        ("DER_sum_pt", ()),
+        ("DER_met_phi_centrality", ()),
+        ("PRI_jet_all_pt", ()),
+    ),
+)
+
+BRANCHES = (DETERMINISTIC, UNCERTAINTY_AWARE)
+INPUTS = DETERMINISTIC.columns + UNCERTAINTY_AWARE.columns
+"""The 35 input columns in the order of the network's input array."""
+
+
+def required_jets() -> np.ndarray:
+    """Return which jets each input needs, shape (35, 2), boolean; columns: leading, subleading."""
+    needs: list[tuple[str, ...]] = []
+    for branch in BRANCHES:
+        needs += [(node,) for _, node, _ in branch.nodes]
+        needs += [(first, second) for _, first, second in branch.edges]
+        needs += [nodes for _, nodes in branch.globals]
+    return np.array([[jet in need for jet in JETS] for need in needs])
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """One global set of feature constants, stored with the weights.
+
+    Arguments:
+        mean: Mean of each input over the nominal training events in which it is defined, shape (35,), float32.
+        std: Standard deviation likewise; positive.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def jets_present(events: Mapping[str, Any]) -> np.ndarray:
+    """Return which of the two jets exist, shape (n, 2), boolean."""
+    return np.stack([events[f"PRI_{jet}_pt"] > 0 for jet in JETS], axis=-1)
+
+
+def raw_inputs(events: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, Columns]:
+    """Compute the 35 inputs before normalisation.
+
+    Arguments:
+        events: The 16 primary columns of n selected events, numpy float32.
+
+    Returns:
+        The inputs, shape (n, 35), float32; where they are defined, shape (n, 35), boolean; and the derived columns,
+        which the regions need as well. Both arrays hold one input after the other, as they are made and used.
+    """
+    derived_columns = derived(events)
+    columns = {**events, **derived_columns, **angular_distances(events)}
+    present = jets_present(events)
+    values = np.empty((len(INPUTS), len(present)), dtype=np.float32)
+    defined = np.empty(values.shape, dtype=np.bool_)
+    for i, (name, needed) in enumerate(zip(INPUTS, required_jets(), strict=True)):
+        values[i] = columns[name]
+        np.isfinite(values[i], out=defined[i])
+        for jet in np.flatnonzero(needed):
+            defined[i] &= present[:, jet]
+    return values.T, defined.T, derived_columns
+
+
+def normalise(values: np.ndarray, defined: np.ndarray, constants: Normalisation) -> np.ndarray:
+    """Return ``(values - mean) / std``, 0 where undefined, shape (n, 35), float32. Overwrites ``values``."""
+    with np.errstate(all="ignore"):
+        values -= constants.mean
+        values /= constants.std
+    np.copyto(values, 0.0, where=~defined)
+    return values

@@ -1,0 +1,103 @@
+"""The parameters of the network: names, shapes and their order, known without torch.
+
+The names are those of the dense module's ``state_dict``; the order is that of the native kernel's flat block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sage.errors import WeightsError
+from sage.network.graph import DETERMINISTIC, N_NODES, N_SLOTS, UNCERTAINTY_AWARE, Branch
+
+HIDDEN = 32
+N_CLASSES = 4
+NARROW = 8
+ROUNDS = 3
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _linear(name: str, outputs: int, inputs: int) -> Shapes:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _branch(name: str, branch: Branch, attention: Shapes, message_inputs: int) -> Shapes:
+    shapes: Shapes = {f"{name}.mixing": (ROUNDS,)}
+    shapes |= _linear(f"{name}.node_expander", HIDDEN, N_SLOTS + N_NODES)
+    shapes |= _linear(f"{name}.edge_expander", HIDDEN, 1)
+    shapes |= _linear(f"{name}.global_expander", HIDDEN, len(branch.globals))
+    shapes |= {f"{name}.{part}": shape for part, shape in attention.items()}
+    for i in range(ROUNDS):
+        shapes |= _linear(f"{name}.messages.{i}", HIDDEN, message_inputs)
+    return shapes | _linear(f"{name}.readout.linear", HIDDEN, 2 * HIDDEN)
+
+
+_ATTENTION: Shapes = {
+    "node_score.weight": (1, HIDDEN),
+    "edge_score.weight": (1, 2 * HIDDEN),
+    **_linear("node_gate", 1, HIDDEN),
+    **_linear("edge_gate", 1, 2 * HIDDEN),
+}
+
+SHAPES: Shapes = {
+    **_branch("deterministic", DETERMINISTIC, {}, 2 * HIDDEN),
+    **_branch("uncertainty", UNCERTAINTY_AWARE, _ATTENTION, 3 * HIDDEN),
+    **_linear("gate_hidden", HIDDEN, HIDDEN),
+    **_linear("gate", HIDDEN, HIDDEN),
+    **_linear("head_hidden", HIDDEN, 2 * HIDDEN),
+    **_linear("head_narrow", NARROW, HIDDEN),
+    **_linear("head_residual", NARROW, 2 * HIDDEN),
+    **_linear("classes", N_CLASSES, NARROW),
+}
+"""Parameter name -> shape."""
+
+
+def check_parameters(arrays: Mapping[str, np.ndarray]) -> None:
+    """Check names and shapes.
+
+    Raises:
+        WeightsError: If a parameter is missing, unknown or of the wrong shape.
+    """
+    found = {name: tuple(value.shape) for name, value in arrays.items()}
+    if found != SHAPES:
+        wrong = sorted(name for name in SHAPES.keys() | found.keys() if SHAPES.get(name) != found.get(name))
+        msg = f"network parameter {wrong[0]!r} does not fit this architecture: rebuild the weights with this version"
+        raise WeightsError(msg)
+
+
+def stack(networks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Put the parameters of networks that vote together into one set of arrays.
+
+    Arguments:
+        networks: Parameters by name of each.
+
+    Returns:
+        The parameters themselves if there is one network, else arrays with a first axis of networks.
+    """
+    if len(networks) == 1:
+        return dict(networks[0])
+    return {name: np.stack([network[name] for network in networks]) for name in networks[0]}
+
+
+def unstack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Return the parameters of each network; the inverse of ``stack``.
+
+    Raises:
+        WeightsError: If the arrays hold different numbers of networks.
+    """
+    extra = {name: np.ndim(value) - len(SHAPES[name]) for name, value in arrays.items() if name in SHAPES}
+    if not any(extra.values()):
+        return [dict(arrays)]
+    lengths = {len(arrays[name]) if number == 1 else 0 for name, number in extra.items()}
+    if len(lengths) != 1 or 0 in lengths or len(extra) != len(arrays):
+        msg = "network parameters hold different numbers of networks: rebuild the weights with this version"
+        raise WeightsError(msg)
+    return [{name: value[i] for name, value in arrays.items()} for i in range(lengths.pop())]
+
+
+def flatten(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return all parameters as one float32 array in the order of ``SHAPES``; they must have passed the check."""
+    return np.concatenate([np.asarray(arrays[name], dtype=np.float32).ravel() for name in SHAPES])

@@ -1,0 +1,1 @@
+"""What all offline programs stand on: errors, files, long jobs."""
