@@ -13,7 +13,7 @@ from harness.runner import RunOptions, run
 from harness.settings import make_settings
 from harness.test_set import EventFile
 from methods.boosted_trees.model import Trees
-from methods.build import BASELINES, MASS, build, tree_arrays
+from methods.build import METHODS, MASS, build, tree_arrays
 from methods.mass_histogram.model import NoClassifier
 from sage.challenge.nuisances import NAMES
 from sage.files.bundle import read_bundle
@@ -41,7 +41,7 @@ def data(tmp_path_factory):
 def built(data, tmp_path_factory):
     """All methods, as folders by name."""
     folder = tmp_path_factory.mktemp("methods")
-    for name in BASELINES:
+    for name in METHODS:
         build(name, CONFIG, data, ROOT / "weights", folder / name, folder / "build" / name)
     return folder
 
@@ -85,7 +85,7 @@ def test_published_are_the_published_choices(built):
         np.testing.assert_array_equal(bundle.network[name], parameter)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", METHODS)
 def test_baselines_measure(name, data, built, tmp_path):
     """Each runs as a submission and finds a signal strength from events, not a fall-back."""
     settings = make_settings(1, 2, 5, NAMES, [1.0])
