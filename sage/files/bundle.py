@@ -72,7 +72,15 @@ def read_bundle(folder: Path, changes: Mapping[str, Any] | None = None) -> Bundl
     Raises:
         WeightsError: If anything about it is wrong; the message names the file, the rule and the way out.
     """
-    manifest = read_manifest(folder)
+    return assemble(folder, read_manifest(folder))
+
+
+def assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    """Read the files of a weights folder as a manifest states them.
+
+    Raises:
+        WeightsError: If anything about them or the manifest's entries is wrong.
+    """
     try:
         return _assemble(folder, manifest, changes or {})
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
