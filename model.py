@@ -38,7 +38,7 @@ class Model(Submission):
         sage.errors.WeightsError: If a file of the weights folder is missing, damaged, or of another version or method.
     """
 
-    reads = ("sage", "published")
+    _reads = ("sage", "published")
 
     def __init__(
         self,

@@ -34,7 +34,6 @@ class Submission(ABC):
         settings: Further settings of the measurement; None stands for the manifest's.
 
     Attributes:
-        reads: Methods whose weights this one can use.
         bundle: Content of the weights folder, with the chosen settings.
         fit_report: What ``fit`` did and why, plain values; None before it.
         last_result: How the last answer came about; it does not influence the next one.
@@ -44,7 +43,8 @@ class Submission(ABC):
         sage.errors.WeightsError: If the weights are missing, damaged, of another version or of another method.
     """
 
-    reads: ClassVar[tuple[str, ...]]
+    _reads: ClassVar[tuple[str, ...]]
+    """Methods whose weights it can use."""
 
     def __init__(
         self,
@@ -80,9 +80,9 @@ class Submission(ABC):
 
     def _read(self, folder: Path, nuisances: str | None, mu_range: tuple[float, float] | None) -> Bundle:
         bundle = read_bundle(folder)
-        if bundle.method not in self.reads:
+        if bundle.method not in self._reads:
             msg = f"{folder}: these are weights of the method {bundle.method!r}, this Model reads those of "
-            msg += f"{' or '.join(map(repr, self.reads))}; take model.py and weights from the same submission, "
+            msg += f"{' or '.join(map(repr, self._reads))}; take model.py and weights from the same submission, "
             msg += "scripts.make_method builds one"
             raise WeightsError(msg)
         settings = dict(bundle.settings)

@@ -13,7 +13,7 @@ from typing import Any
 
 from methods.building import summaries
 from sage.errors import SettingsError, WeightsError
-from sage.files.arrays import REMEDY, read_arrays
+from sage.files.arrays import REMEDY
 from sage.files.bundle import FILES, assemble
 from sage.files.manifest import BEFORE, FORMAT, MANIFEST, read_manifest, signed
 from scripts.common import parser, run_program
@@ -60,10 +60,7 @@ def convert(weights: Path, output: Path, method: str) -> None:
     manifest = read_manifest(weights, BEFORE)
     try:
         new = converted(manifest, method)
-        assemble(weights, new)
-        # All of them, while a submission skips what its settings do not choose.
-        for name in FILES:
-            read_arrays(weights / name, new["files"][name])
+        assemble(weights, new, {"templates": "grid"})  # checks the tables as well
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         msg = f"{weights / MANIFEST}: an entry is missing or cannot be used ({error!r}); {REMEDY}"
         raise WeightsError(msg) from error

@@ -71,7 +71,7 @@ class Trees:
 class Model(Submission):
     """Measures the signal strength with trees; for its arguments see ``sage.submission.Submission``."""
 
-    reads = ("boosted_trees",)
+    _reads = ("boosted_trees",)
 
     def fit(self) -> None:
         """Rebuild the templates from the training events if there are enough of them, as SAGE does."""

@@ -34,7 +34,7 @@ class NoClassifier:
 class Model(Submission):
     """Measures the signal strength from the visible mass; for its arguments see ``sage.submission.Submission``."""
 
-    reads = ("mass_histogram",)
+    _reads = ("mass_histogram",)
 
     def fit(self) -> None:
         """Rebuild the templates from the training events if there are enough of them, as SAGE does."""
