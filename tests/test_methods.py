@@ -13,7 +13,7 @@ from harness.runner import RunOptions, run
 from harness.settings import make_settings
 from harness.test_set import EventFile
 from methods.boosted_trees.model import Trees
-from methods.build import METHODS, MASS, build, tree_arrays
+from methods.build import MASS, METHODS, build, tree_arrays
 from methods.mass_histogram.model import NoClassifier
 from sage.challenge.nuisances import NAMES
 from sage.files.bundle import read_bundle
