@@ -13,7 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from harness.environment import describe_environment
 from harness.experiment import Record, run_experiment
-from harness.fingerprint import recognise, remember, snapshot
+from harness.fingerprint import SUBMISSION_FILE, recognise, remember, snapshot
 from harness.mapped import POOL_FOLDER
 from harness.results import RunFolder
 from harness.settings import Job, Settings
@@ -85,7 +85,7 @@ def run(options: RunOptions) -> None:
             done = tqdm(total=len(earlier) + len(jobs), initial=len(earlier), disable=not options.progress, unit="exp")
             with done:
                 for record in _records(options, events, folder, jobs, output / POOL_FOLDER):
-                    if not results.finished:
+                    if not results.finished or not (output / SUBMISSION_FILE).exists():
                         remember(identity["submission"], files, snapshot(folder, without=output), output)
                     results.append(record)
                     done.update()

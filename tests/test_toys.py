@@ -38,6 +38,7 @@ from studies.toys import (
 )
 from tests.conftest import REAL_EVENTS, ROOT
 from workshop import jobs
+from workshop.claims import claimed
 from workshop.errors import UsageError
 
 WEIGHTS = ROOT / "weights"
@@ -198,6 +199,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(tmp_path, monkeypatch):
 import functools, pathlib
 from studies import toys
 from workshop import jobs
+from workshop.claims import claimed
 jobs.PART_ROWS = 4
 settings = toys.ToySettings(pathlib.Path({str(WEIGHTS)!r}), seed=7, mus=(0.5, 2.0))
 folder = pathlib.Path({str(tmp_path)!r}, "killed")
