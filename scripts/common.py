@@ -91,19 +91,25 @@ def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads the output has seen enough. What is still buffered must not fail at the interpreter's end.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever reads it has seen enough
         return 0 if done else 2
     except SageError as error:
         return _fail(str(error), getattr(error, "details", ""))
     except OSError as error:
+        if done:
+            _drop_output()
         place = "standard output" if done else error.filename or getattr(arguments, "output", None)
         return _fail(str(disk_error(error, place)))
     except KeyboardInterrupt:
         print("interrupted; finished work is kept, the same command continues it", file=sys.stderr)
         return 130
     return 0
+
+
+def _drop_output() -> None:
+    """Let what is still buffered for standard output not fail at the interpreter's end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, details: str = "") -> int:

@@ -45,7 +45,7 @@ def data(tmp_path_factory):
 def built(data, tmp_path_factory):
     """The whole way once: the build folder and the bundle."""
     build = tmp_path_factory.mktemp("build")
-    return build, make_weights(CONFIG, data, build, build / "weights", resume=False)
+    return build, make_weights(CONFIG, data, build, build / "weights")
 
 
 def counter_of(built, data, **changes):

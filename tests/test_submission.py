@@ -15,8 +15,8 @@ import pytest
 from harness import archive
 from harness.archive import unpack
 from harness.capture import captured_output
-from harness.mapped import POOL_FOLDER
 from harness.fingerprint import fingerprint
+from harness.mapped import POOL_FOLDER
 from harness.submission import PROJECT, importable, opened, search_path, start
 from harness.test_set import EventFile
 from tests import official
