@@ -194,7 +194,7 @@ def test_variances_add_up_rows_of_one_showered_parent(built, data, tmp_path):
 
 def test_tables_of_another_sample_for_an_existing_network(built, data, tmp_path):
     first = built[1]
-    second = make_weights(CONFIG, data, tmp_path, tmp_path / "weights", False, network=built[0] / "weights")
+    second = make_weights(CONFIG, data, tmp_path, tmp_path / "weights", network=built[0] / "weights")
     for name, array in first.network.items():
         np.testing.assert_array_equal(second.network[name], array)
     np.testing.assert_array_equal(second.tables.yields, first.tables.yields)

@@ -202,7 +202,7 @@ from workshop.claims import claimed
 jobs.PART_ROWS = 4
 settings = toys.ToySettings(pathlib.Path({str(WEIGHTS)!r}), seed=7, mus=(0.5, 2.0))
 folder = pathlib.Path({str(tmp_path)!r}, "killed")
-with claims.claimed(folder, settings.identity(), results=("parts/*.parquet",)):
+with claimed(folder, settings.identity(), results=("parts/*.parquet",)):
     jobs.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy")
 """
     folder = tmp_path / "killed"

@@ -117,7 +117,7 @@ def test_a_folder_of_other_settings_or_events_is_refused(trained, data, tmp_path
     with pytest.raises(UsageError, match=r"other settings: seed \(there 5, now 9\)"):
         train(dataclasses.replace(CONFIG, seed=9), data, folder)
     with pytest.raises(UsageError, match=r"other settings: data \("):
-        train(CONFIG, small_data(tmp_path, 3000), folder)
+        train(CONFIG, small_data(tmp_path, 2500), folder)
     short = dataclasses.replace(CONFIG, seed=9, training=dataclasses.replace(SETTINGS, epochs=1))
     shutil.copytree(folder, tmp_path / "copy")
     assert len(train(short, data, tmp_path / "copy", overwrite=True)["losses"]) == 1
