@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sage.binned.rebuilding import rebuild
 from sage.challenge.nuisances import variant
 from sage.files.bundle import read_bundle
 from sage.files.settings import check_mu_range, read_rebuilding
 from sage.measurement import Measurement, measure
-from sage.network.engine import Engine, check_choice
+from sage.network.classifier import NetworkClassifier
+from sage.network.engine import check_choice
 from sage.network.parameters import check_parameters
+from sage.rebuilding import rebuild
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -73,7 +74,7 @@ class Model:
         check_choice(engine, threads)
         self.engine = engine
         self.threads = threads
-        self._engine: Engine | None = None
+        self._engine: NetworkClassifier | None = None
 
     def fit(self) -> None:
         """Rebuild the yield tables from the training events if there are enough of them; see ``fit_report``.
@@ -90,10 +91,10 @@ class Model:
         self.last_result = result
         return result.answer()
 
-    def _ready(self) -> Engine:
+    def _ready(self) -> NetworkClassifier:
         # Built here and not in the constructor: threads and GPU are those of the worker that predicts.
         if self._engine is None:
-            self._engine = Engine(self.bundle.network, self.engine, self.threads)
+            self._engine = NetworkClassifier(self.bundle.network, self.bundle.normalisation, self.engine, self.threads)
         return self._engine
 
     def __getstate__(self) -> dict[str, Any]:

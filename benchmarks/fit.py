@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.measuring import describe, machine
 from model import WEIGHTS
-from sage.binned.likelihood import Likelihood
 from sage.binned.response import Response
+from sage.binned.statistic import BinnedLikelihood, Counts, with_counts
 from sage.challenge.nuisances import Nuisance
 from sage.files.bundle import read_bundle
 from sage.fit.ladder import climb
@@ -32,19 +32,21 @@ ANNEALING_ITERATIONS = 20
 """Of each global search of the published recipe, which leaves them at a thousand."""
 
 
-def split(likelihood: Likelihood, n_bins: int) -> Likelihood:
+def split(likelihood: BinnedLikelihood, n_bins: int) -> BinnedLikelihood:
     """Divide the bins of a smooth likelihood until there are at least ``n_bins``."""
-    response = likelihood.templates
+    response = likelihood.rates.templates
     if not isinstance(response, Response):
         msg = f"only a smooth response can be split, these templates are {type(response).__name__}"
         raise TypeError(msg)
     times = -(-n_bins // response.nominal.shape[1])
+    rates = likelihood.rates
+    templates = Response(np.repeat(response.nominal / times, times, axis=1), response.coefficients.repeat(times, 1))
+    has_signal = None if rates.has_signal is None else rates.has_signal.repeat(times)
+    variance = (likelihood.statistic.variance / times).repeat(times)
     return replace(
         likelihood,
-        templates=Response(np.repeat(response.nominal / times, times, axis=1), response.coefficients.repeat(times, 1)),
-        counts=np.zeros(times * len(likelihood.counts)),
-        has_signal=likelihood.has_signal.repeat(times),
-        variances=None if likelihood.variances is None else (likelihood.variances / times).repeat(times, axis=1),
+        rates=replace(rates, templates=templates, has_signal=has_signal),
+        statistic=Counts(np.zeros(len(variance)), variance),
     )
 
 
@@ -53,7 +55,7 @@ def draw(rng: np.random.Generator, nuisances: tuple[Nuisance, ...]) -> np.ndarra
     return np.array([rng.uniform(*MU), *(np.clip(rng.normal(), *nuisance.nu_range) for nuisance in nuisances)])
 
 
-def time_fits(bare: Likelihood, toys: int, seed: int) -> dict[str, Any]:
+def time_fits(bare: BinnedLikelihood, toys: int, seed: int) -> dict[str, Any]:
     """Fit toys; return times in milliseconds and what the ladder flagged."""
     rng = np.random.default_rng(seed)
     times, flags, pulls, widths, covered = [], [], [], [], 0
@@ -61,14 +63,14 @@ def time_fits(bare: Likelihood, toys: int, seed: int) -> dict[str, Any]:
         truth = draw(rng, bare.nuisances)
         counts = rng.poisson(bare.expected(truth)).astype(float)
         clock = time.process_time()
-        interval = climb(replace(bare, counts=counts))
+        interval = climb(with_counts(bare, counts))
         times.append(1e3 * (time.process_time() - clock))
         flags.extend(interval.flags[:1])
         pulls.append((interval.fit.mu - truth[0]) / interval.fit.sigma_mu)
         widths.append(interval.high - interval.low)
         covered += interval.low <= truth[0] <= interval.high
     return {
-        "bins": len(bare.counts),
+        "bins": len(bare.statistic.counts),
         "toys": toys,
         "median_ms": float(np.median(times)),
         "p99_ms": float(np.quantile(times, 0.99)),
@@ -81,12 +83,12 @@ def time_fits(bare: Likelihood, toys: int, seed: int) -> dict[str, Any]:
     }
 
 
-def time_recipe(bare: Likelihood, toys: int, seed: int) -> dict[str, Any]:
+def time_recipe(bare: BinnedLikelihood, toys: int, seed: int) -> dict[str, Any]:
     """Fit toys by the published recipe as well; return how many times as long it takes."""
     rng = np.random.default_rng(seed)
     ratios = []
     for _ in range(toys):
-        likelihood = replace(bare, counts=rng.poisson(bare.expected(draw(rng, bare.nuisances))).astype(float))
+        likelihood = with_counts(bare, rng.poisson(bare.expected(draw(rng, bare.nuisances))).astype(float))
         clock = time.process_time()
         climb(likelihood)
         between = time.process_time()

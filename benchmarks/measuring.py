@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sage.challenge.features import derived
+from sage.challenge.frame import read_test_set
 from sage.challenge.shifts import PRIMARIES, select, shift
 from sage.files.bundle import Bundle
-from sage.measurement import read_test_set
 from sage.network.dense import from_arrays
 from sage.network.engine import Engine
 from sage.network.graph import jets_present, normalise, raw_inputs
@@ -51,7 +52,7 @@ def draw_test_set(n_events: int, seed: int) -> dict[str, Any]:
 def network_inputs(test_set: dict[str, Any], bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     """Return normalised inputs (n, 35) and jet masks (n, 2) of a test set."""
     columns, _, _ = read_test_set(test_set)
-    values, defined, _ = raw_inputs(columns)
+    values, defined = raw_inputs(columns, derived(columns))
     return normalise(values, defined, bundle.normalisation), jets_present(columns)
 
 

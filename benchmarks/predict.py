@@ -33,10 +33,14 @@ from benchmarks.measuring import (
 )
 from benchmarks.plot import draw
 from model import Model
+from sage.binned.counting import BLOCK
 from sage.binned.regions import counts, quantities
 from sage.binned.tables import GRID
+from sage.challenge.features import derived
+from sage.challenge.frame import read_test_set
 from sage.challenge.shifts import select, shift
-from sage.measurement import BLOCK, count_events, fit_interval, likelihood_of, read_test_set
+from sage.measurement import count_events, fit_interval, likelihood_of
+from sage.network.classifier import NetworkClassifier
 from sage.network.engine import KINDS, Engine
 from sage.network.graph import jets_present, normalise, raw_inputs
 
@@ -63,11 +67,15 @@ def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[st
     def each(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return list(engine.map(function, items))
 
-    raw = timed("features", lambda: each(raw_inputs, blocks))
+    def features(block: Any) -> Any:
+        columns = derived(block)
+        return *raw_inputs(block, columns), columns
+
+    raw = timed("features", lambda: each(features, blocks))
     inputs = timed("normalisation", lambda: each(lambda r: normalise(r[0], r[1], bundle.normalisation), raw))
     pairs = [(values, jets_present(block)) for values, block in zip(inputs, blocks, strict=True)]
     probabilities = timed("network", lambda: each(lambda pair: engine.probabilities(*pair), pairs))
-    triples = [(block, derived, p) for block, (_, _, derived), p in zip(blocks, raw, probabilities, strict=True)]
+    triples = [(block, columns, p) for block, (_, _, columns), p in zip(blocks, raw, probabilities, strict=True)]
     found = timed("histogram", lambda: each(lambda t: counts(bundle.regions, quantities(*t)), triples))
     observed = np.sum(found, axis=0)
     timed("fit", lambda: fit_interval(likelihood_of(observed, bundle), bundle.settings))
@@ -114,13 +122,15 @@ def time_fresh_worker(test_set: dict[str, Any]) -> dict[str, float]:
 def time_node(model: Model, test_set: dict[str, Any]) -> float:
     """Return the seconds of one pass over 1 M events at one nuisance point: shifts to counts, one thread."""
     columns, _, _ = read_test_set(test_set)
-    engine = Engine(model.bundle.network, model.engine, 1)
+    bundle = model.bundle
+    classifier = NetworkClassifier(bundle.network, bundle.normalisation, model.engine, 1)
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((2, len(columns["PRI_met"])))
 
     def run() -> None:
         selected, _ = select(shift(columns, 1.01, 0.99, 1.0, noise=(noise[0], noise[1])))
-        count_events({name: column.astype(np.float32) for name, column in selected.items()}, model.bundle, engine)
+        selected = {name: column.astype(np.float32) for name, column in selected.items()}
+        count_events(selected, bundle.regions, classifier)
 
     return float(np.median([seconds_of(run) for _ in range(3)])) * 1e6 / len(columns["PRI_met"])
 

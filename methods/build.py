@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from harness.packing import package_files
-from methods.boosted_trees.model import Trees
+from methods.boosted_trees.model import UNSCALED, Trees
 from methods.mass_histogram.model import NoClassifier
 from sage.binned.regions import Region, RegionSet
+from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.errors import SettingsError
 from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import MANIFEST, signed
-from sage.network.engine import Engine
-from sage.network.graph import INPUTS, Normalisation, normalise, raw_inputs
+from sage.network.classifier import NetworkClassifier
+from sage.network.graph import Normalisation, normalise, raw_inputs
 from training.build_tables import build_tables
 from training.config import Config
 from training.events import DATA_FILE, EventsFile
@@ -40,7 +41,6 @@ MASS = RegionSet("mass", (Region("all", (), observable="m_vis", edges=MASS_RANGE
 
 N_TREES, TREE_DEPTH, LEARNING_RATE, MIN_LEAF = 30, 4, 0.2, 100
 """Trees per class, and what shapes them."""
-UNSCALED = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
 
 Arrays = dict[str, np.ndarray]
 Report = dict[str, Any]
@@ -73,7 +73,8 @@ def train_trees(weights: Path, data: Path, config: Config) -> tuple[Arrays, Repo
     file = EventsFile(data, config.test_size)
     events = file.read(file.rows("train"))
     selected, kept = select(shift(events.columns))
-    values, defined, _ = raw_inputs({name: column.astype(np.float32) for name, column in selected.items()})
+    columns = {name: column.astype(np.float32) for name, column in selected.items()}
+    values, defined = raw_inputs(columns, derived(columns))
     inputs = normalise(values, defined, UNSCALED)
     classes, event_weights = events.classes[kept], events.weights[kept]
     sums = np.bincount(classes, event_weights, minlength=len(PROCESSES))
@@ -118,7 +119,7 @@ class Method:
     Arguments:
         summary: One line about it.
         classifier: (weights, data, config) -> parameters and report.
-        make_engine: Makes of the parameters what classifies.
+        make_classifier: Makes what classifies of parameters and feature constants.
         model: Its ``model.py``.
         region_set: Name of its regions; the configured ones if absent.
         regions: Regions that have no such name.
@@ -127,7 +128,7 @@ class Method:
 
     summary: str
     classifier: Callable[[Path, Path, Config], tuple[Arrays, Report]]
-    make_engine: Callable[..., Any]
+    make_classifier: Callable[..., Any]
     model: Path
     region_set: str | None = None
     regions: RegionSet | None = None
@@ -138,7 +139,7 @@ METHODS = {
     "published": Method(
         "regions FR, CR1-3 overlapping, no signal in CR1-3, trilinear tables, nuisance maps of arXiv:2509.00672",
         network_of,
-        Engine,
+        NetworkClassifier,
         ROOT / "model.py",
         region_set="published",
         settings={"nuisances": "published", "templates": "grid", "simulation_uncertainty": False},
@@ -181,7 +182,7 @@ def build(name: str, config: Config, data: Path, weights: Path, output: Path, in
     write_json(training / REPORT_FILE, report | {"data": source, "rows": {}})
     if method.region_set is not None:
         config = replace(config, tables=replace(config.tables, region_set=method.region_set))
-    build_tables(config, data, training, tables, bare=method.regions, make_engine=method.make_engine)
+    build_tables(config, data, training, tables, bare=method.regions, make_classifier=method.make_classifier)
     write_weights(config, training, tables, output / "weights")
     manifest = json.loads((output / "weights" / MANIFEST).read_text(encoding="utf-8"))
     manifest["settings"] |= method.settings

@@ -9,35 +9,31 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sage.binned.likelihood import Likelihood
-from sage.binned.regions import counts, quantities
+from sage.binned.counting import BLOCK, quantities_of
+from sage.binned.regions import RegionSet, counts
+from sage.binned.statistic import BinnedLikelihood, binned_likelihood
+from sage.challenge.frame import read_test_set
 from sage.challenge.nuisances import variant
-from sage.challenge.shifts import PRIMARIES, Columns
+from sage.challenge.shifts import Columns
 from sage.errors import InputError, TimeLimitError
 from sage.files.bundle import Bundle
 from sage.fit.deadline import NEVER, Deadline
 from sage.fit.interval import Interval
 from sage.fit.ladder import climb
+from sage.fit.objective import Objective
 from sage.fit.published import published_interval
-from sage.network.engine import Engine
-from sage.network.graph import jets_present, normalise, raw_inputs
+from sage.network.classifier import Classifier
+from sage.rates import Rates
 
 logger = logging.getLogger(__name__)
 
 FALLBACK_MU, FALLBACK_HALF_WIDTH = 1.55, 0.99
 """Answer where nothing can be measured: the middle of the published range [0.1, 3] and 68.27 % of it."""
-
-BLOCK = 32768
-"""Events per pass of features and network: bounds the memory and is what threads share out; counts do not change."""
-
-
-LARGEST_WEIGHT = 1e6
-"""Largest event weight that is believed; a whole pseudo-experiment has about as many events."""
 
 POOR_FIT = 10.0
 """Twice the negative log-likelihood per bin from which on an answer carries a flag; about 1 where the model holds."""
@@ -92,13 +88,13 @@ class Measurement:
         return asdict(self) | {"delta_mu_hat": self.delta_mu_hat, "flags": list(self.flags)}
 
 
-def measure(test_set: Mapping[str, Any], bundle: Bundle, engine: Engine) -> Measurement:
+def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier) -> Measurement:
     """Measure the signal strength in one pseudo-experiment.
 
     Arguments:
         test_set: ``{"data": DataFrame, "weights": array}``; the frame is not changed.
         bundle: Tables, regions and settings.
-        engine: What runs the bundle's network.
+        classifier: Gives the class probabilities that the regions are made for.
     """
     n_events = 0
     # The published recipe takes minutes by design.
@@ -108,9 +104,9 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, engine: Engine) -> Meas
         n_events = len(weights)
         if not weights.any():
             return _fallback("no_events", n_events)
-        observed = count_events(columns, bundle, engine, weights, deadline)
-        interval = fit_interval(replace(likelihood_of(observed, bundle), deadline=deadline), bundle.settings)
-        return _result(interval, bundle, [*flags, *engine.flags], n_events)
+        observed = count_events(columns, bundle.regions, classifier, weights, deadline)
+        interval = fit_interval(likelihood_of(observed, bundle), bundle.settings, deadline)
+        return _result(interval, bundle, [*flags, *classifier.flags], n_events)
     except InputError as error:
         return _fallback(f"input: {error}", n_events)
     except TimeLimitError as error:
@@ -121,40 +117,10 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, engine: Engine) -> Meas
         return _fallback(f"{type(error).__name__}: {error}", n_events)
 
 
-def read_test_set(test_set: Mapping[str, Any]) -> tuple[Columns, np.ndarray, list[str]]:
-    """Take the primary columns and weights out of a test set; rows that hold no finite number are dropped.
-
-    Returns:
-        Columns (float32) and weights (float64) of the usable rows, and flags for what was unusual.
-
-    Raises:
-        InputError: If a column is missing, doubled or not numeric.
-    """
-    frame = test_set["data"]
-    flags: list[str] = []
-    columns: Columns = {}
-    usable: np.ndarray | None = None
-    for name in PRIMARIES:
-        column, converted_from = _column(frame, name)
-        if converted_from:
-            flags.append(f"converted: {name} from {converted_from}")
-        finite = np.isfinite(column)
-        usable = finite if usable is None else usable & finite
-        columns[name] = column
-    assert usable is not None
-    weights = _weights(test_set.get("weights"), len(usable), flags)
-    usable &= np.isfinite(weights)
-    if not usable.all():
-        flags.append(f"unusable_rows: {int((~usable).sum())}")
-        columns = {name: column[usable] for name, column in columns.items()}
-        weights = weights[usable]
-    return columns, weights, flags
-
-
 def count_events(
     columns: Columns,
-    bundle: Bundle,
-    engine: Engine,
+    regions: RegionSet,
+    classifier: Classifier,
     weights: np.ndarray | None = None,
     deadline: Deadline = NEVER,
 ) -> np.ndarray:
@@ -167,77 +133,40 @@ def count_events(
     def count(start: int) -> np.ndarray:
         deadline.check()
         rows = slice(start, start + BLOCK)
-        block = {name: column[rows] for name, column in columns.items()}
-        values, defined, derived = raw_inputs(block)
-        values = normalise(values, defined, bundle.normalisation)
-        probabilities = engine.probabilities(values, jets_present(block))
-        found = quantities(block, derived, probabilities)
-        return counts(bundle.regions, found, None if weights is None else weights[rows])
+        found = quantities_of({name: column[rows] for name, column in columns.items()}, classifier)
+        return counts(regions, found, None if weights is None else weights[rows])
 
     # Added up in the order of the blocks, so that threads do not change the sum of weights.
-    return sum(engine.map(count, range(0, len(columns["PRI_met"]), BLOCK)), start=np.zeros(bundle.regions.n_bins))
+    return sum(classifier.map(count, range(0, len(columns["PRI_met"]), BLOCK)), start=np.zeros(regions.n_bins))
 
 
-def likelihood_of(observed: np.ndarray, bundle: Bundle) -> Likelihood:
+def likelihood_of(observed: np.ndarray, bundle: Bundle) -> BinnedLikelihood:
     """Return the likelihood of observed counts, shape (n_bins,), under the bundle's templates and settings."""
-    nuisances = variant(bundle.settings["nuisances"])
     variances = bundle.variances if bundle.settings["simulation_uncertainty"] else None
-    return Likelihood(bundle.templates, nuisances, observed, bundle.regions.has_signal, variances=variances)
+    return binned_likelihood(rates_of(bundle), observed, variances)
 
 
-def fit_interval(likelihood: Likelihood, settings: Mapping[str, Any]) -> Interval:
+def rates_of(bundle: Bundle) -> Rates:
+    """Return the expected events under the bundle's templates and settings."""
+    return Rates(bundle.templates, variant(bundle.settings["nuisances"]), bundle.regions.has_signal)
+
+
+def fit_interval(objective: Objective, settings: Mapping[str, Any], deadline: Deadline = NEVER) -> Interval:
     """Return the signal strength and its limits as a bundle's settings want them.
 
     Raises:
         FitError: If every step of ``sage.fit.ladder`` fails.
     """
     if settings["profile"] == "published":
-        return published_interval(likelihood)
+        return published_interval(objective)
     given = settings["thresholds"]
     thresholds = None if given is None else (np.array(given["mu"]), np.array(given["delta_nll"]))
-    return climb(likelihood, _mu_range(settings), thresholds)
+    return climb(objective, _mu_range(settings), thresholds, deadline)
 
 
 def _mu_range(settings: Mapping[str, Any]) -> tuple[float, float] | None:
     given = settings["mu_range"]
     return None if given is None else (float(given[0]), float(given[1]))
-
-
-def _column(frame: Any, name: str) -> tuple[np.ndarray, str]:
-    """Return one column of a data frame as a new or shared float32 array, and the dtype it had if another one."""
-    if name not in frame:
-        msg = f"column {name!r} missing from test_set['data']; columns are selected by name, any order will do"
-        raise InputError(msg)
-    try:
-        given = np.asarray(frame[name])
-        if given.dtype.kind in "cmMV":
-            msg = f"values of type {given.dtype}"
-            raise TypeError(msg)
-        # Read as float64 first where the column is neither, so that no other type is silently truncated. What is too
-        # large becomes infinite, and its row is dropped with a flag.
-        with np.errstate(over="ignore", invalid="ignore"):
-            column = given if given.dtype == np.float32 else given.astype(np.float64).astype(np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        msg = f"column {name!r} of test_set['data'] does not hold numbers ({error}); convert it to float32"
-        raise InputError(msg) from error
-    if column.ndim != 1:
-        msg = f"column {name!r} of test_set['data'] is there {column.shape[-1]} times; keep one of them"
-        raise InputError(msg)
-    return column, "" if given.dtype == np.float32 else str(given.dtype)
-
-
-def _weights(given: Any, n_events: int, flags: list[str]) -> np.ndarray:
-    """Return event weights; ones, with a flag, where what was given cannot be weights."""
-    try:
-        weights = np.ones(n_events) if given is None else np.asarray(given)
-        weights = np.empty(0) if weights.dtype.kind in "cmMV" else weights.astype(np.float64)
-    except (TypeError, ValueError, OverflowError):
-        weights = np.empty(0)
-    known = weights[np.isfinite(weights)]
-    if weights.shape != (n_events,) or (known < 0).any() or (known > LARGEST_WEIGHT).any():
-        flags.append(f"weights_ignored: must be one number from 0 to {LARGEST_WEIGHT:g} per event")
-        return np.ones(n_events)
-    return weights
 
 
 def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int) -> Measurement:

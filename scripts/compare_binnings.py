@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sage.binned.counting import Noise, choose_points
-from sage.network.engine import Engine
+from sage.network.classifier import NetworkClassifier
 from scripts.common import ROOT, parser, run_program
 from scripts.options import add_data_folder, add_fraction, add_output, add_seed
 from training.build_tables import read_network, read_shares
@@ -50,7 +50,7 @@ def work(given: argparse.Namespace) -> None:
     chosen = candidates(given.min_effective, given.uniform_bins, given.region_sets)
     points = choose_points(given.points, given.seed)
     noise = Noise(given.seed, given.noise_draws, common=False)
-    evaluate = Evaluator(Engine(parameters, threads=1), normalisation, noise)
+    evaluate = Evaluator(NetworkClassifier(parameters, normalisation, threads=1), noise)
     result = compare(chosen, events, evaluate, read_shares(given.weights), points, given.seed)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
     write_json(given.output / "binnings.json", {"settings": settings, "rows": len(events), **result})

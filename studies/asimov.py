@@ -7,17 +7,20 @@ are those of the median experiment.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sage.binned.likelihood import MU, Likelihood
+from sage.binned.statistic import BinnedLikelihood, with_exact_templates
 from sage.challenge.nuisances import PROCESSES, SIGNAL
 from sage.files.bundle import Bundle
-from sage.fit.interval import RISE, Interval, measure_interval
+from sage.fit.interval import RISE, Interval
 from sage.fit.newton import FitResult, fit
+from sage.fit.objective import MU
+from sage.measurement import fit_interval
 from studies.impacts import (
     Impact,
     Part,
@@ -27,7 +30,7 @@ from studies.impacts import (
     frozen,
     impacts,
 )
-from studies.likelihoods import asimov_likelihood, interval_options, nuisances_of, process_yields
+from studies.likelihoods import asimov_likelihood, nuisances_of, process_yields
 
 SCAN_POINTS = 61
 SCAN_REACH = 3.0
@@ -98,7 +101,9 @@ def study_asimov(bundle: Bundle, truth: np.ndarray, points: int = SCAN_POINTS) -
         points: Points of the scan.
     """
     likelihood = asimov_likelihood(bundle, truth)
-    interval = measure_interval(likelihood, **interval_options(bundle))
+    measure = functools.partial(fit_interval, settings=bundle.settings)
+    interval = measure(likelihood)
+    exact = with_exact_templates(likelihood) if likelihood.statistic.variance.any() else None
     best = interval.fit
     return AsimovStudy(
         truth=truth,
@@ -106,14 +111,14 @@ def study_asimov(bundle: Bundle, truth: np.ndarray, points: int = SCAN_POINTS) -
         scan=scan_mu(likelihood, best, points),
         impacts=impacts(likelihood, best),
         correlation=correlations(best.covariance),
-        parts=breakdown_by_freezing(likelihood, interval),
+        parts=breakdown_by_freezing(likelihood, interval, measure, exact),
         auxiliary_parts=breakdown_by_auxiliary_data(likelihood, best),
         changes=yield_changes(bundle, truth),
         yields=region_yields(bundle, truth),
     )
 
 
-def scan_mu(likelihood: Likelihood, best: FitResult, points: int = SCAN_POINTS) -> Scan:
+def scan_mu(likelihood: BinnedLikelihood, best: FitResult, points: int = SCAN_POINTS) -> Scan:
     """Scan the profile likelihood at ``points`` signal strengths around a minimum, each fit begun at its neighbour's.
 
     Where a bin would expect less than nothing the rise is infinite.

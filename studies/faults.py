@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sage.binned.likelihood import Likelihood
 from sage.binned.response import Response
+from sage.binned.statistic import BinnedLikelihood
 from sage.challenge.nuisances import PROCESSES
 from sage.files.bundle import Bundle
 
@@ -30,7 +30,7 @@ def faulty_templates(bundle: Bundle, fault: str | None) -> Bundle:
     return bundle
 
 
-def faulty_likelihood(likelihood: Likelihood, fault: str | None) -> Likelihood:
+def faulty_likelihood(likelihood: BinnedLikelihood, fault: str | None) -> BinnedLikelihood:
     """Return the likelihood with the constraints of a faulty fit."""
     if fault != TES_CONSTRAINT:
         return likelihood
@@ -38,7 +38,7 @@ def faulty_likelihood(likelihood: Likelihood, fault: str | None) -> Likelihood:
         replace(nuisance, width=NARROW * nuisance.width) if nuisance.name == "tes" else nuisance
         for nuisance in likelihood.nuisances
     )
-    return replace(likelihood, nuisances=nuisances)
+    return replace(likelihood, rates=replace(likelihood.rates, nuisances=nuisances))
 
 
 def scale_process(bundle: Bundle, process: str, factor: float) -> Bundle:
@@ -46,5 +46,5 @@ def scale_process(bundle: Bundle, process: str, factor: float) -> Bundle:
     factors = np.ones((len(PROCESSES), 1))
     factors[PROCESSES.index(process)] = factor
     response = Response(bundle.response.nominal * factors, bundle.response.coefficients)
-    tables = replace(bundle.tables, yields=bundle.tables.yields * factors)
+    tables = None if bundle.tables is None else replace(bundle.tables, yields=bundle.tables.yields * factors)
     return replace(bundle, response=response, tables=tables, variances=bundle.variances * factors**2)

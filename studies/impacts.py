@@ -15,15 +15,17 @@ Impacts come three ways, which agree to first order where they mean the same:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from sage.binned.likelihood import MU, Likelihood
-from sage.fit.interval import Interval, measure_interval
+from sage.fit.interval import Interval
 from sage.fit.newton import FitResult, fit
+from sage.fit.objective import MU, Constrained, Objective, Wrapped
 
+Measure = Callable[[Objective], Interval]
+"""How an interval is found; the same for all that are compared."""
 Pair = tuple[float, float]
 """What the shift down and the shift up give."""
 
@@ -69,10 +71,10 @@ class Impact:
         return (self.nu - self.centre) / self.width
 
 
-def impacts(likelihood: Likelihood, best: FitResult) -> list[Impact]:
+def impacts(objective: Objective, best: FitResult) -> list[Impact]:
     """Return the impact of each nuisance at a minimum."""
     found = []
-    for i, nuisance in enumerate(likelihood.nuisances):
+    for i, nuisance in enumerate(objective.nuisances):
         sigma = math.sqrt(max(float(best.covariance[1 + i, 1 + i]), 0.0))
         shared = float(best.covariance[MU, 1 + i])
         postfit = shared / sigma if sigma > 0 else 0.0
@@ -80,37 +82,51 @@ def impacts(likelihood: Likelihood, best: FitResult) -> list[Impact]:
         found.append(
             Impact(
                 name=nuisance.name,
-                centre=float(likelihood.centres[i]),
+                centre=float(objective.centres[i]),
                 width=nuisance.width,
                 nu=float(best.parameters[1 + i]),
                 sigma=sigma,
-                fixed_prefit=_by_fixing(likelihood, best, i, nuisance.width),
-                fixed_postfit=_by_fixing(likelihood, best, i, sigma),
+                fixed_prefit=_by_fixing(objective, best, i, nuisance.width),
+                fixed_postfit=_by_fixing(objective, best, i, sigma),
                 covariance_postfit=(-postfit, postfit),
-                auxiliary_refit=_by_moving_centre(likelihood, best, i, nuisance.width),
+                auxiliary_refit=_by_moving_centre(objective, best, i, nuisance.width),
                 auxiliary_covariance=(-auxiliary, auxiliary),
             )
         )
     return found
 
 
-def frozen(likelihood: Likelihood, parameters: np.ndarray, names: Collection[str]) -> Likelihood:
-    """Return the likelihood with some nuisances held at their values in (mu, nu...)."""
-    nuisances = tuple(
-        replace(nuisance, nu_range=(float(nu), float(nu))) if nuisance.name in names else nuisance
-        for nuisance, nu in zip(likelihood.nuisances, parameters[1:], strict=True)
+@dataclass(frozen=True)
+class HeldNuisance:
+    """A nuisance parameter whose range is one value."""
+
+    name: str
+    nu_range: tuple[float, float]
+    width: float
+    starts: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frozen(Wrapped):
+    """An objective with other nuisance parameters; nothing but their ranges differs."""
+
+    held: tuple[Constrained, ...]
+
+    @property
+    def nuisances(self) -> Sequence[Constrained]:
+        """The nuisance parameters."""
+        return self.held
+
+
+def frozen(objective: Objective, parameters: np.ndarray, names: Collection[str]) -> Frozen:
+    """Return the objective with some nuisances held at their values in (mu, nu...)."""
+    return Frozen(
+        objective,
+        tuple(
+            HeldNuisance(nuisance.name, (float(nu), float(nu)), nuisance.width) if nuisance.name in names else nuisance
+            for nuisance, nu in zip(objective.nuisances, parameters[1:], strict=True)
+        ),
     )
-    return replace(likelihood, nuisances=nuisances)
-
-
-def without_simulation(likelihood: Likelihood) -> Likelihood:
-    """Return the likelihood with templates that are known exactly."""
-    return replace(likelihood, variances=None) if has_simulation(likelihood) else likelihood
-
-
-def has_simulation(likelihood: Likelihood) -> bool:
-    """Return whether the likelihood allows for the finite simulation behind the templates."""
-    return getattr(likelihood, "variances", None) is not None
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,9 @@ class Part:
     sigma: float
 
 
-def breakdown_by_freezing(likelihood: Likelihood, interval: Interval) -> dict[str, Part]:
+def breakdown_by_freezing(
+    objective: Objective, interval: Interval, measure: Measure, exact: Objective | None = None
+) -> dict[str, Part]:
     """Split the uncertainty by what holding some parameters at their estimates takes away, in quadrature.
 
     The statistical part is what is left with everything held; the systematic part what the nuisances take away once
@@ -136,18 +154,19 @@ def breakdown_by_freezing(likelihood: Likelihood, interval: Interval) -> dict[st
     to the total. Groups of nuisances overlap through their correlations, so theirs need not.
 
     Arguments:
-        likelihood: The likelihood.
+        objective: What was fitted.
         interval: Its interval.
+        measure: What made the interval, and makes those with something held.
+        exact: The objective with templates that are known exactly; None where they are anyway.
 
     Returns:
         Parts by name: ``total``, ``statistical``, ``systematic``, ``simulation``, the groups and single nuisances.
     """
-    names = [nuisance.name for nuisance in likelihood.nuisances]
+    names = [nuisance.name for nuisance in objective.nuisances]
     at = interval.fit.parameters
-    exact = without_simulation(likelihood)
     total = _part(interval)
-    known = _part(measure_interval(exact)) if has_simulation(likelihood) else total
-    statistical = _part(measure_interval(frozen(exact, at, names)))
+    known = total if exact is None else _part(measure(exact))
+    statistical = _part(measure(frozen(exact or objective, at, names)))
     parts = {
         "total": total,
         STATISTICAL: statistical,
@@ -155,11 +174,11 @@ def breakdown_by_freezing(likelihood: Likelihood, interval: Interval) -> dict[st
         SIMULATION: _minus(total, known),
     }
     for name, members in {**GROUPS, **{name: (name,) for name in names}}.items():
-        parts[name] = _minus(total, _part(measure_interval(frozen(likelihood, at, members))))
+        parts[name] = _minus(total, _part(measure(frozen(objective, at, members))))
     return parts
 
 
-def breakdown_by_auxiliary_data(likelihood: Likelihood, best: FitResult) -> dict[str, float]:
+def breakdown_by_auxiliary_data(objective: Objective, best: FitResult) -> dict[str, float]:
     """Split the variance of mu_hat into what each measurement contributes (arXiv:2307.04007).
 
     With the inverse Hessian V = (F + C)^-1, F from the counts and C from the constraints, the fluctuations of the
@@ -171,10 +190,10 @@ def breakdown_by_auxiliary_data(likelihood: Likelihood, best: FitResult) -> dict
     """
     parts = {
         nuisance.name: abs(float(best.covariance[MU, 1 + i])) / nuisance.width
-        for i, nuisance in enumerate(likelihood.nuisances)
+        for i, nuisance in enumerate(objective.nuisances)
     }
-    constraint = np.diag([0.0, *(nuisance.width**-2 for nuisance in likelihood.nuisances)])
-    counts = likelihood.evaluate(best.parameters).fisher - constraint
+    constraint = np.diag([0.0, *(nuisance.width**-2 for nuisance in objective.nuisances)])
+    counts = objective.evaluate(best.parameters).fisher - constraint
     variance = best.covariance[MU] @ counts @ best.covariance[MU]
     return {STATISTICAL: math.sqrt(max(float(variance), 0.0)), **parts}
 
@@ -188,25 +207,25 @@ def correlations(covariance: np.ndarray) -> np.ndarray:
     return out
 
 
-def _by_fixing(likelihood: Likelihood, best: FitResult, i: int, step: float) -> Pair:
+def _by_fixing(objective: Objective, best: FitResult, i: int, step: float) -> Pair:
     """Return the changes of mu_hat when nuisance ``i`` is held ``step`` below and above its estimate."""
     shifts = []
     for sign in (-1, 1):
         at = best.parameters.copy()
-        low, high = likelihood.nuisances[i].nu_range
+        low, high = objective.nuisances[i].nu_range
         at[1 + i] = min(max(at[1 + i] + sign * step, low), high)
-        held = frozen(likelihood, at, (likelihood.nuisances[i].name,))
+        held = frozen(objective, at, (objective.nuisances[i].name,))
         shifts.append(fit(held, at).mu - best.mu)
     return shifts[0], shifts[1]
 
 
-def _by_moving_centre(likelihood: Likelihood, best: FitResult, i: int, step: float) -> Pair:
+def _by_moving_centre(objective: Objective, best: FitResult, i: int, step: float) -> Pair:
     """Return the changes of mu_hat when the constraint of nuisance ``i`` is centred ``step`` lower and higher."""
     shifts = []
     for sign in (-1, 1):
-        centres = likelihood.centres.copy()
+        centres = objective.centres.copy()
         centres[i] += sign * step
-        shifts.append(fit(replace(likelihood, centres=centres), best.parameters).mu - best.mu)
+        shifts.append(fit(objective.centred(centres), best.parameters).mu - best.mu)
     return shifts[0], shifts[1]
 
 

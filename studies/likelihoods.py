@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sage.binned.likelihood import MU, Likelihood
-from sage.challenge.nuisances import PROCESSES, SHAPE_NAMES, SIGNAL, Nuisance, variant
+from sage.binned.statistic import BinnedLikelihood, asimov
+from sage.challenge.nuisances import Nuisance, variant
 from sage.errors import WeightsError
 from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import MANIFEST
-from sage.measurement import likelihood_of
+from sage.fit.objective import MU
+from sage.measurement import likelihood_of, rates_of
 from workshop.errors import UsageError
 
 
@@ -39,15 +38,6 @@ def weights_hash(folder: Path) -> str:
 def nuisances_of(bundle: Bundle) -> tuple[Nuisance, ...]:
     """Return the nuisance table that the measurement uses."""
     return variant(bundle.settings["nuisances"])
-
-
-def interval_options(bundle: Bundle) -> dict[str, Any]:
-    """Return the keywords of ``climb`` and ``measure_interval`` that the settings choose: bounds on mu, thresholds."""
-    mu_range, thresholds = (bundle.settings.get(name) for name in ("mu_range", "thresholds"))
-    options: dict[str, Any] = {"mu_range": None if mu_range is None else (float(mu_range[0]), float(mu_range[1]))}
-    if thresholds is not None:
-        options["thresholds"] = tuple(np.asarray(thresholds[name], dtype=np.float64) for name in ("mu", "delta_nll"))
-    return options
 
 
 def parameters_at(bundle: Bundle, mu: float, alphas: Mapping[str, float] | None = None) -> np.ndarray:
@@ -88,33 +78,23 @@ def check_values(alphas: Mapping[str, float], nuisances: Sequence[Nuisance]) -> 
             raise UsageError(msg)
 
 
-def asimov_likelihood(bundle: Bundle, parameters: np.ndarray) -> Likelihood:
-    """Return the likelihood of the Asimov data set at (mu, nu...), arXiv:1007.1727, section 3.2.
-
-    The counts are the expected ones, and the constraints are centred on the same nu: all estimates equal the truth.
-    """
-    empty = likelihood_of(np.zeros(bundle.regions.n_bins), bundle)
-    return replace(empty, counts=empty.expected(parameters), centres=parameters[1:].copy())
+def asimov_likelihood(bundle: Bundle, parameters: np.ndarray) -> BinnedLikelihood:
+    """Return the likelihood of the bundle's Asimov data set at (mu, nu...)."""
+    return asimov(likelihood_of(np.zeros(bundle.regions.n_bins), bundle), parameters)
 
 
 def process_yields(bundle: Bundle, parameters: np.ndarray) -> np.ndarray:
     """Return the expected events of each process and bin at (mu, nu...), shape (4, n_bins)."""
-    pairs = zip(nuisances_of(bundle), parameters[1:].tolist(), strict=True)
-    return yields_at(bundle, float(parameters[MU]), {nuisance.name: nuisance.alpha(nu)[0] for nuisance, nu in pairs})
+    return rates_of(bundle).by_process(parameters)
 
 
 def yields_at(bundle: Bundle, mu: float, alphas: Mapping[str, float]) -> np.ndarray:
     """Return the expected events of each process and bin, shape (4, n_bins).
 
-    Arguments:
+    Args:
         bundle: Content of a weights folder.
         mu: Signal strength.
-        alphas: Physical values of all six nuisances by name.
+        alphas: Physical values of all nuisances by name.
     """
-    tes, jes, soft_met = (alphas[name] for name in SHAPE_NAMES)
-    yields: np.ndarray = bundle.templates.terms((tes, jes, soft_met))[0].copy()
-    yields[PROCESSES.index(SIGNAL)] *= mu * bundle.regions.has_signal
-    for nuisance in nuisances_of(bundle):
-        for process in nuisance.scales:
-            yields[PROCESSES.index(process)] *= alphas[nuisance.name]
-    return yields
+    rates = rates_of(bundle)
+    return rates.yields(mu, [alphas[nuisance.name] for nuisance in rates.nuisances])

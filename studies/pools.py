@@ -21,25 +21,24 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from scipy import stats
-from tqdm import tqdm
 
-from sage.binned.counting import NOMINAL, Noise, Point, choose_points, find_bins
-from sage.binned.likelihood import MU, Likelihood
-from sage.binned.response import Response, fit_response
+from sage.binned.counting import BLOCK, NOMINAL, Noise, Sample, choose_points, count_points, find_bins
+from sage.binned.response import Point, Response, fit_response
+from sage.binned.statistic import BinnedLikelihood, with_counts
 from sage.challenge.nuisances import NAMES, PROCESSES
 from sage.files.bundle import Bundle
 from sage.fit.interval import measure_interval
 from sage.fit.newton import FitResult
-from sage.measurement import likelihood_of
-from sage.network.engine import Engine
+from sage.fit.objective import MU
+from sage.measurement import fit_interval, likelihood_of
+from sage.network.classifier import Classifier, NetworkClassifier
 from studies.analysis import pull_of
-from studies.likelihoods import asimov_likelihood, interval_options, parameters_at, yields_at
+from studies.likelihoods import asimov_likelihood, parameters_at, yields_at
 from studies.toys import FAILED, ToySettings, Truth, draw_truth, toy_row
 from training.events import Events, EventsFile
 from workshop.errors import UsageError
 
 PARENTS_FILE = "parents.parquet"
-BLOCK = 32768
 STEP = 1e-4
 """Step of the numerical derivatives of the expected counts, in mu and nu."""
 LARGEST_RATIO = 1.5
@@ -151,33 +150,21 @@ def count_pools(bundle: Bundle, events: Events, parents: np.ndarray, n_pools: in
     pool = assign_pools(parents, n_pools, seed)
     weights = normalise(events.weights, events.classes, pool, n_pools)
     points = choose_points(nodes, seed)
-    noise = Noise(seed)
-    shape = (len(points), n_pools, len(PROCESSES), bundle.regions.n_bins)
-    counts, moved = np.zeros(shape), np.zeros(shape)
-    first = (pool * len(PROCESSES) + events.classes) * bundle.regions.n_bins
-    engine = Engine(bundle.network, threads=1)
-    nominal = _bins(bundle, engine, events, NOMINAL, None)
-    filled = np.zeros((n_pools, shape[-1] + 1), dtype=bool)
+    classifier = NetworkClassifier(bundle.network, bundle.normalisation, threads=1)
+    nominal = _nominal_bins(bundle, classifier, events)
+    filled = np.zeros((n_pools, bundle.regions.n_bins + 1), dtype=bool)
     filled[pool, nominal] = True  # the last column takes those that are in no bin
     empty = np.argwhere(~filled[:, :-1])
     if len(empty):
         msg = f"pool {empty[0][0]} has no event in bin {empty[0][1]}; simulate more or ask for fewer pairs"
         raise UsageError(msg)
 
-    def add(out: np.ndarray, bins: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> None:
-        taken = rows[bins[rows] >= 0]
-        out += np.bincount(first[taken] + bins[taken], weights[taken], minlength=out.size).reshape(out.shape)
-
-    everything = np.arange(len(events))
-    for k, point in enumerate(tqdm(points, desc="nuisance points", disable=None)):
-        draws = noise.evaluations([point])
-        for draw in range(draws):
-            unit = noise(np.arange(len(events)), draw, point) if point[2] > 0 else None
-            bins = nominal if point == NOMINAL else _bins(bundle, engine, events, point, unit)
-            changed = np.flatnonzero(bins != nominal)
-            add(counts[k], bins, weights / draws, everything)
-            add(moved[k], bins, weights**2 / draws, changed)
-            add(moved[k], nominal, weights**2 / draws, changed)
+    # One count for all pools: each class is one process of one pool.
+    classes = pool * len(PROCESSES) + events.classes
+    sample = Sample(events.columns, weights, classes, np.arange(len(events)))
+    found = count_points(sample, points, bundle.regions, classifier, Noise(seed), n_classes=n_pools * len(PROCESSES))
+    shape = (len(points), n_pools, len(PROCESSES), bundle.regions.n_bins)
+    counts, moved = (found[name].reshape(shape) for name in ("counts", "moved"))
     return Pools(counts, moved, points, nominal, pool, weights, events.classes, parents)
 
 
@@ -209,7 +196,7 @@ def study_pairs(bundle: Bundle, pools: Pools, toys: int, seed: int, weights: Pat
     each = [effective_weight(pools, number, sensitivity, statistical) for number in range(pools.counts.shape[1])]
     for number in range(0, len(each), 2):
         made, drawn = (bundle_of_pool(bundle, pools, pool) for pool in (number, number + 1))
-        interval = measure_interval(_nominal_data(made, pools.counts[0, number + 1]), **interval_options(bundle))
+        interval = fit_interval(_nominal_data(made, pools.counts[0, number + 1]), bundle.settings)
         both = (each[number], each[number + 1])
         pair = Pair(
             shift=interval.fit.mu - 1.0,
@@ -230,7 +217,7 @@ def sensitivities(bundle: Bundle) -> tuple[np.ndarray, float]:
     return gain, float((gain**2 * rate).sum())
 
 
-def derivatives(likelihood: Likelihood, best: FitResult) -> np.ndarray:
+def derivatives(likelihood: BinnedLikelihood, best: FitResult) -> np.ndarray:
     """Return the derivatives of the expected counts in (mu, nu...), shape (7, n_bins), by central differences."""
     steps = STEP * np.eye(len(best.parameters))
     return np.array(
@@ -326,14 +313,14 @@ def as_text(found: Summary) -> str:
     return "\n".join(lines)
 
 
-def _nominal(bundle: Bundle) -> Likelihood:
+def _nominal(bundle: Bundle) -> BinnedLikelihood:
     """Return the Asimov likelihood at mu = 1 and nominal energy scales and MET."""
     return asimov_likelihood(bundle, parameters_at(bundle, 1.0, {"soft_met": NOMINAL[2]}))
 
 
-def _nominal_data(bundle: Bundle, counts: np.ndarray) -> Likelihood:
+def _nominal_data(bundle: Bundle, counts: np.ndarray) -> BinnedLikelihood:
     """Return the likelihood of nominal counts by process, shape (4, n_bins), under a bundle."""
-    return replace(_nominal(bundle), counts=counts.sum(axis=0))
+    return with_counts(_nominal(bundle), counts.sum(axis=0))
 
 
 def _with_toys(pair: Pair, made: Bundle, drawn: Bundle, settings: ToySettings, toys: int) -> Pair:
@@ -344,7 +331,7 @@ def _with_toys(pair: Pair, made: Bundle, drawn: Bundle, settings: ToySettings, t
         truth: Truth = draw_truth(settings, number)
         rng = np.random.default_rng([settings.seed, number, len(NAMES)])
         counts = rng.poisson(yields_at(drawn, truth.mu, truth.alphas).sum(axis=0)).astype(np.float64)
-        row = toy_row(made, replace(empty, counts=counts), truth, number)
+        row = toy_row(made, with_counts(empty, counts), truth, number)
         if row["status"] != FAILED:
             pulls.append((row["mu_hat"] - truth.mu) / ((row["p84"] - row["p16"]) / 2))
             covered += row["p16"] <= truth.mu <= row["p84"]
@@ -358,10 +345,8 @@ def _with_toys(pair: Pair, made: Bundle, drawn: Bundle, settings: ToySettings, t
     )
 
 
-def _bins(
-    bundle: Bundle, engine: Engine, events: Events, point: Point, noise: tuple[np.ndarray, np.ndarray] | None
-) -> np.ndarray:
-    """Return each event's bin at a nuisance point, shape (n,), -1 for none.
+def _nominal_bins(bundle: Bundle, classifier: Classifier, events: Events) -> np.ndarray:
+    """Return each event's bin at the nominal point, shape (n,), -1 for none.
 
     Raises:
         UsageError: If the regions overlap, so that an event may have several.
@@ -369,13 +354,9 @@ def _bins(
     if not bundle.regions.exclusive:
         msg = "the regions of these weights overlap; pools need disjoint ones"
         raise UsageError(msg)
-    parts = []
-    for start in range(0, len(events), BLOCK):
-        rows = slice(start, start + BLOCK)
-        columns = {name: column[rows] for name, column in events.columns.items()}
-        unit = None if noise is None else (noise[0][rows], noise[1][rows])
-        parts.append(find_bins(columns, point, unit, bundle.regions, bundle.normalisation, engine)[0])
-    return np.concatenate(parts)
+    starts = range(0, len(events), BLOCK)
+    blocks = [{name: column[start : start + BLOCK] for name, column in events.columns.items()} for start in starts]
+    return np.concatenate([find_bins(block, NOMINAL, None, bundle.regions, classifier)[0] for block in blocks])
 
 
 def _rms(values: Sequence[float] | np.ndarray) -> float:

@@ -16,15 +16,16 @@ import numpy as np
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from harness.test_set import EventFile
 from sage.binned.counting import Noise
-from sage.binned.likelihood import MU, Likelihood
 from sage.binned.regions import Region, RegionSet
 from sage.binned.response import Point
-from sage.binned.tables import AXES, default_axes
-from sage.challenge.nuisances import PROCESSES, SIGNAL, variant
+from sage.binned.statistic import BinnedLikelihood
+from sage.binned.tables import default_axes
+from sage.challenge.frame import read_test_set
+from sage.challenge.nuisances import PROCESSES, variant
 from sage.files.bundle import Bundle, read_bundle
 from sage.fit.interval import Interval
-from sage.measurement import count_events, fit_interval, likelihood_of, read_test_set
-from sage.network.engine import Engine
+from sage.measurement import count_events, fit_interval, likelihood_of
+from sage.network.classifier import NetworkClassifier
 from sage.network.parameters import check_parameters
 from training.counting import Counter, count_nodes
 
@@ -100,17 +101,18 @@ def postfit(weights: Path, data: Path, test_size: float, mu: float, seed: int, s
     truth = draw_nuisances(seed, systematics)
     test_set = make_pseudo_data(EventFile(data, test_size).load_test_set(), mu, truth, seed)
     events, event_weights, _ = read_test_set(test_set)
-    observed = count_events(events, bundle, Engine(bundle.network), event_weights)
+    classifier = NetworkClassifier(bundle.network, bundle.normalisation)
+    observed = count_events(events, bundle.regions, classifier, event_weights)
     likelihood = likelihood_of(observed, bundle)
     interval = fit_interval(likelihood, bundle.settings)
     start = np.concatenate([[1.0], likelihood.centres])
     widths = np.array([0.0, *(nuisance.width for nuisance in likelihood.nuisances)])
-    before = expectation(bundle, likelihood, start, np.diag(widths**2))
-    after = expectation(bundle, likelihood, interval.fit.parameters, interval.fit.covariance)
+    before = expectation(likelihood, start, np.diag(widths**2))
+    after = expectation(likelihood, interval.fit.parameters, interval.fit.covariance)
     return PostFit(bundle, mu, seed, truth, observed, interval, before, after)
 
 
-def expectation(bundle: Bundle, likelihood: Likelihood, parameters: np.ndarray, covariance: np.ndarray) -> Expectation:
+def expectation(likelihood: BinnedLikelihood, parameters: np.ndarray, covariance: np.ndarray) -> Expectation:
     """Return the expected events at (mu, nu...) and how they vary with a covariance of these.
 
     Each eigenvector of the covariance is one independent variation, taken as half of the difference between one
@@ -121,20 +123,7 @@ def expectation(bundle: Bundle, likelihood: Likelihood, parameters: np.ndarray, 
     variations = [
         (likelihood.expected(parameters + step) - likelihood.expected(parameters - step)) / 2 for step in steps.T
     ]
-    return Expectation(expected_by_process(bundle, parameters), np.array(variations))
-
-
-def expected_by_process(bundle: Bundle, parameters: np.ndarray) -> np.ndarray:
-    """Return the expected events by process and bin at (mu, nu...), shape (4, n_bins)."""
-    nuisances = variant(bundle.settings["nuisances"])
-    alphas = {item.name: item.alpha(nu)[0] for item, nu in zip(nuisances, parameters[1:].tolist(), strict=True)}
-    tes, jes, soft_met = (alphas[name] for name in AXES)
-    yields = np.array(bundle.templates.terms((tes, jes, soft_met))[0])
-    yields[PROCESSES.index(SIGNAL)] *= parameters[MU] * bundle.regions.has_signal
-    for nuisance in nuisances:
-        for process in nuisance.scales:
-            yields[PROCESSES.index(process)] *= alphas[nuisance.name]
-    return yields
+    return Expectation(likelihood.rates.by_process(parameters), np.array(variations))
 
 
 def probability_histograms(

@@ -18,17 +18,15 @@ import pandas as pd
 
 from harness.pseudo_experiments import draw_nuisances
 from harness.settings import LARGEST_SEED, MU_RANGE
-from sage.binned.likelihood import Likelihood
+from sage.binned.statistic import BinnedLikelihood, with_counts
 from sage.challenge.nuisances import CHALLENGE, NAMES
 from sage.errors import FitError
 from sage.files.bundle import Bundle
 from sage.fit.interval import Interval
-from sage.fit.ladder import climb
 from sage.fit.newton import fit
-from sage.measurement import likelihood_of
+from sage.measurement import fit_interval, likelihood_of
 from studies.faults import FAULTS, faulty_likelihood, faulty_templates
-from studies.impacts import has_simulation, without_simulation
-from studies.likelihoods import check_values, interval_options, nuisances_of, open_weights, weights_hash, yields_at
+from studies.likelihoods import check_values, nuisances_of, open_weights, weights_hash, yields_at
 from workshop.errors import UsageError
 
 OK, FLAGGED, FAILED = "ok", "flagged", "failed"
@@ -97,7 +95,7 @@ def run_toys(settings: ToySettings, numbers: range) -> pd.DataFrame:
     for number in numbers:
         truth = draw_truth(settings, number)
         counts = draw_counts(bundle, truth, settings, number)
-        rows.append(toy_row(bundle, replace(empty, counts=counts), truth, number))
+        rows.append(toy_row(bundle, with_counts(empty, counts), truth, number))
     return pd.DataFrame(rows)
 
 
@@ -142,7 +140,7 @@ def template_factors(yields: np.ndarray, variances: np.ndarray, rng: np.random.G
     return np.where(known, rng.gamma(shape) / shape, 1.0)
 
 
-def toy_row(bundle: Bundle, likelihood: Likelihood, truth: Truth, number: int) -> dict[str, Any]:
+def toy_row(bundle: Bundle, likelihood: BinnedLikelihood, truth: Truth, number: int) -> dict[str, Any]:
     """Fit one toy.
 
     Returns:
@@ -155,7 +153,7 @@ def toy_row(bundle: Bundle, likelihood: Likelihood, truth: Truth, number: int) -
     row: dict[str, Any] = {"number": number, "mu": truth.mu}
     row |= {f"true_{nuisance.name}": nu for nuisance, nu in zip(nuisances, true_nus.tolist(), strict=True)}
     try:
-        interval = climb(likelihood, **interval_options(bundle))
+        interval = fit_interval(likelihood, bundle.settings)
         rise = rise_at(likelihood, interval, truth.mu, true_nus)
         estimate = _estimates(interval)
         status = FLAGGED if interval.flags else OK
@@ -167,10 +165,10 @@ def toy_row(bundle: Bundle, likelihood: Likelihood, truth: Truth, number: int) -
     for i, nuisance in enumerate(nuisances):
         row |= {f"fit_{nuisance.name}": estimate[5 + i], f"sigma_{nuisance.name}": estimate[5 + len(nuisances) + i]}
     # Per bin one count, and one constraint for each nuisance; mu and the nuisances are fitted.
-    return row | {"degrees": len(likelihood.counts) - 1, "status": status, "flags": flags}
+    return row | {"degrees": len(likelihood.statistic.counts) - 1, "status": status, "flags": flags}
 
 
-def rise_at(likelihood: Likelihood, interval: Interval, mu: float, nus: np.ndarray) -> float:
+def rise_at(likelihood: BinnedLikelihood, interval: Interval, mu: float, nus: np.ndarray) -> float:
     """Return the rise of the profiled negative log-likelihood at ``mu`` above its minimum.
 
     Profiled from the fitted and from other nuisances ``nus``, as there may be two valleys; the lower one counts.
@@ -182,20 +180,18 @@ def rise_at(likelihood: Likelihood, interval: Interval, mu: float, nus: np.ndarr
 
 
 @functools.lru_cache(maxsize=2)
-def _prepared(settings: ToySettings) -> tuple[Bundle, Likelihood]:
+def _prepared(settings: ToySettings) -> tuple[Bundle, BinnedLikelihood]:
     """Return what the toys are drawn from, and the likelihood that fits them, without counts."""
     bundle = open_weights(settings.weights)
     fitted = replace(
         bundle, settings={**bundle.settings, "simulation_uncertainty": settings.simulation in ("both", "fit")}
     )
     likelihood = likelihood_of(np.zeros(bundle.regions.n_bins), faulty_templates(fitted, settings.fault))
-    if settings.simulation in ("both", "fit") and not has_simulation(likelihood):
+    if settings.simulation in ("both", "fit") and not likelihood.statistic.variance.any():
         msg = (
             f"{settings.weights}: the likelihood of these weights has no simulation uncertainty; use --simulation none"
         )
         raise UsageError(msg)
-    if settings.simulation in ("toys", "none"):
-        likelihood = without_simulation(likelihood)
     return bundle, faulty_likelihood(likelihood, settings.fault)
 
 

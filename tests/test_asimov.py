@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sage.binned.likelihood import MU
+from sage.binned.statistic import with_exact_templates
 from sage.challenge.nuisances import NAMES, PROCESSES
 from sage.fit.interval import measure_interval
+from sage.fit.objective import MU
 from scripts import asimov
 from studies.asimov import as_text, scan_mu, study_asimov, yield_changes
 from studies.impacts import breakdown_by_auxiliary_data, breakdown_by_freezing, correlations, frozen, impacts
@@ -71,7 +72,7 @@ def test_parts_add_in_quadrature(bundle):
     interval = measure_interval(likelihood)
     by_data = breakdown_by_auxiliary_data(likelihood, interval.fit)
     assert math.hypot(*by_data.values()) == pytest.approx(interval.fit.sigma_mu, rel=1e-6)
-    parts = breakdown_by_freezing(likelihood, interval)
+    parts = breakdown_by_freezing(likelihood, interval, measure_interval, with_exact_templates(likelihood))
     three = [parts[name] for name in ("statistical", "systematic", "simulation")]
     assert math.hypot(*(part.up for part in three)) == pytest.approx(interval.high - interval.fit.mu, rel=1e-9)
     assert math.hypot(*(part.down for part in three)) == pytest.approx(interval.fit.mu - interval.low, rel=1e-9)
@@ -84,7 +85,9 @@ def test_statistical_part_is_the_information_of_mu_alone(bundle):
     signal = yields[PROCESSES.index("htautau")]
     expected = 1 / math.sqrt((signal**2 / yields.sum(axis=0)).sum())
     likelihood = asimov_likelihood(bundle, truth)
-    parts = breakdown_by_freezing(likelihood, measure_interval(likelihood))
+    parts = breakdown_by_freezing(
+        likelihood, measure_interval(likelihood), measure_interval, with_exact_templates(likelihood)
+    )
     assert parts["statistical"].sigma == pytest.approx(expected, rel=1e-6)
 
 
@@ -99,7 +102,9 @@ def test_frozen_nuisances_do_not_move(bundle):
 
 def test_yields_by_process_add_up_to_the_expectation(bundle):
     truth = parameters_at(bundle, 1.7, {"tes": 0.99, "soft_met": 3.0, "ttbar_scale": 1.03, "bkg_scale": 0.999})
-    np.testing.assert_allclose(process_yields(bundle, truth).sum(axis=0), asimov_likelihood(bundle, truth).counts)
+    np.testing.assert_allclose(
+        process_yields(bundle, truth).sum(axis=0), asimov_likelihood(bundle, truth).statistic.counts
+    )
 
 
 def test_rates_change_what_they_scale_and_nothing_else(bundle):

@@ -8,14 +8,14 @@ import pytest
 
 from model import WEIGHTS
 from sage.binned.counting import NOMINAL, Noise, choose_points
-from sage.binned.likelihood import Likelihood
 from sage.binned.regions import Region, RegionSet, counts, region_set
 from sage.binned.response import Response, fit_response
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
-from sage.network.engine import Engine
+from sage.network.classifier import NetworkClassifier
 from scripts import compare_binnings as program
 from tests.conftest import analytic_yields
 from tests.events import small_data
+from tests.likelihoods import likelihood_from
 from training.build_tables import read_network, read_shares
 from training.compare_binnings import (
     CENTRE,
@@ -54,7 +54,7 @@ def events(data):
 @pytest.mark.parametrize("name", ["five_slices", "published"])
 def test_filled_counts_against_loops(network, events, name):
     parameters, normalisation, shares = network
-    evaluate = Evaluator(Engine(parameters, threads=1), normalisation, Noise())
+    evaluate = Evaluator(NetworkClassifier(parameters, normalisation, threads=1), Noise())
     bare = region_set(name).for_network(shares)
     regions = bare.with_edges({region.name: (0.0, 0.1, 0.4, 1.0) for region in bare.regions})
     halves = events.keys % 2
@@ -93,7 +93,7 @@ def test_filled_counts_against_loops(network, events, name):
 
 def exact_information(response):
     """Return the information matrix at the centre for known templates."""
-    likelihood = Likelihood(response, CHALLENGE, np.ones(N_BINS), np.ones(N_BINS, dtype=bool))
+    likelihood = likelihood_from(response, CHALLENGE, np.ones(N_BINS), np.ones(N_BINS, dtype=bool))
     return likelihood.evaluate(CENTRE).fisher
 
 

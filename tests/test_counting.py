@@ -25,7 +25,7 @@ from sage.binned.regions import REGION_SETS
 from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
 from sage.challenge.nuisances import PROCESSES
 from sage.files.bundle import read_bundle
-from sage.network.engine import Engine
+from sage.network.classifier import NetworkClassifier
 from tests.events import ROOT, columns_of, embedded_frame
 
 POINTS = [NOMINAL, (1.01, 0.985, 0.0), (0.99, 1.02, 2.5), (1.0, 1.0, 4.0)]
@@ -44,8 +44,8 @@ def sample():
 
 
 def count(bundle, sample, points=POINTS, noise=Noise(3, 2), threads=1, regions=None, **more):  # noqa: B008
-    engine = Engine(bundle.network, threads=threads)
-    return count_points(sample, points, regions or bundle.regions, bundle.normalisation, engine, noise, **more)
+    classifier = NetworkClassifier(bundle.network, bundle.normalisation, threads=threads)
+    return count_points(sample, points, regions or bundle.regions, classifier, noise, **more)
 
 
 def test_noise_is_standard_normal_and_independent():
@@ -81,12 +81,12 @@ def test_noise_at_other_points_is_the_same_or_not_and_draws_come_in_opposite_pai
 
 def test_counts_against_a_loop_over_events(bundle, sample):
     """Slow twin: a dictionary of bins, one event at a time."""
-    noise, engine = Noise(3, 2), Engine(bundle.network, threads=1)
+    noise, classifier = Noise(3, 2), NetworkClassifier(bundle.network, bundle.normalisation, threads=1)
     found = count(bundle, sample, noise=noise)
 
     def bins(point, draw):
         drawn = noise(sample.ids, draw, point)
-        return find_bins(sample.columns, point, drawn, bundle.regions, bundle.normalisation, engine)[0]
+        return find_bins(sample.columns, point, drawn, bundle.regions, classifier)[0]
 
     nominal = bins(NOMINAL, 0)
     for k, point in enumerate(POINTS):

@@ -13,16 +13,17 @@ import sage.fit.deadline
 import sage.fit.ladder
 import sage.measurement
 from model import Model
-from sage.binned.likelihood import Likelihood
+from sage.challenge.frame import read_test_set
 from sage.challenge.nuisances import CHALLENGE
 from sage.errors import TimeLimitError
 from sage.files.settings import DEFAULT_SETTINGS
 from sage.fit.deadline import SHARE, Deadline
 from sage.fit.interval import measure_interval
 from sage.fit.ladder import climb
-from sage.measurement import count_events, likelihood_of, measure, read_test_set
-from sage.network.engine import Engine
+from sage.measurement import count_events, likelihood_of, measure
+from sage.network.classifier import NetworkClassifier
 from tests.events import drawn_frame, full_weights
+from tests.likelihoods import likelihood_from
 from tests.test_ladder import STEPS, broken
 
 ROWS, BLOCKS = 20_000, 5
@@ -98,9 +99,10 @@ def test_whenever_the_time_runs_out_there_is_an_answer_that_says_so(model, test_
 @pytest.mark.parametrize("threads", [1, 2])
 def test_counting_stops_between_blocks(model, test_set, clock, threads):
     columns, weights, _ = read_test_set(test_set)
+    classifier = NetworkClassifier(model.bundle.network, model.bundle.normalisation, threads=threads)
     clock.stop_after(3)
     with pytest.raises(TimeLimitError):
-        count_events(columns, model.bundle, Engine(model.bundle.network, threads=threads), weights, Deadline(LIMIT))
+        count_events(columns, model.bundle.regions, classifier, weights, Deadline(LIMIT))
     # One look to start with; then every block that is left looks once, and is not counted.
     assert clock.looks <= 1 + BLOCKS
 
@@ -109,14 +111,14 @@ def test_counting_stops_between_blocks(model, test_set, clock, threads):
 @pytest.mark.parametrize("evaluations", [1, 7])
 def test_from_every_step_it_goes_straight_to_the_last_one(model, test_set, clock, monkeypatch, last, evaluations):
     columns, weights, _ = read_test_set(test_set)
-    likelihood = likelihood_of(count_events(columns, model.bundle, model._ready(), weights), model.bundle)
+    likelihood = likelihood_of(count_events(columns, model.bundle.regions, model._ready(), weights), model.bundle)
     names = list(STEPS)
     for name in names[: names.index(last)]:
         monkeypatch.setattr(sage.fit.ladder, STEPS[name], broken)
     for name in names[names.index(last) + 1 : -1]:
         monkeypatch.setattr(sage.fit.ladder, STEPS[name], lambda *_: pytest.fail("tried a step without time"))
     clock.stop_after(1 + evaluations)
-    interval = climb(replace(likelihood, deadline=Deadline(LIMIT)))
+    interval = climb(likelihood, deadline=Deadline(LIMIT))
     assert clock.looks == 1 + evaluations + 1
     assert interval.flags[0] == "fit_by_total"
     assert interval.flags[-1].startswith(f"time_guard: {last} stopped, ")
@@ -126,8 +128,8 @@ def test_from_every_step_it_goes_straight_to_the_last_one(model, test_set, clock
 
 def test_a_deadline_changes_no_bit_of_a_fit_in_time(model, test_set):
     columns, weights, _ = read_test_set(test_set)
-    likelihood = likelihood_of(count_events(columns, model.bundle, model._ready(), weights), model.bundle)
-    free, limited = (climb(each) for each in (likelihood, replace(likelihood, deadline=Deadline(LIMIT))))
+    likelihood = likelihood_of(count_events(columns, model.bundle.regions, model._ready(), weights), model.bundle)
+    free, limited = climb(likelihood), climb(likelihood, deadline=Deadline(LIMIT))
     assert (free.low, free.fit.mu, free.high, free.flags) == (limited.low, limited.fit.mu, limited.high, limited.flags)
 
 
@@ -178,7 +180,7 @@ def test_it_fires_before_the_limit(monkeypatch):
 
 def test_looking_at_the_clock_is_nothing_beside_an_evaluation(monkeypatch, analytic_tables):
     monkeypatch.setattr(sage.fit.deadline, "clock", time.monotonic)
-    likelihood = Likelihood(analytic_tables, CHALLENGE, np.ones(40), np.ones(40, bool))
+    likelihood = likelihood_from(analytic_tables, CHALLENGE, np.ones(40), np.ones(40, bool))
     at, deadline = np.eye(7)[0], Deadline(LIMIT)
 
     def fastest(work):

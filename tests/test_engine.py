@@ -19,11 +19,13 @@ import pytest
 import torch
 
 from model import Model
+from sage.challenge.frame import read_test_set
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import EngineError
 from sage.files.bundle import read_bundle
-from sage.measurement import count_events, read_test_set
+from sage.measurement import count_events
 from sage.network import engine as engine_module
+from sage.network.classifier import NetworkClassifier
 from sage.network.engine import KINDS, Engine, default_threads
 from sage.network.graph import INPUTS
 from sage.network.native import LIBRARY
@@ -55,7 +57,9 @@ def test_set() -> dict[str, object]:
 
 def counts(bundle, test_set, kind: str, threads: int = 1) -> np.ndarray:
     columns, weights, _ = read_test_set(test_set)
-    return count_events(columns, bundle, Engine(bundle.network, kind, threads), weights)
+    return count_events(
+        columns, bundle.regions, NetworkClassifier(bundle.network, bundle.normalisation, kind, threads), weights
+    )
 
 
 def test_counts_per_bin_agree_with_torch(bundle, test_set):

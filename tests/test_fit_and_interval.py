@@ -13,20 +13,21 @@ from hypothesis.extra.numpy import arrays
 from iminuit import Minuit
 
 from model import WEIGHTS
-from sage.binned.likelihood import Likelihood
+from sage.binned.statistic import BinnedLikelihood, with_counts
 from sage.binned.tables import GRID, YieldTables, default_axes
 from sage.challenge.nuisances import CHALLENGE, VARIANTS, variant
 from sage.files.bundle import read_bundle
 from sage.fit.interval import measure_interval
 from sage.fit.newton import fit, fit_global
 from sage.measurement import likelihood_of as measured_likelihood
+from tests.likelihoods import likelihood_from, with_variances
 
 N_BINS = 40
 ALL_SIGNAL = np.ones(N_BINS, bool)
 
 
-def likelihood_of(tables, counts, centres=None, nuisances=CHALLENGE) -> Likelihood:
-    return Likelihood(tables, nuisances, counts, ALL_SIGNAL, np.zeros(6) if centres is None else centres)
+def likelihood_of(tables, counts, centres=None, nuisances=CHALLENGE) -> BinnedLikelihood:
+    return likelihood_from(tables, nuisances, counts, ALL_SIGNAL, np.zeros(6) if centres is None else centres)
 
 
 def expected(tables, parameters, nuisances=CHALLENGE) -> np.ndarray:
@@ -48,7 +49,7 @@ def test_asimov_closure_with_moved_constraint_centres(analytic_tables, mu, name)
         np.testing.assert_allclose(result.parameters[1:], nu, atol=1e-3)
 
 
-def minuit_of(likelihood: Likelihood, start: np.ndarray) -> Minuit:
+def minuit_of(likelihood: BinnedLikelihood, start: np.ndarray) -> Minuit:
     minuit = Minuit(likelihood.value, start, grad=lambda p: likelihood.evaluate(p).gradient)
     minuit.errordef = Minuit.LIKELIHOOD
     minuit.limits = [(None, None), *(nuisance.nu_range for nuisance in likelihood.nuisances)]
@@ -91,7 +92,7 @@ def test_the_bundle_s_smooth_templates_leave_no_lower_minimum(name, toys):
     ranges = [nuisance.nu_range for nuisance in bare.nuisances]
     for _ in range(toys):
         truth = [rng.uniform(0.1, 3.0), *(np.clip(rng.normal(), low, high) for low, high in ranges)]
-        likelihood = dataclasses.replace(bare, counts=rng.poisson(bare.expected(np.array(truth))).astype(float))
+        likelihood = with_counts(bare, rng.poisson(bare.expected(np.array(truth))).astype(float))
         result = fit_global(likelihood)
         assert result.converged
         found = []
@@ -165,7 +166,7 @@ def test_templates_from_few_events_are_covered(analytic_tables):
         counts = rng.poisson(expected(analytic_tables, truth)).astype(float)
         for known in (True, False):
             variances = size * drawn if known else None
-            likelihood = dataclasses.replace(likelihood_of(simulated, counts), variances=variances)
+            likelihood = with_variances(likelihood_of(simulated, counts), variances)
             result = fit_global(likelihood)
             pulls[known].append((result.mu - 1.0) / result.sigma_mu)
     # Four standard errors of the width of 150 pulls.

@@ -55,7 +55,8 @@ def test_edges_run_both_ways():
 def test_uncertainty_branch_holds_what_the_shifts_move():
     """Angles of jets and leptons do not move; every other input of the deterministic branch must not either."""
     columns = columns_of(embedded_frame(300))
-    both = [raw_inputs(select(shift(columns, *point))[0]) for point in ((1.0, 1.0, 0.0), (1.0, 1.0, 3.0))]
+    moved = [select(shift(columns, *point))[0] for point in ((1.0, 1.0, 0.0), (1.0, 1.0, 3.0))]
+    both = [raw_inputs(events, derived(events)) for events in moved]
     n = len(BRANCHES[0].columns)
     np.testing.assert_array_equal(both[0][0][:, :n], both[1][0][:, :n])
     assert (both[0][0][:, n:] != both[1][0][:, n:]).any()
@@ -79,7 +80,7 @@ def test_required_jets(name, needs):
 
 
 def test_what_a_missing_jet_defines_is_zero_after_normalisation(events):
-    values, defined, _ = raw_inputs(events)
+    values, defined = raw_inputs(events, derived(events))
     constants = Normalisation(np.full(35, 3.0, np.float32), np.full(35, 2.0, np.float32))
     expected = np.where(defined, (values - 3.0) / 2.0, 0.0)
     found = normalise(values, defined, constants)
@@ -106,7 +107,7 @@ def test_absurd_values_give_finite_inputs(events, name, bad):
     spoilt = {key: column[:50].astype(np.float32) for key, column in events.items()}
     spoilt[name] = spoilt[name].copy()
     spoilt[name][::2] = bad
-    values, defined, _ = raw_inputs(spoilt)
+    values, defined = raw_inputs(spoilt, derived(spoilt))
     assert np.isfinite(normalise(values, defined, UNIT)).all()
 
 
@@ -117,7 +118,8 @@ def test_torch_twin_of_the_inputs():
     rng = np.random.default_rng(3)
     noise = rng.standard_normal((2, 2, n), dtype=np.float32)
     scales = ((0.98, 1.02), (1.01, 0.97), (0.0, 2.0))
-    values, defined, _ = raw_inputs(select(shift(columns))[0])
+    selected, _ = select(shift(columns))
+    values, defined = raw_inputs(selected, derived(selected))
     spread = Normalisation(
         np.where(defined, values, 0).mean(axis=0).astype(np.float32), values.std(axis=0).astype(np.float32) + 1
     )
@@ -130,7 +132,7 @@ def test_torch_twin_of_the_inputs():
         common = np.intersect1d(rows, np.flatnonzero(keep[k].numpy()))
         assert len(common) > 0.99 * max(len(rows), int(keep[k].sum()))
         events = {name: column[np.isin(rows, common)].astype(np.float32) for name, column in events.items()}
-        raw, defined, _ = raw_inputs(events)
+        raw, defined = raw_inputs(events, derived(events))
         expected = normalise(raw, defined, spread)
         np.testing.assert_array_equal(jets[k][common].numpy() > 0, jets_present(events))
         difference = np.abs(found[k][common].numpy() - expected)

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from model import Model
+from sage.challenge.frame import read_test_set
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
-from sage.measurement import count_events, read_test_set
-from sage.network.engine import Engine
+from sage.measurement import count_events
+from sage.network.classifier import NetworkClassifier
 from tests.events import EXPECTED, drawn_frame, full_weights
 
 ROWS, FEW = 20_000, 300
@@ -43,7 +44,7 @@ def few(frame):
 
 @pytest.fixture(scope="module")
 def engine(model):
-    return Engine(model.bundle.network, threads=1)
+    return NetworkClassifier(model.bundle.network, model.bundle.normalisation, threads=1)
 
 
 def weights_of(frame):
@@ -341,7 +342,7 @@ def test_any_frame_is_counted_or_refused(model, engine, few, changes, sent_weigh
     except InputError:
         assert sent.empty or dropped or not numeric(sent)
         return
-    counts = count_events(columns, model.bundle, engine, used)
+    counts = count_events(columns, model.bundle.regions, engine, used)
     assert not dropped
     assert np.isfinite(counts).all()
     assert (counts >= 0).all()

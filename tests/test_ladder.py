@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import sage.fit.ladder
-from sage.binned.likelihood import Likelihood
+from sage.binned.statistic import BinnedLikelihood
 from sage.binned.tables import YieldTables
 from sage.challenge.nuisances import CHALLENGE
 from sage.errors import FitError
 from sage.fit.interval import measure_interval
 from sage.fit.ladder import climb
+from tests.likelihoods import likelihood_from
 
 N_BINS = 40
 STEPS = {
@@ -30,11 +31,11 @@ STEPS = {
 
 
 @pytest.fixture
-def likelihood(analytic_tables) -> Likelihood:
+def likelihood(analytic_tables) -> BinnedLikelihood:
     rng = np.random.default_rng(31)
-    bare = Likelihood(analytic_tables, CHALLENGE, np.zeros(N_BINS), np.ones(N_BINS, bool))
+    bare = likelihood_from(analytic_tables, CHALLENGE, np.zeros(N_BINS), np.ones(N_BINS, bool))
     counts = rng.poisson(bare.expected(np.array([1.3, 0.4, -0.6, 0.2, 0.5, -0.3, 0.1])))
-    return Likelihood(analytic_tables, CHALLENGE, counts.astype(float), np.ones(N_BINS, bool))
+    return likelihood_from(analytic_tables, CHALLENGE, counts.astype(float), np.ones(N_BINS, bool))
 
 
 def broken(*_):
@@ -116,7 +117,7 @@ def test_the_total_has_the_width_of_a_counting_experiment(likelihood, monkeypatc
         truth = np.concatenate([[1.0], rng.normal(size=6)])
         truth[3] = min(truth[3], math.log(5.0))
         counts = rng.poisson(likelihood.expected(truth)).astype(float)
-        interval = climb(Likelihood(likelihood.templates, CHALLENGE, counts, likelihood.has_signal))
+        interval = climb(likelihood_from(likelihood.rates.templates, CHALLENGE, counts, likelihood.rates.has_signal))
         found.append(interval.fit.mu)
         sigmas.append((interval.high - interval.low) / 2)
     # First order in soft_met is rough; four standard errors of a width from 300 toys are 0.16.
@@ -138,7 +139,7 @@ def test_any_counts_and_any_templates_give_a_finite_ordered_interval(counts, lev
     axes = (np.linspace(0.96, 1.04, 3), np.linspace(0.96, 1.04, 3), np.linspace(0.0, 5.0, 3))
     variances = None if simulated is None else simulated * yields[1, 1, 0]
     has_signal = rng.uniform(size=12) > 0.2
-    likelihood = Likelihood(YieldTables(axes, yields), CHALLENGE, counts, has_signal, variances=variances)
+    likelihood = likelihood_from(YieldTables(axes, yields), CHALLENGE, counts, has_signal, variances=variances)
     signal = yields[1, 1, 0, 0] * has_signal
     try:
         interval = climb(likelihood, (0.1, 3.0) if bounded else None)

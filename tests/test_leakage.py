@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.test_set import EventFile
+from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
 from sage.network.engine import Engine
@@ -56,7 +57,7 @@ def test_shuffled_labels_teach_nothing_about_other_events(shuffled, tmp_path, mo
     engine = Engine(parameters, threads=1)
 
     def signal_auc(events):
-        values, defined, _ = raw_inputs(events.columns)
+        values, defined = raw_inputs(events.columns, derived(events.columns))
         scores = engine.probabilities(normalise(values, defined, constants), jets_present(events.columns))[:, 0]
         return auc(scores, events.classes == 0, events.weights)
 

@@ -12,19 +12,20 @@ import torch
 from scipy import optimize, stats
 
 from model import WEIGHTS
-from sage.binned.likelihood import Likelihood
+from sage.binned.statistic import BinnedLikelihood
 from sage.challenge.nuisances import CHALLENGE, PROCESSES, variant
 from sage.files.bundle import read_bundle
+from tests.likelihoods import likelihood_from, with_variances
 
 N_BINS = 40
 
 
-def make(tables, counts, name="challenge", centres=None, has_signal=None) -> Likelihood:
+def make(tables, counts, name="challenge", centres=None, has_signal=None) -> BinnedLikelihood:
     has_signal = np.ones(N_BINS, bool) if has_signal is None else has_signal
-    return Likelihood(tables, variant(name), counts, has_signal, np.zeros(6) if centres is None else centres)
+    return likelihood_from(tables, variant(name), counts, has_signal, np.zeros(6) if centres is None else centres)
 
 
-def autograd_rate(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tensor:
+def autograd_rate(likelihood: BinnedLikelihood, parameters: torch.Tensor) -> torch.Tensor:
     """The expected events in torch, with its own trilinear interpolation; for autograd only."""
     mu, nus = parameters[0], parameters[1:]
     alphas = []
@@ -33,8 +34,8 @@ def autograd_rate(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Ten
         mapping = nuisance.to_alpha
         raw = torch.exp(mapping.width * nu) + mapping.offset if exponential else mapping.centre + mapping.width * nu
         alphas.append(raw.clamp(*nuisance.clip))
-    table = torch.from_numpy(likelihood.templates.yields)
-    for axis_array, alpha in zip(likelihood.templates.axes, alphas[:3], strict=True):
+    table = torch.from_numpy(likelihood.rates.templates.yields)
+    for axis_array, alpha in zip(likelihood.rates.templates.axes, alphas[:3], strict=True):
         axis = torch.from_numpy(axis_array)
         value = alpha.clamp(float(axis[0]), float(axis[-1]))
         cell = min(int(torch.searchsorted(axis, value.detach(), right=True)) - 1, len(axis) - 2)
@@ -42,13 +43,13 @@ def autograd_rate(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Ten
         table = table[cell] * (1 - share) + table[cell + 1] * share
     signal, z, tt, vv = (table[PROCESSES.index(name)] for name in ("htautau", "ztautau", "ttbar", "diboson"))
     tt_scale, vv_scale, bkg = alphas[3:]
-    return mu * signal * torch.from_numpy(likelihood.has_signal) + bkg * (z + tt_scale * tt + vv_scale * vv)
+    return mu * signal * torch.from_numpy(likelihood.rates.has_signal) + bkg * (z + tt_scale * tt + vv_scale * vv)
 
 
-def autograd_nll(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tensor:
+def autograd_nll(likelihood: BinnedLikelihood, parameters: torch.Tensor) -> torch.Tensor:
     """The likelihood without simulation uncertainty in torch."""
     rate, nus = autograd_rate(likelihood, parameters), parameters[1:]
-    n = torch.from_numpy(likelihood.counts)
+    n = torch.from_numpy(likelihood.statistic.counts)
     poisson = (rate - n + torch.special.xlogy(n, n / rate)).sum()
     return poisson + 0.5 * ((nus - torch.from_numpy(likelihood.centres)) ** 2).sum()
 
@@ -94,7 +95,7 @@ def test_yield_is_linear_in_mu_and_rates_multiply(analytic_tables):
     rates = [likelihood.expected(np.array([mu, *at[1:]])) for mu in (0.0, 1.0, 2.0)]
     np.testing.assert_allclose(rates[2] - rates[1], rates[1] - rates[0], rtol=1e-9)
     tt_only = dataclasses.replace(CHALLENGE[5], scales=("ttbar",))
-    changed = Likelihood(analytic_tables, (*CHALLENGE[:5], tt_only), np.zeros(N_BINS), np.ones(N_BINS, bool))
+    changed = likelihood_from(analytic_tables, (*CHALLENGE[:5], tt_only), np.zeros(N_BINS), np.ones(N_BINS, bool))
     assert not np.allclose(changed.expected(at), likelihood.expected(at))
 
 
@@ -102,7 +103,7 @@ def test_yield_is_linear_in_mu_and_rates_multiply(analytic_tables):
 def test_yield_is_linear_in_each_scale_and_the_one_of_all_backgrounds_multiplies(analytic_tables, smooth):
     templates = read_bundle(WEIGHTS).response if smooth else analytic_tables
     n_bins = templates.terms((1.0, 1.0, 0.0)).shape[2]
-    likelihood = Likelihood(templates, CHALLENGE, np.zeros(n_bins), np.ones(n_bins, bool))
+    likelihood = likelihood_from(templates, CHALLENGE, np.zeros(n_bins), np.ones(n_bins, bool))
     rng = np.random.default_rng(10)
     mu, tt, vv, bkg = 0, 4, 5, 6
     for _ in range(10):
@@ -162,12 +163,12 @@ def variances_of(tables, size: float) -> np.ndarray:
     return size * tables.terms((1.0, 1.0, 0.0))[0]
 
 
-def explicit_nll(likelihood: Likelihood, rate: np.ndarray, gammas: np.ndarray) -> float:
+def explicit_nll(likelihood: BinnedLikelihood, rate: np.ndarray, gammas: np.ndarray) -> float:
     """The bins' part of the likelihood with the per-bin factors as free parameters of their own."""
-    n, x = likelihood.counts, gammas * rate
+    n, x = likelihood.statistic.counts, gammas * rate
     saturated = np.where(n > 0, n * np.log(np.where(n > 0, n, 1.0)), 0.0)
     logs = np.where(n > 0, n * np.log(np.where(n > 0, x, 1.0)), 0.0)
-    deltas = np.sqrt(likelihood.variances.sum(axis=0)) / rate
+    deltas = np.sqrt(likelihood.statistic.variance) / rate
     return float((x - n + saturated - logs + 0.5 * ((gammas - 1.0) / deltas) ** 2).sum())
 
 
@@ -177,7 +178,7 @@ def test_profiled_simulation_uncertainty_equals_a_minimisation_over_all_factors(
     truth = np.array([1.2, 0.3, -0.6, 0.2, 0.5, -0.4, 0.1])
     counts = rng.poisson(make(analytic_tables, np.zeros(N_BINS)).expected(truth)).astype(float)
     counts[:3] = 0.0
-    likelihood = dataclasses.replace(make(analytic_tables, counts), variances=variances_of(analytic_tables, size))
+    likelihood = with_variances(make(analytic_tables, counts), variances_of(analytic_tables, size))
     rate = likelihood.expected(truth)
     at = np.ones(N_BINS)
     for b in range(N_BINS):
@@ -192,11 +193,11 @@ def test_profiled_simulation_uncertainty_equals_a_minimisation_over_all_factors(
     assert likelihood.value(truth) == pytest.approx(minimum, rel=1e-7, abs=1e-6)
 
 
-def autograd_profiled(likelihood: Likelihood, parameters: torch.Tensor) -> torch.Tensor:
+def autograd_profiled(likelihood: BinnedLikelihood, parameters: torch.Tensor) -> torch.Tensor:
     """``autograd_nll`` of explicit per-bin expectations at the minimum that plain bisection finds."""
-    exact = dataclasses.replace(likelihood, variances=None)
+    exact = with_variances(likelihood, None)
     rate = autograd_rate(exact, parameters)
-    n, variance = torch.from_numpy(likelihood.counts), torch.from_numpy(likelihood.variances.sum(axis=0))
+    n, variance = torch.from_numpy(likelihood.statistic.counts), torch.from_numpy(likelihood.statistic.variance)
     low, high = torch.zeros_like(rate), 10.0 * (rate + n + variance).detach()
     for _ in range(200):
         middle = 0.5 * (low + high)
@@ -217,7 +218,7 @@ def test_derivatives_with_simulation_uncertainty_equal_autograd(analytic_tables,
         truth = np.array([1.0, *rng.uniform(0.05, 1.5, 6)])
         counts = rng.poisson(make(analytic_tables, np.zeros(N_BINS)).expected(truth)).astype(float)
         likelihood = make(analytic_tables, counts, centres=rng.normal(size=6))
-        likelihood = dataclasses.replace(likelihood, variances=variances_of(analytic_tables, size))
+        likelihood = with_variances(likelihood, variances_of(analytic_tables, size))
         at = truth + rng.uniform(-0.04, 0.04, 7)
         point = likelihood.evaluate(at)
         torch_at = torch.tensor(at, requires_grad=True)
@@ -236,7 +237,7 @@ def test_exact_simulation_is_the_poisson_likelihood(analytic_tables):
     counts = rng.poisson(make(analytic_tables, np.zeros(N_BINS)).expected(truth)).astype(float)
     counts[0] = 0.0
     poisson = make(analytic_tables, counts)
-    tiny = dataclasses.replace(poisson, variances=variances_of(analytic_tables, 1e-14))
+    tiny = with_variances(poisson, variances_of(analytic_tables, 1e-14))
     for one, other in zip(
         poisson.evaluate(truth).__dict__.values(), tiny.evaluate(truth).__dict__.values(), strict=True
     ):
@@ -249,7 +250,7 @@ def test_signal_left_out_of_a_bin_takes_its_variance_along(analytic_tables):
     background = variances * np.array([0.0, 1.0, 1.0, 1.0])[:, None]
     for has_signal, same in ((False, True), (True, False)):
         likelihood = make(analytic_tables, counts, has_signal=np.full(N_BINS, has_signal))
-        values = [dataclasses.replace(likelihood, variances=v).value(np.zeros(7)) for v in (variances, background)]
+        values = [with_variances(likelihood, v).value(np.zeros(7)) for v in (variances, background)]
         assert (values[0] == values[1]) == same
 
 
@@ -261,7 +262,7 @@ def test_a_bin_without_events_is_continuous_with_its_slope(analytic_tables, vari
     tables = dataclasses.replace(analytic_tables, yields=yields)
     variances = np.zeros((4, N_BINS))
     variances[0, 0] = variance
-    likelihood = dataclasses.replace(make(tables, np.zeros(N_BINS)), variances=variances)
+    likelihood = with_variances(make(tables, np.zeros(N_BINS)), variances)
     step = 1e-4
     for mu in np.concatenate([np.linspace(0.01, 2 * variance, 7), [variance - step / 2, variance]]):
         before, point, after = (likelihood.evaluate(np.array([m, *np.zeros(6)])) for m in (mu - step, mu, mu + step))

@@ -15,9 +15,10 @@ from harness.test_set import EventFile
 from methods.boosted_trees.model import Trees
 from methods.build import MASS, METHODS, build, tree_arrays
 from methods.mass_histogram.model import NoClassifier
+from sage.challenge.frame import read_test_set
 from sage.challenge.nuisances import NAMES
 from sage.files.bundle import read_bundle
-from sage.measurement import count_events, read_test_set
+from sage.measurement import count_events
 from scripts import make_method
 from tests.conftest import ROOT
 from tests.events import METADATA_FILE, small_data
@@ -53,7 +54,7 @@ def test_trees_against_scikit_learn():
     classes = (train[:, 0] + train[:, 1] ** 2 > 1).astype(int) + 2 * (train[:, 2] > 0.3)
     forest = HistGradientBoostingClassifier(max_iter=10, max_depth=4, early_stopping=False, random_state=1)
     forest.fit(train, classes)
-    found = Trees(tree_arrays(forest)).probabilities(unseen, None)
+    found = Trees(tree_arrays(forest)).of_inputs(unseen)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, forest.predict_proba(unseen), atol=1e-6)
 
@@ -65,7 +66,7 @@ def test_the_mass_histogram_counts_the_column_of_the_data(data, built):
     assert len(edges) > 3
     test_set = make_pseudo_data(EventFile(data, 0.5).load_test_set(), 1.0, draw_nuisances(3, NAMES), 3)
     columns, weights, _ = read_test_set(test_set)
-    found = count_events(columns, bundle, NoClassifier(), weights)
+    found = count_events(columns, bundle.regions, NoClassifier(), weights)
     mass = np.clip(test_set["data"]["DER_mass_vis"], edges[0], edges[-1])
     np.testing.assert_array_equal(found, np.histogram(mass, edges)[0])
 

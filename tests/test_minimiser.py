@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from model import WEIGHTS
-from sage.binned.likelihood import Likelihood
+from sage.binned.statistic import BinnedLikelihood, asimov
 from sage.challenge.nuisances import CHALLENGE
 from sage.files.bundle import read_bundle
 from sage.fit.interval import measure_interval
 from sage.fit.newton import EDM_GOAL, FitResult, fit, fit_global, lowest_valley
 from sage.measurement import likelihood_of
 from studies.likelihoods import yields_at
+from tests.likelihoods import likelihood_from, with_variances
 
 MUS = (0.0, 0.1, 1.0, 3.0, 5.0)
 REACH = 1.1 * math.sqrt(2 * EDM_GOAL)
@@ -33,12 +34,12 @@ def bundle():
 
 
 @pytest.fixture(params=["smooth", "smooth with simulation", "grid"])
-def empty(request, bundle, analytic_tables) -> Likelihood:
+def empty(request, bundle, analytic_tables) -> BinnedLikelihood:
     """A likelihood without counts: of the shipped weights as they are, with exact templates, and of a grid."""
     if request.param == "grid":
-        return Likelihood(analytic_tables, CHALLENGE, np.zeros(40), np.ones(40, bool))
+        return likelihood_from(analytic_tables, CHALLENGE, np.zeros(40), np.ones(40, bool))
     shipped = likelihood_of(np.zeros(bundle.regions.n_bins), bundle)
-    return shipped if request.param == "smooth with simulation" else dataclasses.replace(shipped, variances=None)
+    return shipped if request.param == "smooth with simulation" else with_variances(shipped, None)
 
 
 def check_closure(result: FitResult, truth: np.ndarray) -> None:
@@ -55,7 +56,7 @@ def test_the_truth_of_an_asimov_data_set_is_found(empty, points, draw_nuisances)
     rng = np.random.default_rng(41)
     for number in range(points):
         truth = np.concatenate([[MUS[number % len(MUS)]], draw_nuisances(rng)])
-        likelihood = dataclasses.replace(empty, counts=empty.expected(truth), centres=truth[1:])
+        likelihood = asimov(empty, truth)
         check_closure(fit_global(likelihood), truth)
 
 
@@ -64,13 +65,13 @@ def test_five_random_starts_end_in_one_minimum(empty, points, draw_nuisances):
     rng = np.random.default_rng(42)
     for number in range(points):
         truth = np.concatenate([[MUS[number % len(MUS)]], draw_nuisances(rng)])
-        likelihood = dataclasses.replace(empty, counts=empty.expected(truth), centres=truth[1:])
+        likelihood = asimov(empty, truth)
         for _ in range(5):
             start = np.concatenate([[rng.uniform(0.0, 5.0)], draw_nuisances(rng)])
             check_closure(lowest_valley(likelihood, fit(likelihood, start)), truth)
 
 
-def profile(likelihood: Likelihood, mu: float) -> float:
+def profile(likelihood: BinnedLikelihood, mu: float) -> float:
     """The profiled likelihood from fits begun all along soft_met: nothing of the interval's way is used."""
     values = []
     for soft_met in (-5.0, -2.0, 0.0, 1.0, math.log(5.0)):

@@ -17,6 +17,7 @@ import torch
 
 from harness.packing import bundle_files
 from native import build
+from sage.challenge.features import derived
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import EngineError, WeightsError
 from sage.files.bundle import read_bundle
@@ -122,7 +123,7 @@ def test_equal_to_dense_module_and_torch_geometric_for_any_parameters(seed):
 def test_equal_on_real_events(bundle, trained):
     frame = pd.read_parquet(REAL_EVENTS)
     columns = {name: frame[name].to_numpy(np.float32) for name in PRIMARIES}
-    values, defined, _ = raw_inputs(columns)
+    values, defined = raw_inputs(columns, derived(columns))
     values, jets = normalise(values, defined, bundle.normalisation), jets_present(columns)
     expected = dense_logits(from_arrays(bundle.network), values, jets)
     assert np.abs(trained.logits(values, jets) - expected).max() < LARGEST_LOGIT_DIFFERENCE

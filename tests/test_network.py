@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sage.challenge.features import derived
 from sage.challenge.shifts import select, shift
 from sage.errors import WeightsError
 from sage.network.dense import DualBranchNetwork, class_probabilities, from_arrays
@@ -46,8 +47,9 @@ def random_inputs(n=200):
 def event_inputs(frame):
     """Compute normalised inputs of real or simulated events; odd jets survive, since they pass no threshold."""
     events, _ = select(shift(columns_of(frame)))
-    values, defined, _ = raw_inputs(events)
-    reference, known, _ = raw_inputs(select(shift(columns_of(real_frame())))[0])
+    values, defined = raw_inputs(events, derived(events))
+    real, _ = select(shift(columns_of(real_frame())))
+    reference, known = raw_inputs(real, derived(real))
     masked = np.ma.masked_array(reference, ~known)
     constants = Normalisation(masked.mean(axis=0).data.astype(np.float32), masked.std(axis=0).data.astype(np.float32))
     jets = jets_present(events)

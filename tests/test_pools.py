@@ -10,6 +10,7 @@ import pytest
 
 from sage.binned.counting import choose_points
 from sage.binned.response import Response
+from sage.binned.statistic import with_counts
 from sage.challenge.nuisances import PROCESSES
 from sage.fit.interval import measure_interval
 from scripts import pools as program
@@ -92,9 +93,10 @@ def test_sensitivity_is_what_one_more_event_does(small):
     likelihood = _nominal(small)
     best = measure_interval(likelihood).fit
     for b in (0, 20, len(gain) - 1):
-        step = 0.01 * np.sqrt(likelihood.counts[b])
+        counts = likelihood.statistic.counts
+        step = 0.01 * np.sqrt(counts[b])
         moved = [
-            measure_interval(replace(likelihood, counts=likelihood.counts + sign * step * np.eye(len(gain))[b])).fit.mu
+            measure_interval(with_counts(likelihood, counts + sign * step * np.eye(len(gain))[b])).fit.mu
             for sign in (-1, 1)
         ]
         assert (moved[1] - moved[0]) / (2 * step) == pytest.approx(gain[b], rel=0.03, abs=1e-5)

@@ -10,7 +10,8 @@ from sage.challenge.nuisances import NAMES, PROCESSES
 from sage.files.bundle import read_bundle
 from sage.measurement import likelihood_of
 from scripts import postfit as program
-from studies.postfit import PROBABILITY_EDGES, expectation, expected_by_process, probability_histograms
+from studies.likelihoods import process_yields
+from studies.postfit import PROBABILITY_EDGES, expectation, probability_histograms
 from tests.conftest import ROOT
 
 TTBAR = PROCESSES.index("ttbar")
@@ -33,21 +34,21 @@ def random_parameters(draw_nuisances, seed):
 @pytest.mark.parametrize("nuisances", ["challenge", "published"])
 @pytest.mark.parametrize("templates", ["smooth", "grid"])
 def test_processes_add_up_to_what_the_likelihood_expects(bundle, draw_nuisances, nuisances, templates):
-    changed = with_settings(bundle, nuisances=nuisances, templates=templates)
+    changed = read_bundle(ROOT / "weights", {"nuisances": nuisances, "templates": templates})
     likelihood = likelihood_of(np.zeros(bundle.regions.n_bins), changed)
     for seed in range(5):
         parameters = random_parameters(draw_nuisances, seed)
-        processes = expected_by_process(changed, parameters)
+        processes = process_yields(changed, parameters)
         np.testing.assert_allclose(processes.sum(axis=0), likelihood.expected(parameters), rtol=1e-12)
 
 
 def test_expectation_at_a_node_integrates_to_the_table(bundle):
     """All nuisance parameters 0: tes = jes = 1 and soft_met = 1 GeV, which is a node."""
-    changed = with_settings(bundle, templates="grid")
-    axes = bundle.tables.axes
+    changed = read_bundle(ROOT / "weights", {"templates": "grid"})
+    axes = changed.tables.axes
     node = tuple(int(np.argmin(np.abs(axis - 1.0))) for axis in axes)
-    table = bundle.tables.yields[node]
-    found = expected_by_process(changed, np.concatenate([[1.0], np.zeros(6)]))
+    table = changed.tables.yields[node]
+    found = process_yields(changed, np.concatenate([[1.0], np.zeros(6)]))
     for place in bundle.regions.slices.values():
         np.testing.assert_allclose(found[:, place].sum(axis=1), table[:, place].sum(axis=1), rtol=1e-5)
 
@@ -56,7 +57,7 @@ def test_regions_without_signal_expect_none(bundle):
     regions = bundle.regions.regions
     silent = dataclasses.replace(regions[0], signal=False)
     changed = dataclasses.replace(bundle, regions=dataclasses.replace(bundle.regions, regions=(silent, *regions[1:])))
-    found = expected_by_process(changed, np.concatenate([[2.0], np.zeros(6)]))[0]
+    found = process_yields(changed, np.concatenate([[2.0], np.zeros(6)]))[0]
     assert (found[: silent.n_bins] == 0).all()
     assert (found[silent.n_bins :] > 0).all()
 
@@ -67,7 +68,7 @@ def test_uncertainty_of_one_rate_is_its_width_times_its_yield(bundle):
     covariance = np.zeros((7, 7))
     place = 1 + NAMES.index("ttbar_scale")
     covariance[place, place] = 0.5**2
-    found = expectation(bundle, likelihood, parameters, covariance)
+    found = expectation(likelihood, parameters, covariance)
     np.testing.assert_allclose(found.sigma, 0.5 * 0.02 * found.processes[TTBAR], rtol=1e-6)
     total, sigma = found.integral(slice(0, 5))
     assert total == pytest.approx(found.processes[:, :5].sum())
@@ -83,7 +84,7 @@ def test_uncertainty_against_propagation_with_the_jacobian(bundle, draw_nuisance
     step = 1e-5 * np.eye(7)
     jacobian = [(likelihood.expected(parameters + h) - likelihood.expected(parameters - h)) / 2e-5 for h in step]
     expected = np.sqrt(np.einsum("ib,ij,jb->b", jacobian, covariance, jacobian))
-    found = expectation(bundle, likelihood, parameters, covariance)
+    found = expectation(likelihood, parameters, covariance)
     np.testing.assert_allclose(found.sigma, expected, rtol=1e-3)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from model import WEIGHTS
-from sage.binned.likelihood import Likelihood
+from sage.binned.statistic import BinnedLikelihood, with_counts
 from sage.challenge.nuisances import PROCESSES, PUBLISHED, SIGNAL, Linear
 from sage.files.bundle import read_bundle
 from sage.fit.interval import measure_interval
+from tests.likelihoods import likelihood_from
 
 pyhf = pytest.importorskip("pyhf")
 
@@ -65,7 +66,7 @@ class AddedShapes:
 
 
 @pytest.fixture(scope="module")
-def empty() -> Likelihood:
+def empty() -> BinnedLikelihood:
     """Without counts, in the regions of the shipped weights."""
     bundle = read_bundle(WEIGHTS)
 
@@ -77,13 +78,13 @@ def empty() -> Likelihood:
     moved = [np.array([yields(tuple(np.where(np.arange(3) == i, to, NOMINAL))) for i in range(3)]) for to in (DOWN, UP)]
     shapes = AddedShapes(yields(NOMINAL), *moved)
     n_bins = bundle.regions.n_bins
-    return Likelihood(shapes, NUISANCES, np.zeros(n_bins), np.ones(n_bins, bool))
+    return likelihood_from(shapes, NUISANCES, np.zeros(n_bins), np.ones(n_bins, bool))
 
 
 @pytest.fixture(scope="module")
 def model(empty):
     """The same in pyhf."""
-    shapes, samples = empty.templates, []
+    shapes, samples = empty.rates.templates, []
     for p, process in enumerate(PROCESSES):
         modifiers = [{"name": "mu", "type": "normfactor", "data": None}] if process == SIGNAL else []
         axis = 0
@@ -107,16 +108,16 @@ def in_order_of(model, parameters: np.ndarray) -> np.ndarray:
     return np.array([parameters[names.index(name)] for name in model.config.par_names])
 
 
-def drawn(empty, rng) -> tuple[np.ndarray, Likelihood]:
+def drawn(empty, rng) -> tuple[np.ndarray, BinnedLikelihood]:
     truth = np.array([rng.uniform(0.1, 3.0), *rng.normal(size=6).clip(-3, 3)])
-    return truth, dataclasses.replace(empty, counts=rng.poisson(empty.expected(truth)).astype(float))
+    return truth, with_counts(empty, rng.poisson(empty.expected(truth)).astype(float))
 
 
 def test_expected_events_and_likelihood_ratios_are_those_of_pyhf(empty, model):
     rng = np.random.default_rng(61)
     for _ in range(10):
         truth, likelihood = drawn(empty, rng)
-        data = [*likelihood.counts, *model.config.auxdata]
+        data = [*likelihood.statistic.counts, *model.config.auxdata]
         other = truth + rng.normal(scale=0.3, size=7)
         np.testing.assert_allclose(
             model.expected_actualdata(in_order_of(model, truth)), likelihood.expected(truth), rtol=1e-10
@@ -142,7 +143,7 @@ def test_estimates_and_limits_of_forty_toys_are_those_of_pyhf(empty, model):
     for _ in range(40):
         _, likelihood = drawn(empty, rng)
         ours = measure_interval(likelihood)
-        data = [*likelihood.counts, *model.config.auxdata]
+        data = [*likelihood.statistic.counts, *model.config.auxdata]
         theirs, lowest = pyhf.infer.mle.fit(data, model, start, bounds, return_fitted_val=True)
         assert theirs[model.config.poi_index] == pytest.approx(ours.fit.mu, abs=0.005 * ours.fit.sigma_mu)
         for limit in (ours.low, ours.high):

@@ -17,18 +17,24 @@ import pandas as pd
 import pytest
 
 import sage.fit.ladder
+import sage.fit.published
+import sage.measurement
 from harness.experiment import Record
 from harness.pseudo_experiments import draw_nuisances
+from sage.binned.statistic import with_counts
 from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
 from sage.fit.interval import measure_interval
 from sage.fit.newton import fit
+from sage.measurement import fit_interval
 from scripts import toys as program
 from studies.analysis import analyse
+from studies.asimov import study_asimov
 from studies.event_toys import frame_of_records, parabolic_rise
 from studies.faults import FAULTS, faulty_likelihood, faulty_templates
-from studies.likelihoods import asimov_likelihood, interval_options, open_weights, parameters_at, process_yields
+from studies.likelihoods import asimov_likelihood, open_weights, parameters_at, process_yields
 from studies.toys import (
     ToySettings,
+    Truth,
     _prepared,
     draw_counts,
     draw_truth,
@@ -75,7 +81,7 @@ def test_counts_are_poisson_around_the_likelihood_s_expectation(bundle):
     truth = draw_truth(SETTINGS, 4)
     sample = np.array([draw_counts(bundle, truth, SETTINGS, number) for number in range(600)])
     parameters = parameters_at(bundle, truth.mu, truth.alphas)
-    expected = asimov_likelihood(bundle, parameters).counts
+    expected = asimov_likelihood(bundle, parameters).statistic.counts
     deviations = (sample.mean(axis=0) - expected) / np.sqrt(expected / 600)
     assert np.abs(deviations).max() < 4.5
     assert sample.var(axis=0, ddof=1).sum() == pytest.approx(expected.sum(), rel=0.15)
@@ -116,7 +122,7 @@ def test_simulation_uncertainty_is_one_factor_for_all_nuisance_points(bundle):
 def test_rise_is_what_profiling_at_the_true_mu_gives(bundle):
     _, empty = _prepared(SETTINGS)
     truth = draw_truth(SETTINGS, 1)
-    likelihood = replace(empty, counts=draw_counts(bundle, truth, SETTINGS, 1))
+    likelihood = with_counts(empty, draw_counts(bundle, truth, SETTINGS, 1))
     row = toy_row(bundle, likelihood, truth, 1)
     start = np.concatenate([[truth.mu], np.zeros(6)])
     twin = fit(likelihood, start, fixed_mu=truth.mu)
@@ -145,13 +151,13 @@ def test_toys_are_fitted_by_the_ladder(bundle, monkeypatch):
     _, empty = _prepared(SETTINGS)
     for number, row in rows.iterrows():
         counts = draw_counts(bundle, draw_truth(SETTINGS, number), SETTINGS, number)
-        interval = measure_interval(replace(empty, counts=counts))
+        interval = measure_interval(with_counts(empty, counts))
         assert (row["p16"], row["mu_hat"], row["p84"]) == (interval.low, interval.fit.mu, interval.high)
     assert analyse(rows).later_steps == 0
     whole = sage.fit.ladder.measure_interval
 
     def broken_once(likelihood, *rest):
-        if likelihood.counts.tolist() == first.tolist():
+        if likelihood.statistic.counts.tolist() == first.tolist():
             raise np.linalg.LinAlgError
         return whole(likelihood, *rest)
 
@@ -171,14 +177,38 @@ def test_less_than_one_of_a_thousand_fits_needs_a_later_step():
     assert found.later_steps < 10
 
 
-def test_settings_choose_bounds_and_thresholds(bundle):
-    thresholds = {"mu": [0, 3], "delta_nll": [0.5, 0.6], "toys": [10, 10]}
-    settings = {**bundle.settings, "mu_range": [0, 3], "thresholds": thresholds}
-    options = interval_options(replace(bundle, settings=settings))
-    assert options["mu_range"] == (0.0, 3.0)
-    np.testing.assert_array_equal(options["thresholds"], [[0.0, 3.0], [0.5, 0.6]])
-    plain = replace(bundle, settings={**settings, "mu_range": None, "thresholds": None})
-    assert interval_options(plain) == {"mu_range": None}
+CHOICES = {
+    "mu_range": [0.9, 1.05],
+    "thresholds": {"mu": [0, 3], "delta_nll": [1.0, 1.1]},
+    "profile": "published",
+}
+
+
+@pytest.mark.parametrize("name", list(CHOICES))
+def test_toys_asimov_and_pools_measure_as_the_model_does(bundle, monkeypatch, name):
+    """A setting of the weights means the same wherever a signal strength is measured."""
+    if name == "profile":  # in full it takes minutes
+        quick = functools.partial(sage.fit.published.published_interval, points=9, annealing_iterations=2)
+        monkeypatch.setattr(sage.measurement, "published_interval", quick)
+    chosen = replace(bundle, settings={**bundle.settings, name: CHOICES[name]})
+    truth = parameters_at(bundle, 1.0)
+    likelihood = asimov_likelihood(chosen, truth)
+    shipped = fit_interval(likelihood, chosen.settings)
+    usual = fit_interval(likelihood, bundle.settings)
+    expected = [shipped.low, shipped.fit.mu, shipped.high]
+    assert expected != [usual.low, usual.fit.mu, usual.high]
+
+    row = toy_row(chosen, likelihood, Truth(1.0, {item.name: item.alpha(0.0)[0] for item in CHALLENGE}), 0)
+    assert [row["p16"], row["mu_hat"], row["p84"]] == expected
+    if name != "profile":
+        study = study_asimov(chosen, truth, points=3)
+        assert [study.interval.low, study.interval.fit.mu, study.interval.high] == expected
+        assert study.parts["statistical"].up <= study.parts["total"].up + 1e-9
+    else:
+        called = []
+        monkeypatch.setattr(sage.measurement, "published_interval", lambda given: called.append(given) or usual)
+        study_asimov(chosen, truth, points=3)
+        assert len(called) > len(CHALLENGE)  # the interval and all its parts
 
 
 def test_workers_do_not_change_the_toys(tmp_path, monkeypatch):

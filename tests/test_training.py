@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
+from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.errors import WeightsError
@@ -169,7 +170,7 @@ def test_constants_come_from_defined_values_of_selected_nominal_events(data):
     used = HELD.others(file.read(rows))
     frame = pd.read_parquet(data / DATA_FILE).iloc[rows.start :][used]
     events, kept = select(shift(columns_of(frame)))
-    values, defined, _ = raw_inputs(events)
+    values, defined = raw_inputs(events, derived(events))
     assert preparation.n_selected == len(kept) < len(frame)
     for i in range(len(INPUTS)):
         column = values[defined[:, i], i].astype(np.float64)
@@ -201,7 +202,8 @@ def test_loss_is_the_weighted_mean_over_selected_events(data):
     for k in range(2):
         point = [float(scale[k, 0]) for scale in points.scales]
         moved, rows = select(shift(events.columns, *point, noise=tuple(part[k].numpy() for part in points.noise)))
-        values, defined, _ = raw_inputs({name: column.astype(np.float32) for name, column in moved.items()})
+        moved = {name: column.astype(np.float32) for name, column in moved.items()}
+        values, defined = raw_inputs(moved, derived(moved))
         inputs = np.where(defined, (values - constants.mean) / constants.std, 0.0).astype(np.float32)
         jets = np.stack([moved[f"PRI_jet_{jet}_pt"] > 0 for jet in ("leading", "subleading")], axis=1)
         with torch.no_grad():

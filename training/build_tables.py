@@ -29,7 +29,7 @@ from sage.binned.tables import AXES, GRID, YieldTables, default_axes, grid_point
 from sage.challenge.nuisances import PROCESSES
 from sage.errors import InputError
 from sage.files.manifest import MANIFEST, describe_regions
-from sage.network.engine import Engine
+from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import Normalisation
 from training.binning import BinningRule, choose_edges
 from training.config import Config
@@ -80,7 +80,7 @@ def build_tables(
     output: Path,
     *,
     bare: RegionSet | None = None,
-    make_engine: Callable[..., Any] = Engine,
+    make_classifier: Callable[..., Classifier] = NetworkClassifier,
     scheduler: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def build_tables(
         training: Folder that ``training.train`` wrote, or a weights folder, whose network is taken.
         output: Folder that receives the results; counts go to its sub-folder ``nodes``.
         bare: Regions with the range of their observables as only bin; the configured set if absent.
-        make_engine: Makes another classifier of the parameters than the network.
+        make_classifier: Makes what classifies of parameters and feature constants.
         scheduler: Address of a dask scheduler that counts; this machine's processes if absent.
         overwrite: Throw away what ``output`` holds of earlier tables.
 
@@ -122,7 +122,7 @@ def _build_tables(
 ) -> dict[str, Any]:
     settings = config.tables
     noise = Noise(config.seed, settings.noise_draws, settings.common_noise)
-    counter = Counter(data, config.test_size, "test", *read_network(training), noise, make_engine)
+    counter = Counter(data, config.test_size, "test", *read_network(training), noise, make_classifier)
     bare = bare or region_set(settings.region_set).for_network(read_shares(training))
     rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
     regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))

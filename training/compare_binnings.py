@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
@@ -20,11 +20,13 @@ import numpy as np
 from tqdm import tqdm
 
 from sage.binned.counting import NOMINAL
-from sage.binned.likelihood import MU, Likelihood
 from sage.binned.regions import REGION_SETS, RegionSet, region_set
 from sage.binned.response import Point, Response, fit_counts
+from sage.binned.statistic import BinnedLikelihood, asimov, binned_likelihood
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from sage.fit.interval import measure_interval
+from sage.fit.objective import MU
+from sage.rates import Rates
 from training.binning import BACKGROUND_ROWS, BinningRule, choose_edges
 from training.events import Events
 from training.filling import HALVES, Evaluator, Filled, Filler, NominalCounts
@@ -123,7 +125,7 @@ def unbiased_information(filled: Filled, points: list[Point]) -> np.ndarray:
         response = fit_counts(points, filled.counts[:, half] * scale, filled.moved[:, half] * scale**2)
         slopes.append(_slopes(response, filled.regions))
     whole = fit_counts(points, filled.counts.sum(axis=1), filled.moved.sum(axis=1))
-    expected = _likelihood(whole, filled.regions).counts
+    expected = _likelihood(whole, filled.regions).statistic.counts
     crossed = slopes[0] / np.maximum(expected, LEAST_EXPECTED) @ slopes[1].T
     information: np.ndarray = (crossed + crossed.T) / 2 + np.diag([0.0, *np.ones(len(CHALLENGE))])
     return information
@@ -138,10 +140,10 @@ def profiled(information: np.ndarray) -> float | None:
     return float(np.linalg.inv(information)[MU, MU] ** 0.5)
 
 
-def _likelihood(response: Response, regions: RegionSet, variances: np.ndarray | None = None) -> Likelihood:
+def _likelihood(response: Response, regions: RegionSet, variances: np.ndarray | None = None) -> BinnedLikelihood:
     """Return the likelihood of Asimov counts."""
-    empty = Likelihood(response, CHALLENGE, np.zeros(regions.n_bins), regions.has_signal)
-    return replace(empty, counts=empty.expected(CENTRE), variances=variances)
+    rates = Rates(response, CHALLENGE, regions.has_signal)
+    return asimov(binned_likelihood(rates, np.zeros(regions.n_bins), variances), CENTRE)
 
 
 def _slopes(response: Response, regions: RegionSet) -> np.ndarray:

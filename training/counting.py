@@ -27,7 +27,7 @@ from sage.binned.regions import RegionSet
 from sage.binned.response import Point
 from sage.challenge.nuisances import PROCESSES
 from sage.files.manifest import describe_regions
-from sage.network.engine import Engine
+from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import Normalisation
 from training.events import DATA_FILE, PARENTS_FILE, EventsFile, Part
 from workshop.files import read_arrays, sha256, write_arrays
@@ -53,7 +53,7 @@ class Counter:
         parameters: Network parameters by name.
         normalisation: Feature constants.
         noise: How soft-MET noise is drawn.
-        make_engine: Makes what runs the network; another classifier may stand here.
+        make_classifier: Makes a classifier of parameters and feature constants.
     """
 
     data: Path
@@ -62,7 +62,11 @@ class Counter:
     parameters: dict[str, np.ndarray]
     normalisation: Normalisation
     noise: Noise = field(default_factory=Noise)
-    make_engine: Callable[..., Any] = Engine
+    make_classifier: Callable[..., Classifier] = NetworkClassifier
+
+    def classifier(self) -> Classifier:
+        """Return what classifies, with one thread."""
+        return self.make_classifier(self.parameters, self.normalisation, threads=1)
 
     def shards(self) -> list[tuple[range, float]]:
         """Cut the part into row ranges, each with the factor that makes its weights a share of the whole part's.
@@ -107,13 +111,13 @@ class Counter:
         if not (self.data / PARENTS_FILE).exists():
             squares: np.ndarray = self.count([NOMINAL], regions)["squares"][0]
             return squares
-        engine = self.make_engine(self.parameters, threads=1)
+        classifier = self.classifier()
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for rows, share in self.shards():
             events = EventsFile(self.data, self.test_size).read(rows)
             for first in range(0, len(events), BLOCK):
                 block = events.take(np.arange(first, min(first + BLOCK, len(events))))
-                for bins in find_bins(block.columns, NOMINAL, None, regions, self.normalisation, engine):
+                for bins in find_bins(block.columns, NOMINAL, None, regions, classifier):
                     taken = np.flatnonzero(bins >= 0)
                     cells = block.classes[taken] * regions.n_bins + bins[taken]
                     found.append((block.keys[taken], cells, block.weights[taken] * share))
@@ -127,7 +131,7 @@ class Counter:
         for name, value in sorted(self.parameters.items()):
             out.update(name.encode() + value.tobytes())
         out.update(self.normalisation.mean.tobytes() + self.normalisation.std.tobytes())
-        maker = f"{self.make_engine.__module__}.{self.make_engine.__qualname__}"
+        maker = f"{self.make_classifier.__module__}.{self.make_classifier.__qualname__}"
         out.update(json.dumps([self.test_size, self.part, *astuple(self.noise), maker]).encode())
         out.update(sha256(self.data / DATA_FILE).encode())
         return out.digest()
@@ -155,9 +159,8 @@ class Job:
         """Return what ``sage.binned.counting.count_points`` does, and the ``seconds`` a core worked, shape ()."""
         began = time.process_time()
         counter = self.counter
-        engine = counter.make_engine(counter.parameters, threads=1)
         sample = counter.read(self.rows, self.share)
-        out = count_points(sample, self.points, self.regions, counter.normalisation, engine, counter.noise)
+        out = count_points(sample, self.points, self.regions, counter.classifier(), counter.noise)
         return out | {"seconds": np.array(time.process_time() - began)}
 
     def key(self, digest: bytes) -> str:

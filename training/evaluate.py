@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from sage.binned.regions import quantities
+from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.network.engine import Engine
@@ -90,7 +91,7 @@ def network_classifier(folder: Path, threads: int) -> Classifier:
     engine = Engine(parameters, threads=threads)
 
     def classify(columns: Mapping[str, Any]) -> np.ndarray:
-        values, defined, _ = raw_inputs(columns)
+        values, defined = raw_inputs(columns, derived(columns))
         return engine.probabilities(normalise(values, defined, constants), jets_present(columns))
 
     return classify
@@ -128,8 +129,7 @@ def score(file: EventsFile, classify: Classifier, names: list[str], seed: int, m
             signal[name][kept] = found[:, SIGNAL]
             if name == "nominal":
                 probabilities[kept] = found
-                _, _, derived = raw_inputs(selected)
-                for region, taken in masks(quantities(selected, derived, found)).items():
+                for region, taken in masks(quantities(selected, derived(selected), found)).items():
                     regions[region] = np.zeros(len(events), dtype=np.bool_)
                     regions[region][kept] = taken
         parts.append(Scored(probabilities, signal, events.classes, events.weights, regions))

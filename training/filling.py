@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sage.binned.counting import BLOCK, Noise, parent_variances, quantities_at
+from sage.binned.counting import BLOCK, Noise, parent_variances, place_bins, quantities_at, tally
 from sage.binned.regions import RegionSet, bin_numbers
 from sage.binned.response import Point
 from sage.challenge.nuisances import PROCESSES
-from sage.network.engine import Engine
-from sage.network.graph import Normalisation
+from sage.network.classifier import Classifier
 from training.events import Events
 
 HALVES = (0, 1)
@@ -23,8 +22,7 @@ HALVES = (0, 1)
 class Evaluator:
     """Evaluates the network on simulated events at nuisance points."""
 
-    engine: Engine
-    normalisation: Normalisation
+    classifier: Classifier
     noise: Noise
 
     def __call__(self, events: Events, point: Point, draw: int = 0) -> tuple[dict[str, Any], np.ndarray]:
@@ -34,7 +32,7 @@ class Evaluator:
             columns = {name: column[start : start + BLOCK] for name, column in events.columns.items()}
             ids = np.arange(start, start + len(columns["PRI_met"]))
             noise = self.noise(ids, draw, point) if point[2] > 0 else None
-            values, rows = quantities_at(columns, point, noise, self.normalisation, self.engine)
+            values, rows = quantities_at(columns, point, noise, self.classifier)
             pieces.append(values)
             kept.append(start + rows)
         joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -80,26 +78,17 @@ class Filler:
 
     def add(self, k: int, values: dict[str, Any], kept: np.ndarray, part: float) -> None:
         """Count the events at point k; the nominal point is number 0 and comes first."""
-        found = bin_numbers(self.regions, values)
-        bins = np.full((1 if self.regions.exclusive else len(found), len(self._weights)), -1, dtype=np.int16)
-        for region, (rows, numbers) in enumerate(found):
-            bins[0 if self.regions.exclusive else region, kept[rows]] = numbers
+        bins = place_bins(self.regions, values, kept, len(self._weights)).astype(np.int16)
         if k == 0:
             self._nominal = bins
             self._variances = sum(map(self._variance, bins), start=self._variances)
-        for before, after in zip(self._nominal, bins, strict=True):
-            self._counts[k] += part * self._total(after, self._weights)
-            changed = self._weights**2 * (before != after)
-            self._moved[k] += part * (self._total(before, changed) + self._total(after, changed))
+        sums, _, moved = tally(self._nominal, bins, self._first_cell, self._weights, math.prod(self._shape))
+        self._counts[k] += part * sums.reshape(self._shape)
+        self._moved[k] += part * moved.reshape(self._shape)
 
     def result(self) -> Filled:
         """Return what was counted."""
         return Filled(self.regions, self._counts, self._moved, self._variances)
-
-    def _total(self, bins: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        taken = np.flatnonzero((bins >= 0) & (weights > 0))
-        cells = self._first_cell[taken] + bins[taken]
-        return np.bincount(cells, weights[taken], minlength=math.prod(self._shape)).reshape(self._shape)
 
     def _variance(self, bins: np.ndarray) -> np.ndarray:
         taken = np.flatnonzero(bins >= 0)

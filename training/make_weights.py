@@ -78,6 +78,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
     }
     # Last, so that an interruption leaves a folder that is refused rather than one that is mixed.
     write_json(output / MANIFEST, signed(manifest))
+    read_bundle(output, {"templates": "grid"})  # reads and checks the tables as well
     return read_bundle(output)
 
 

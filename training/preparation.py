@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.errors import SettingsError
@@ -43,7 +44,7 @@ def prepare(file: EventsFile, rows: range, held_out: HeldOut) -> Preparation:
     for events in file.stream(rows, keep=held_out.others):
         found += np.bincount(events.classes, minlength=len(PROCESSES))
         columns, kept = select(shift(events.columns))
-        values, defined, _ = raw_inputs(columns)
+        values, defined = raw_inputs(columns, derived(columns))
         clean = np.where(defined, values, 0.0).astype(np.float64)
         entries += defined.sum(axis=0)
         sums += clean.sum(axis=0)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sage.binned.likelihood import Templates
 from sage.binned.response import Point
+from sage.rates import Templates
 
 STATISTICAL_SHARE = 0.1
 """A bin may be off by this share of the statistical error of one data set ..."""

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from sage.binned.rebuilding import rebuild
 from sage.files.bundle import read_bundle
 from sage.files.settings import read_rebuilding
 from sage.measurement import Measurement, measure
+from sage.network.graph import INPUTS, Normalisation, normalise, raw_inputs
+from sage.rebuilding import rebuild
 
+UNSCALED = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
+"""Feature constants that leave the inputs as they are, but for 0 where one is undefined."""
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
@@ -27,24 +30,33 @@ class Trees:
         parameters: ``feature``, ``threshold``, ``left``, ``right`` and ``value`` of each node, shape (T, N) each, where
             a leaf has 0 as its children; ``baseline``, logits before the first tree, shape (4,). Tree t belongs to
             class t modulo 4. An event goes left where its feature is at most the threshold.
+        normalisation: Not used.
         threads: Not used.
     """
 
     flags = ()
 
-    def __init__(self, parameters: Mapping[str, np.ndarray], threads: int | None = None) -> None:
-        del threads
+    def __init__(
+        self,
+        parameters: Mapping[str, np.ndarray],
+        normalisation: Normalisation | None = None,
+        threads: int | None = None,
+    ) -> None:
+        del normalisation, threads
         self._feature, self._left, self._right = (
             parameters[name].astype(int).tolist() for name in ("feature", "left", "right")
         )
         self._threshold, self._value = parameters["threshold"], parameters["value"].tolist()
         self._baseline = parameters["baseline"]
 
-    def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, 4) of events with inputs (n, 35), float32."""
-        del jets
-        features = np.ascontiguousarray(values.T)
-        logits = np.repeat(self._baseline[:, None], len(values), axis=1)
+    def probabilities(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
+        """Return class probabilities (n, 4), float32, of n events."""
+        return self.of_inputs(normalise(*raw_inputs(events, derived), UNSCALED))
+
+    def of_inputs(self, inputs: np.ndarray) -> np.ndarray:
+        """Return class probabilities (n, 4), float32, of events with inputs (n, 35), float32."""
+        features = np.ascontiguousarray(inputs.T)
+        logits = np.repeat(self._baseline[:, None], len(inputs), axis=1)
         for tree in range(len(self._value)):
             logits[tree % len(logits)] += self._descend(tree, 0, features)
         odds = np.exp(logits - logits.max(axis=0))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sage.binned.rebuilding import rebuild
 from sage.challenge.nuisances import PROCESSES
 from sage.files.bundle import read_bundle
 from sage.files.settings import read_rebuilding
 from sage.measurement import Measurement, measure
+from sage.rebuilding import rebuild
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -22,13 +22,13 @@ class NoClassifier:
 
     flags = ()
 
-    def __init__(self, parameters: Mapping[str, np.ndarray] | None = None, threads: int | None = None) -> None:
-        del parameters, threads
+    def __init__(self, parameters: Any = None, normalisation: Any = None, threads: int | None = None) -> None:
+        del parameters, normalisation, threads
 
-    def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
+    def probabilities(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
         """Return zeros, shape (n, 4)."""
-        del jets
-        return np.zeros((len(values), len(PROCESSES)), dtype=np.float32)
+        del derived
+        return np.zeros((len(events["PRI_met"]), len(PROCESSES)), dtype=np.float32)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Apply a function to each item."""

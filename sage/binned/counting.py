@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 from sage.binned.regions import RegionSet, bin_numbers, quantities
 from sage.binned.response import Point
 from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
+from sage.challenge.features import derived
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from sage.challenge.shifts import Columns, select, shift
 from sage.errors import SettingsError
-from sage.network.engine import Engine
-from sage.network.graph import Normalisation, jets_present, normalise, raw_inputs
+from sage.network.classifier import Classifier
 
 NOMINAL = (1.0, 1.0, 0.0)
 
@@ -45,7 +46,7 @@ class Sample:
     Arguments:
         columns: The 16 primary columns, each of shape (n,), float32.
         weights: Expected number of events each stands for, shape (n,), float64.
-        classes: Index of the process in ``PROCESSES``, shape (n,).
+        classes: What is told apart, shape (n,): mostly the process's place in ``PROCESSES``.
         ids: Numbers that tell the events apart, shape (n,); they decide the soft-MET noise.
     """
 
@@ -120,12 +121,14 @@ def _hash(ids: np.ndarray, state: np.uint64) -> np.ndarray:
     return uniform
 
 
+def quantities_of(events: Mapping[str, Any], classifier: Classifier) -> dict[str, Any]:
+    """Return what regions are made of for selected events, shape (n,) each."""
+    derived_columns = derived(events)
+    return quantities(events, derived_columns, classifier.probabilities(events, derived_columns))
+
+
 def quantities_at(
-    columns: Columns,
-    point: Point,
-    noise: tuple[np.ndarray, np.ndarray] | None,
-    normalisation: Normalisation,
-    engine: Engine,
+    columns: Columns, point: Point, noise: tuple[np.ndarray, np.ndarray] | None, classifier: Classifier
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return what regions are made of at a nuisance point.
 
@@ -133,8 +136,7 @@ def quantities_at(
         columns: Primary columns, shape (n,).
         point: (tes, jes, soft_met).
         noise: Unit normal noise of the two MET components; not needed where soft_met is 0.
-        normalisation: Feature constants.
-        engine: What runs the network.
+        classifier: Gives the class probabilities.
 
     Returns:
         The quantities of the m selected events, shape (m,) each, and their row numbers, shape (m,).
@@ -142,9 +144,7 @@ def quantities_at(
     selected, kept = select(shift(columns, *point, noise=noise))
     # A test set holds float32, whatever the shifts computed in.
     selected = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
-    values, defined, derived = raw_inputs(selected)
-    probabilities = engine.probabilities(normalise(values, defined, normalisation), jets_present(selected))
-    return quantities(selected, derived, probabilities), kept
+    return quantities_of(selected, classifier), kept
 
 
 def find_bins(
@@ -152,8 +152,7 @@ def find_bins(
     point: Point,
     noise: tuple[np.ndarray, np.ndarray] | None,
     regions: RegionSet,
-    normalisation: Normalisation,
-    engine: Engine,
+    classifier: Classifier,
 ) -> np.ndarray:
     """Return each event's bin on the concatenated axis at a nuisance point; -1 where it is in none.
 
@@ -162,15 +161,19 @@ def find_bins(
         point: (tes, jes, soft_met).
         noise: Unit normal noise of the two MET components; not needed where soft_met is 0.
         regions: Regions with their edges.
-        normalisation: Feature constants.
-        engine: What runs the network.
+        classifier: Gives the class probabilities.
 
     Returns:
         Shape (1, n) for exclusive regions, else one row per region.
     """
-    values, kept = quantities_at(columns, point, noise, normalisation, engine)
+    values, kept = quantities_at(columns, point, noise, classifier)
+    return place_bins(regions, values, kept, len(columns["PRI_met"]))
+
+
+def place_bins(regions: RegionSet, values: Mapping[str, Any], kept: np.ndarray, n_events: int) -> np.ndarray:
+    """Return the bin of each of ``n_events`` events, those with values at rows ``kept``; see ``find_bins``."""
     found = bin_numbers(regions, values)
-    out = np.full((1 if regions.exclusive else len(found), len(columns["PRI_met"])), -1)
+    out = np.full((1 if regions.exclusive else len(found), n_events), -1)
     for region, (rows, bins) in enumerate(found):
         out[0 if regions.exclusive else region, kept[rows]] = bins
     return out
@@ -180,10 +183,10 @@ def count_points(
     sample: Sample,
     points: Sequence[Point],
     regions: RegionSet,
-    normalisation: Normalisation,
-    engine: Engine,
+    classifier: Classifier,
     noise: Noise,
     deadline: float = math.inf,
+    n_classes: int = len(PROCESSES),
 ) -> dict[str, np.ndarray]:
     """Count events at nuisance points.
 
@@ -191,29 +194,31 @@ def count_points(
         sample: The events.
         points: The k points.
         regions: Regions with their edges.
-        normalisation: Feature constants.
-        engine: What runs the network; its threads share the events.
+        classifier: Gives the class probabilities; its threads share the events.
         noise: The soft-MET noise.
         deadline: Value of ``time.monotonic`` at which to give up.
+        n_classes: Number of classes to tell apart, if these are not the processes.
 
     Returns:
         ``counts``, sums of weights; ``squares``, sums of squared weights; and ``moved``, sums of squared weights of
         the events that are in a bin either here or at the nominal point but not in both. Each of shape
-        (k, 4, n_bins), averaged over the noise draws.
+        (k, n_classes, n_bins), averaged over the noise draws.
 
     Raises:
         TimeoutError: If the deadline passes.
     """
 
     def find(block: Sample, point: Point, draw: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        return find_bins(block.columns, point, draw, regions, normalisation, engine)
+        return find_bins(block.columns, point, draw, regions, classifier)
 
     def count(start: int) -> np.ndarray:
-        return _count_block(sample.take(slice(start, start + BLOCK)), points, regions.n_bins, find, noise, deadline)
+        block = sample.take(slice(start, start + BLOCK))
+        found = _count_block(block, points, n_classes, regions.n_bins, find, noise, deadline)
+        return found.reshape(len(points), len(KINDS), n_classes, regions.n_bins)
 
-    out = np.zeros((len(points), len(KINDS), len(PROCESSES), regions.n_bins))
+    out = np.zeros((len(points), len(KINDS), n_classes, regions.n_bins))
     # Added up in the order of the blocks, so that threads do not change the sums.
-    for part in engine.map(count, range(0, len(sample), BLOCK)):
+    for part in classifier.map(count, range(0, len(sample), BLOCK)):
         out += part
     return {name: out[:, i] for i, name in enumerate(KINDS)}
 
@@ -221,20 +226,15 @@ def count_points(
 def _count_block(
     block: Sample,
     points: Sequence[Point],
+    n_classes: int,
     n_bins: int,
     find: Callable[[Sample, Point, tuple[np.ndarray, np.ndarray] | None], np.ndarray],
     noise: Noise,
     deadline: float,
 ) -> np.ndarray:
-    """Count one block of events at all points, shape (k, 3, 4, n_bins)."""
-    out = np.zeros((len(points), len(KINDS), len(PROCESSES) * n_bins))
-    first_cells, squares = block.classes * n_bins, block.weights**2
-
-    def total(bins: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        rows = rows[bins[rows] >= 0]
-        return np.bincount(first_cells[rows] + bins[rows], weights[rows], minlength=out.shape[2])
-
-    everything = np.arange(len(block))
+    """Count one block of events at all points, shape (k, 3, cells)."""
+    out = np.zeros((len(points), len(KINDS), n_classes * n_bins))
+    first_cells = block.classes * n_bins
     nominal = find(block, NOMINAL, None)
     drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for k, point in enumerate(points):
@@ -246,13 +246,39 @@ def _count_block(
             if point[2] > 0 and not (noise.common and draw in drawn):
                 drawn[draw] = noise(block.ids, draw, point)
             here = nominal if point == NOMINAL else find(block, point, drawn[draw] if point[2] > 0 else None)
-            for before, after in zip(nominal, here, strict=True):
-                changed = np.flatnonzero(before != after)
-                out[k, 0] += total(after, everything, block.weights)
-                out[k, 1] += total(after, everything, squares)
-                out[k, 2] += total(before, changed, squares) + total(after, changed, squares)
+            out[k] += tally(nominal, here, first_cells, block.weights, out.shape[2])
         out[k] /= draws
-    return out.reshape(len(points), len(KINDS), len(PROCESSES), n_bins)
+    return out
+
+
+def tally(
+    nominal: np.ndarray, bins: np.ndarray, first_cells: np.ndarray, weights: np.ndarray, n_cells: int
+) -> np.ndarray:
+    """Count events that are in some bins at the nominal point and in others here.
+
+    Args:
+        nominal: Bin of each event at the nominal point, shape (1 or n_regions, n); -1 for none.
+        bins: Bin of each event here, same shape.
+        first_cells: Cell of each event's bin 0, shape (n,).
+        weights: Weight of each event, shape (n,).
+        n_cells: Number of cells.
+
+    Returns:
+        Sums of weights, of squared weights, and of squared weights of what moved; shape (3, n_cells).
+    """
+    out = np.zeros((len(KINDS), n_cells))
+    squares, everything = weights**2, np.arange(len(weights))
+
+    def total(bins: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        rows = rows[bins[rows] >= 0]
+        return np.bincount(first_cells[rows] + bins[rows], weights[rows], minlength=n_cells)
+
+    for before, after in zip(nominal, bins, strict=True):
+        changed = np.flatnonzero(before != after)
+        out[0] += total(after, everything, weights)
+        out[1] += total(after, everything, squares)
+        out[2] += total(before, changed, squares) + total(after, changed, squares)
+    return out
 
 
 def parent_variances(parents: np.ndarray, cells: np.ndarray, weights: np.ndarray, n_cells: int) -> np.ndarray:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sage.binned.tables import DERIVATIVES, GRID, N_TERMS, PAIRS, SCALE_RANGE, SOFT_MET_RANGE, grid_points
+from sage.binned.tables import DERIVATIVES, GRID, SCALE_RANGE, SOFT_MET_RANGE, grid_points
 from sage.challenge.nuisances import CHALLENGE, Linear
+from sage.rates import N_TERMS, PAIRS
 
 POWERS = np.array(
     [

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sage.rates import N_TERMS, PAIRS
+
 AXES = ("tes", "jes", "soft_met")
 GRID = (17, 17, 41)
 SCALE_RANGE = (0.96, 1.04)
 SOFT_MET_RANGE = (0.0, 5.0)
-
-PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-"""Axis pairs of the second derivatives, in the order of the terms."""
-N_TERMS = 1 + 3 + len(PAIRS)
-"""The value, its first and its second derivatives along the axes."""
 
 DERIVATIVES = np.array(
     [[0, *(axis == i for i in range(3)), *(pair.count(axis) for pair in PAIRS)] for axis in range(3)]

@@ -73,6 +73,7 @@ class Nuisance:
         scales: Processes whose expected rate is multiplied by alpha.
         width: Standard deviation of the Gaussian constraint on nu.
         unit: Unit of alpha; empty for a factor.
+        starts: Distances from the centre of the constraint at which further descents of a fit begin.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Nuisance:
     scales: tuple[str, ...] = ()
     width: float = 1.0
     unit: str = ""
+    starts: tuple[float, ...] = ()
 
     def alpha(self, nu: float) -> tuple[float, float, float]:
         """Return clipped alpha with its first and second derivative in nu (0 where it is clipped)."""
@@ -101,6 +103,9 @@ class Nuisance:
         return min(max(self.to_alpha.inverse(alpha), low), high)
 
 
+VALLEYS = (-2.0, 0.0, 1.2)
+"""Starts in soft_met: its effect is quadratic near 0, so the likelihood can have two valleys."""
+
 CHALLENGE = (
     Nuisance("tes", "shape", Linear(1.0, 0.01), clip=(0.9, 1.1)),
     Nuisance("jes", "shape", Linear(1.0, 0.01), clip=(0.9, 1.1)),
@@ -112,6 +117,7 @@ CHALLENGE = (
         nu_range=(-5.0, math.log(5.0)),
         nominal=0.0,
         unit="GeV",
+        starts=VALLEYS,
     ),
     Nuisance("ttbar_scale", "norm", Linear(1.0, 0.02), clip=(0.8, 1.2), scales=("ttbar",)),
     Nuisance("diboson_scale", "norm", Linear(1.0, 0.25), clip=(0.0, 2.0), scales=("diboson",), nu_range=(-4.0, 4.0)),
@@ -129,6 +135,7 @@ PUBLISHED = (
         nu_range=(math.log(1.001), math.log(6.0)),
         nominal=0.0,
         unit="GeV",
+        starts=VALLEYS,
     ),
     Nuisance("ttbar_scale", "norm", Exponential(0.02), clip=(0.0, math.inf), scales=("ttbar",)),
     Nuisance("diboson_scale", "norm", Exponential(0.25), clip=(0.0, math.inf), scales=("diboson",)),

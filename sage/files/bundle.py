@@ -5,13 +5,13 @@ The folder holds ``manifest.json`` and the ``.npz`` files it states, see ``sage.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sage.binned.likelihood import Templates
 from sage.binned.regions import RegionSet
 from sage.binned.response import POWERS, Response
 from sage.binned.tables import AXES, GRID, YieldTables
@@ -21,6 +21,7 @@ from sage.files.arrays import REMEDY, read_arrays
 from sage.files.manifest import MANIFEST, read_manifest, read_regions
 from sage.files.settings import read_settings
 from sage.network.graph import INPUTS, Normalisation
+from sage.rates import Templates
 
 TABLES = "tables.npz"
 FILES = ("network.npz", "response.npz", TABLES)
@@ -61,21 +62,25 @@ class Bundle:
         return self.tables
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, changes: Mapping[str, Any] | None = None) -> Bundle:
     """Read and check a weights folder.
+
+    Args:
+        folder: The folder.
+        changes: Settings that replace those of the manifest.
 
     Raises:
         WeightsError: If anything about it is wrong; the message names the file, the rule and the way out.
     """
     manifest = read_manifest(folder)
     try:
-        return _assemble(folder, manifest)
+        return _assemble(folder, manifest, changes or {})
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         msg = f"{folder / MANIFEST}: an entry is missing or cannot be used ({error!r}); {REMEDY}"
         raise WeightsError(msg) from error
 
 
-def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
+def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]) -> Bundle:
     path = folder / MANIFEST
     for key, expected in (("inputs", INPUTS), ("classes", PROCESSES)):
         if tuple(manifest[key]) != expected:
@@ -84,7 +89,7 @@ def _assemble(folder: Path, manifest: dict[str, Any]) -> Bundle:
     if set(manifest["files"]) != set(FILES):
         msg = f"{path}: files are {sorted(manifest['files'])}, expected {sorted(FILES)}; {REMEDY}"
         raise WeightsError(msg)
-    settings = read_settings(path, manifest["settings"])
+    settings = read_settings(path, {**manifest["settings"], **changes})
     regions = read_regions(path, manifest["region_set"])
     # The grid is nearly all of the folder's size, and few measurements read it.
     wanted = [name for name in FILES if name != TABLES or settings["templates"] == "grid"]

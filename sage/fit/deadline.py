@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
+
+import numpy as np
 
 from sage.errors import TimeLimitError
+from sage.fit.objective import Evaluation, Wrapped
 
 clock = time.monotonic
 
@@ -40,3 +44,33 @@ class Deadline:
 
 
 NEVER = Deadline()
+
+
+@dataclass(frozen=True)
+class Timed(Wrapped):
+    """An objective that checks a deadline at every evaluation, so that every loop of every fit is bounded.
+
+    Args:
+        objective: What to minimise.
+        deadline: When to give up.
+    """
+
+    deadline: Deadline
+
+    def value(self, parameters: np.ndarray) -> float:
+        """Return the negative log-likelihood at (mu, nu...).
+
+        Raises:
+            TimeLimitError: If the deadline has passed.
+        """
+        self.deadline.check()
+        return self.objective.value(parameters)
+
+    def evaluate(self, parameters: np.ndarray) -> Evaluation:
+        """Return value and derivatives at (mu, nu...).
+
+        Raises:
+            TimeLimitError: If the deadline has passed.
+        """
+        self.deadline.check()
+        return self.objective.evaluate(parameters)

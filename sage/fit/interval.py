@@ -1,4 +1,4 @@
-"""Step 9: the 68 % interval of the signal strength from the profile likelihood.
+"""Step 9: the 68 % interval of the signal strength from the profile objective.
 
 The limits are where the profiled negative log-likelihood has risen by 0.5 above its minimum (arXiv:1007.1727), found
 by Newton's method, or by bracketing and false position where that does not converge. Nothing clips them to positive
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sage.binned.likelihood import MU, Likelihood
 from sage.fit.newton import EDM_GOAL, FitResult, fit, fit_global, free_parameters, parameter_ranges
+from sage.fit.objective import MU, Objective
 
 RISE = 0.5
 TOLERANCE = 1e-5
@@ -51,14 +51,14 @@ class _LowerMinimumError(Exception):
 
 
 def measure_interval(
-    likelihood: Likelihood,
+    objective: Objective,
     mu_range: tuple[float, float] | None = None,
     thresholds: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Interval:
     """Fit the signal strength and find its 68 % limits.
 
     Arguments:
-        likelihood: The likelihood of the observed counts.
+        objective: What to minimise.
         mu_range: Bounds on the signal strength; None (the default) for none.
         thresholds: Increasing mu, and the rise of the profiled nll at a limit there, one each: interpolated, constant
             beyond the ends (Feldman and Cousins, arXiv:physics/9711021). None (the default) for 0.5 everywhere.
@@ -66,11 +66,11 @@ def measure_interval(
     Returns:
         The interval; its flags tell if a limit sits at a bound or had to be taken from the curvature.
     """
-    return interval_of(likelihood, fit_global(likelihood, mu_range), mu_range, thresholds)
+    return interval_of(objective, fit_global(objective, mu_range), mu_range, thresholds)
 
 
 def interval_of(
-    likelihood: Likelihood,
+    objective: Objective,
     best: FitResult,
     mu_range: tuple[float, float] | None = None,
     thresholds: tuple[np.ndarray, np.ndarray] | None = None,
@@ -79,10 +79,10 @@ def interval_of(
     for _ in range(3):
         flags = [] if best.converged else ["fit_not_converged"]
         try:
-            low, low_flag = _limit(likelihood, best, -1, mu_range, thresholds)
-            high, high_flag = _limit(likelihood, best, +1, mu_range, thresholds)
+            low, low_flag = _limit(objective, best, -1, mu_range, thresholds)
+            high, high_flag = _limit(objective, best, +1, mu_range, thresholds)
         except _LowerMinimumError as found:
-            best = fit(likelihood, found.parameters, mu_range=mu_range)
+            best = fit(objective, found.parameters, mu_range=mu_range)
             continue
         flags += [flag for flag in (low_flag, high_flag) if flag]
         return Interval(best, low, high, tuple(flags))
@@ -96,7 +96,7 @@ def rise_at(mu: float, thresholds: tuple[np.ndarray, np.ndarray] | None) -> floa
 
 
 def _limit(
-    likelihood: Likelihood,
+    objective: Objective,
     best: FitResult,
     side: int,
     mu_range: tuple[float, float] | None,
@@ -104,21 +104,21 @@ def _limit(
 ) -> tuple[float, str | None]:
     """Find the limit on one side; return it with a flag if it is not a crossing."""
     bound = math.inf if mu_range is None else (mu_range[1] if side > 0 else mu_range[0]) * side
-    limit = _newton_limit(likelihood, best, side, thresholds)
+    limit = _newton_limit(objective, best, side, thresholds)
     if limit is None:
-        return _bracketed_limit(likelihood, best, side, bound, thresholds)
+        return _bracketed_limit(objective, best, side, bound, thresholds)
     return (limit, None) if side * limit <= bound else (side * bound, "limit_at_bound")
 
 
 def _newton_limit(
-    likelihood: Likelihood, best: FitResult, side: int, thresholds: tuple[np.ndarray, np.ndarray] | None
+    objective: Objective, best: FitResult, side: int, thresholds: tuple[np.ndarray, np.ndarray] | None
 ) -> float | None:
     """Solve for the limit and the nuisances there together, by Newton steps (Venzon and Moolgavkar, 1988).
 
     Returns:
         The limit, or None where this does not converge (a kink, an edge of the domain) and a bracket is needed.
     """
-    low, high = parameter_ranges(likelihood, None, None)
+    low, high = parameter_ranges(objective, None, None)
     sigma = best.sigma_mu
     if not (best.converged and math.isfinite(sigma)):
         return None
@@ -126,7 +126,7 @@ def _newton_limit(
     at = best.parameters + step * best.covariance[:, MU] / best.covariance[MU, MU]
     for _ in range(NEWTON_STEPS):
         at = np.minimum(np.maximum(at, low), high)
-        point = likelihood.evaluate(at)
+        point = objective.evaluate(at)
         if not math.isfinite(point.value):
             return None
         if point.value < best.value - NEW_MINIMUM:
@@ -158,7 +158,7 @@ def _newton_limit(
 
 
 def _bracketed_limit(
-    likelihood: Likelihood,
+    objective: Objective,
     best: FitResult,
     side: int,
     bound: float,
@@ -181,9 +181,9 @@ def _bracketed_limit(
         """Return the profiled nll at ``mu`` above the level of the limit."""
         nonlocal nearest
         start = nearest[1] + (mu - nearest[0]) * ridge
-        if not math.isfinite(likelihood.value(np.clip(start, -50.0, 50.0))):
+        if not math.isfinite(objective.value(np.clip(start, -50.0, 50.0))):
             start = np.concatenate([[mu], nearest[1][1:]])
-        result = fit(likelihood, start, fixed_mu=mu)
+        result = fit(objective, start, fixed_mu=mu)
         if not math.isfinite(result.value):
             return math.inf
         if result.value < best.value - NEW_MINIMUM:

@@ -7,26 +7,25 @@ grid         a scan of the signal strength, the nuisances by steps along one of 
 total        the total number of events against its expectation; always possible where signal is expected
 
 The answer's flags tell which step it came from and why the earlier ones did not do. No step uses randomness. None
-chooses by the time it takes, but if the likelihood's deadline passes, ``total`` follows at once: it takes milliseconds.
+chooses by the time it takes, but if the deadline passes, ``total`` follows at once: it takes milliseconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from sage.binned.likelihood import MU, Likelihood
 from sage.errors import FitError, TimeLimitError
-from sage.fit.deadline import NEVER
+from sage.fit.deadline import NEVER, Deadline, Timed
 from sage.fit.interval import Interval, interval_of, measure_interval, rise_at
 from sage.fit.newton import FitResult, fit, lowest_valley, parameter_ranges
+from sage.fit.objective import MU, Counted, Objective
 
 Range = tuple[float, float] | None
 Thresholds = tuple[np.ndarray, np.ndarray] | None
-Attempt = Callable[[Likelihood, Range, Thresholds], Interval]
+Attempt = Callable[[Objective, Range, Thresholds], Interval]
 
 LAST = "total"
 """Step that is always allowed."""
@@ -46,13 +45,16 @@ LARGEST_STEP, SMALLEST_STEP = 0.5, 1e-3
 """First and last step along a nuisance of the scan, in nu."""
 
 
-def climb(likelihood: Likelihood, mu_range: Range = None, thresholds: Thresholds = None) -> Interval:
+def climb(
+    objective: Objective, mu_range: Range = None, thresholds: Thresholds = None, deadline: Deadline = NEVER
+) -> Interval:
     """Measure the signal strength by the first step that succeeds.
 
     Arguments:
-        likelihood: The likelihood of the observed counts.
+        objective: What to minimise.
         mu_range: Bounds on the signal strength; None (the default) for none.
         thresholds: As for ``sage.fit.interval.measure_interval``.
+        deadline: Checked at every evaluation of every step but the last.
 
     Returns:
         A finite, ordered interval. Unless it is from the first step, its flags begin with ``fit_by_STEP``; where time
@@ -71,13 +73,12 @@ def climb(likelihood: Likelihood, mu_range: Range = None, thresholds: Thresholds
     }
     reasons: list[str] = []
     late = False
+    timed = objective if deadline is NEVER else Timed(objective, deadline)
     for name, attempt in steps.items():
         if late and name != LAST:
             continue
-        if name == LAST:
-            likelihood = replace(likelihood, deadline=NEVER)
         try:
-            interval = attempt(likelihood, mu_range, thresholds)
+            interval = attempt(objective if name == LAST else timed, mu_range, thresholds)
         except TimeLimitError as error:
             reasons.append(f"time_guard: {name} stopped, {error}")
             late = True
@@ -98,26 +99,26 @@ def climb(likelihood: Likelihood, mu_range: Range = None, thresholds: Thresholds
     raise FitError(msg)
 
 
-def damped_interval(likelihood: Likelihood, mu_range: Range, thresholds: Thresholds) -> Interval:
+def damped_interval(objective: Objective, mu_range: Range, thresholds: Thresholds) -> Interval:
     """Fit from three signal strengths with damped steps."""
-    starts = [np.concatenate([[mu], likelihood.centres]) for mu in START_MUS]
-    results = [fit(likelihood, start, mu_range=mu_range, damping=START_DAMPING) for start in starts]
+    starts = [np.concatenate([[mu], objective.centres]) for mu in START_MUS]
+    results = [fit(objective, start, mu_range=mu_range, damping=START_DAMPING) for start in starts]
     best = min(results, key=lambda result: (not result.converged, result.value))
-    return interval_of(likelihood, lowest_valley(likelihood, best, mu_range=mu_range), mu_range, thresholds)
+    return interval_of(objective, lowest_valley(objective, best, mu_range=mu_range), mu_range, thresholds)
 
 
-def minuit_interval(likelihood: Likelihood, mu_range: Range, thresholds: Thresholds) -> Interval:
+def minuit_interval(objective: Objective, mu_range: Range, thresholds: Thresholds) -> Interval:
     """Fit with iminuit, which needs no curvature; limits from Minos."""
     from iminuit import Minuit
 
     def value(at: np.ndarray) -> float:
         # Where nothing bounds the signal strength, the simplex may run to where the expectation overflows.
         with np.errstate(over="ignore", invalid="ignore"):
-            found = likelihood.value(at)
+            found = objective.value(at)
         return found if found < LARGEST else LARGEST
 
-    minuit = Minuit(value, np.concatenate([[1.0], likelihood.centres]))
-    low, high = parameter_ranges(likelihood, None, mu_range)
+    minuit = Minuit(value, np.concatenate([[1.0], objective.centres]))
+    low, high = parameter_ranges(objective, None, mu_range)
     minuit.limits = list(zip(low.tolist(), high.tolist(), strict=True))
     minuit.errordef = Minuit.LIKELIHOOD
     minuit.simplex().migrad()
@@ -135,16 +136,16 @@ def minuit_interval(likelihood: Likelihood, mu_range: Range, thresholds: Thresho
     return Interval(best, best.mu + error.lower, best.mu + error.upper)
 
 
-def grid_interval(likelihood: Likelihood, mu_range: Range, thresholds: Thresholds) -> Interval:
+def grid_interval(objective: Objective, mu_range: Range, thresholds: Thresholds) -> Interval:
     """Scan the signal strength outward from 1; a limit is where the scan crosses its level, linearly between points."""
     low, high = (-math.inf, math.inf) if mu_range is None else mu_range
     scan = SCAN[(low <= SCAN) & (high >= SCAN)]
-    values, found = np.full(len(scan), math.inf), [likelihood.centres] * len(scan)
+    values, found = np.full(len(scan), math.inf), [objective.centres] * len(scan)
     begin = int(np.abs(scan - SCAN_BEGIN).argmin())
     for upward in (True, False):
         nus = found[begin]
         for k in range(begin, len(scan)) if upward else range(begin, -1, -1):
-            values[k], nus = _along_axes(likelihood, float(scan[k]), nus)
+            values[k], nus = _along_axes(objective, float(scan[k]), nus)
             found[k] = nus
     lowest = int(values.argmin())
     if not math.isfinite(values[lowest]):
@@ -164,51 +165,52 @@ def grid_interval(likelihood: Likelihood, mu_range: Range, thresholds: Threshold
             limits.append(float(scan[inside]))
             flags.append("limit_at_bound")
     at = np.concatenate([[scan[lowest]], found[lowest]])
-    return Interval(_point(likelihood, at, (limits[1] - limits[0]) / 2), limits[0], limits[1], tuple(flags))
+    return Interval(_point(objective, at, (limits[1] - limits[0]) / 2), limits[0], limits[1], tuple(flags))
 
 
-def total_interval(likelihood: Likelihood, mu_range: Range, thresholds: Thresholds) -> Interval:
+def total_interval(objective: Objective, mu_range: Range, thresholds: Thresholds) -> Interval:
     """Compare the total number of events with its expectation at the centres of the constraints.
 
     The width is that of the counting experiment: Poisson fluctuation, simulation, and every nuisance to first order.
     """
-    at = np.concatenate([[1.0], likelihood.centres])
-    slopes = likelihood.slopes(at).sum(axis=1)
-    if not slopes[MU] > 0:
+    if not isinstance(objective, Counted):
+        msg = "the data are no events that could be counted"
+        raise FitError(msg)
+    at = np.concatenate([[1.0], objective.centres])
+    total = objective.totals(at)
+    slope = float(total.slopes[MU])
+    if not slope > 0:
         msg = "no signal is expected in any bin"
         raise FitError(msg)
-    expected, observed = float(likelihood.expected(at).sum()), float(likelihood.counts.sum())
-    widths = np.array([nuisance.width for nuisance in likelihood.nuisances])
-    variance = max(expected, observed) + float(
-        likelihood.simulation_variance.sum() + ((slopes[1:] * widths) ** 2).sum()
-    )
-    mu = 1.0 + (observed - expected) / float(slopes[MU])
-    sigma = math.sqrt(2.0 * rise_at(mu, thresholds) * variance) / float(slopes[MU])
+    widths = np.array([nuisance.width for nuisance in objective.nuisances])
+    variance = max(total.expected, total.observed) + float(total.variance + ((total.slopes[1:] * widths) ** 2).sum())
+    mu = 1.0 + (total.observed - total.expected) / slope
+    sigma = math.sqrt(2.0 * rise_at(mu, thresholds) * variance) / slope
     low, high = mu - sigma, mu + sigma
     if mu_range is not None:
         mu, low, high = (min(max(value, mu_range[0]), mu_range[1]) for value in (mu, low, high))
     at[MU] = mu
-    return Interval(_point(likelihood, at, sigma), low, high)
+    return Interval(_point(objective, at, sigma), low, high)
 
 
-def _point(likelihood: Likelihood, at: np.ndarray, sigma: float) -> FitResult:
+def _point(objective: Objective, at: np.ndarray, sigma: float) -> FitResult:
     """Return a point as the result of a fit that knows the width of the signal strength alone."""
     covariance = np.zeros((len(at), len(at)))
     covariance[MU, MU] = sigma**2
-    return FitResult(at, likelihood.value(at), covariance, math.inf, 0, converged=False)
+    return FitResult(at, objective.value(at), covariance, math.inf, 0, converged=False)
 
 
-def _along_axes(likelihood: Likelihood, mu: float, start: np.ndarray) -> tuple[float, np.ndarray]:
+def _along_axes(objective: Objective, mu: float, start: np.ndarray) -> tuple[float, np.ndarray]:
     """Minimise over the nuisances by steps along one at a time, to the vertex of a parabola if that is lower."""
-    low, high = (bounds[1:] for bounds in parameter_ranges(likelihood, mu, None))
+    low, high = (bounds[1:] for bounds in parameter_ranges(objective, mu, None))
 
     def moved(i: int, step: float) -> tuple[float, np.ndarray]:
         trial = at.copy()
         trial[i] = min(max(trial[i] + step, low[i]), high[i])
-        return likelihood.value(np.concatenate([[mu], trial])), trial
+        return objective.value(np.concatenate([[mu], trial])), trial
 
     at = np.clip(start, low, high)
-    lowest = likelihood.value(np.concatenate([[mu], at]))
+    lowest = objective.value(np.concatenate([[mu], at]))
     steps = np.full(len(at), LARGEST_STEP)
     for _ in range(ROUNDS):
         if steps.max() < SMALLEST_STEP or not math.isfinite(lowest):

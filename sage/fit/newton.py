@@ -1,4 +1,4 @@
-"""Step 8: the fit. Minimises the likelihood over the nuisance parameters, with the signal strength free or fixed.
+"""Step 8: the fit. Minimises an objective over the nuisance parameters, with the signal strength free or fixed.
 
 A damped Newton iteration with the analytic Hessian (the Fisher information where that is not positive definite),
 projected onto the parameter ranges. It needs no randomness and no clock, so a fit is a function of its input.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sage.binned.likelihood import MU, Evaluation, Likelihood
+from sage.fit.objective import MU, Evaluation, Objective
 
 MAX_ITERATIONS = 100
 EDM_GOAL = 1e-12
@@ -23,10 +23,8 @@ DAMPING_MIN, DAMPING_MAX = 1e-2, 1e6
 FACE = 1e-9
 """Distance from the face of a table cell, in nu, at which a point counts as on it."""
 MAX_CELLS = 100
-SOFT_MET_STARTS = (-2.0, 0.0, 1.2)
-"""Starting points in nu of soft_met: its effect is quadratic near 0, so the likelihood can have two valleys."""
 SAME_START = 0.5
-"""Distance from a minimum in nu of soft_met within which no further descent is started."""
+"""Distance from a minimum in nu within which no further descent is started."""
 SAME_MINIMUM = 1e-3
 """Squared distance to a known minimum, in standard deviations, at which a descent is ended as leading there."""
 
@@ -64,7 +62,7 @@ class FitResult:
 
 
 def fit(
-    likelihood: Likelihood,
+    objective: Objective,
     start: np.ndarray,
     fixed_mu: float | None = None,
     mu_range: tuple[float, float] | None = None,
@@ -73,48 +71,48 @@ def fit(
     """Minimise from one starting point.
 
     Arguments:
-        likelihood: The likelihood.
+        objective: What to minimise.
         start: (mu, nu...); moved into the ranges if outside.
         fixed_mu: Signal strength to hold, if any.
         mu_range: Bounds on a free signal strength, if any.
         damping: Damping of the first step.
     """
-    low, high = parameter_ranges(likelihood, fixed_mu, mu_range)
-    descent = _newton(likelihood, np.clip(start, low, high), low, high, damping)
-    return _finish(likelihood, descent, low, high)
+    low, high = parameter_ranges(objective, fixed_mu, mu_range)
+    descent = _newton(objective, np.clip(start, low, high), low, high, damping)
+    return _finish(objective, descent, low, high)
 
 
-def fit_global(likelihood: Likelihood, mu_range: tuple[float, float] | None = None) -> FitResult:
+def fit_global(objective: Objective, mu_range: tuple[float, float] | None = None) -> FitResult:
     """Minimise with the signal strength free, from several starting points, and return the lowest minimum."""
-    best = fit(likelihood, np.concatenate([[1.0], likelihood.centres]), mu_range=mu_range)
-    return lowest_valley(likelihood, best, mu_range=mu_range)
+    best = fit(objective, np.concatenate([[1.0], objective.centres]), mu_range=mu_range)
+    return lowest_valley(objective, best, mu_range=mu_range)
 
 
 def lowest_valley(
-    likelihood: Likelihood,
+    objective: Objective,
     best: FitResult,
     fixed_mu: float | None = None,
     mu_range: tuple[float, float] | None = None,
 ) -> FitResult:
-    """Descend into the other valleys of soft_met as well; return the lowest minimum, ``best`` among them."""
-    low, high = parameter_ranges(likelihood, fixed_mu, mu_range)
-    i = 1 + [nuisance.name for nuisance in likelihood.nuisances].index("soft_met")
+    """Descend into the other valleys of nuisances that can have several; return the lowest, ``best`` among them."""
+    low, high = parameter_ranges(objective, fixed_mu, mu_range)
     minima = [best]
-    for offset in SOFT_MET_STARTS:
+    starts = [(i, offset) for i, nuisance in enumerate(objective.nuisances, start=1) for offset in nuisance.starts]
+    for i, offset in starts:
         start = best.parameters.copy()
-        start[i] = min(max(likelihood.centres[i - 1] + offset, low[i]), high[i])
+        start[i] = min(max(objective.centres[i - 1] + offset, low[i]), high[i])
         if any(abs(known.parameters[i] - start[i]) < SAME_START for known in minima):
             continue
-        descent = _newton(likelihood, start, low, high, known=minima)
+        descent = _newton(objective, start, low, high, known=minima)
         if not _leads_to(descent.at, descent.point, minima):
-            minima.append(_finish(likelihood, descent, low, high))
+            minima.append(_finish(objective, descent, low, high))
     return min(minima, key=lambda result: (not result.converged, result.value))
 
 
-def _finish(likelihood: Likelihood, descent: _Descent, low: np.ndarray, high: np.ndarray) -> FitResult:
+def _finish(objective: Objective, descent: _Descent, low: np.ndarray, high: np.ndarray) -> FitResult:
     """Go on cell by cell if the descent stalled, and add the covariance."""
     if descent.edm > EDM_GOAL:
-        descent = _cell_by_cell(likelihood, descent, low, high)
+        descent = _cell_by_cell(objective, descent, low, high)
     free = free_parameters(descent.at, descent.point.gradient, low, high) | descent.on_kink
     covariance = np.zeros((len(low), len(low)))
     covariance[np.ix_(free, free)] = np.linalg.inv(_curvature(descent.point, free))
@@ -123,14 +121,14 @@ def _finish(likelihood: Likelihood, descent: _Descent, low: np.ndarray, high: np
 
 
 def parameter_ranges(
-    likelihood: Likelihood, fixed_mu: float | None, mu_range: tuple[float, float] | None
+    objective: Objective, fixed_mu: float | None, mu_range: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return lower and upper bounds of (mu, nu...)."""
     mu_low, mu_high = mu_range or (-math.inf, math.inf)
     if fixed_mu is not None:
         mu_low = mu_high = fixed_mu
-    low = np.array([mu_low, *(nuisance.nu_range[0] for nuisance in likelihood.nuisances)])
-    high = np.array([mu_high, *(nuisance.nu_range[1] for nuisance in likelihood.nuisances)])
+    low = np.array([mu_low, *(nuisance.nu_range[0] for nuisance in objective.nuisances)])
+    high = np.array([mu_high, *(nuisance.nu_range[1] for nuisance in objective.nuisances)])
     return low, high
 
 
@@ -146,7 +144,7 @@ class _Descent:
 
 
 def _newton(
-    likelihood: Likelihood,
+    objective: Objective,
     at: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
@@ -154,7 +152,7 @@ def _newton(
     known: Sequence[FitResult] = (),
 ) -> _Descent:
     """Descend by damped Newton steps projected onto the box; end early on the way to a known minimum."""
-    point = likelihood.evaluate(at)
+    point = objective.evaluate(at)
     edm, iterations = math.inf, 0
     while iterations < MAX_ITERATIONS and not _leads_to(at, point, known):
         free = free_parameters(at, point.gradient, low, high)
@@ -170,7 +168,7 @@ def _newton(
         trial = at.copy()
         trial[free] -= step
         trial = np.minimum(np.maximum(trial, low), high)
-        moved = likelihood.evaluate(trial)
+        moved = objective.evaluate(trial)
         if moved.value < point.value:
             at, point, damping = trial, moved, 0.1 * damping if damping > DAMPING_MIN else 0.0
         else:
@@ -187,33 +185,29 @@ def _leads_to(at: np.ndarray, point: Evaluation, known: Sequence[FitResult]) -> 
     return False
 
 
-def _cell_by_cell(likelihood: Likelihood, begin: _Descent, low: np.ndarray, high: np.ndarray) -> _Descent:
-    """Descend where the gradient jumps: minimise within one cell of the table at a time, where all is smooth.
+def _cell_by_cell(objective: Objective, begin: _Descent, low: np.ndarray, high: np.ndarray) -> _Descent:
+    """Descend where the gradient jumps: minimise within one cell between kinks at a time, where all is smooth.
 
     A parameter that ends on a face of the cell moves into the next one if the likelihood falls there too. If it does
     not, the face is a kink and the minimum lies on it.
     """
-    nodes = [np.array([])] * len(begin.at)
-    shapes = [i for i, nuisance in enumerate(likelihood.nuisances) if nuisance.kind == "shape"]
-    for i, axis in zip(shapes, likelihood.templates.axes, strict=True):
-        nodes[1 + i] = np.array([likelihood.nuisances[i].to_alpha.inverse(alpha) for alpha in axis])
     now, iterations = begin, begin.iterations
     for _ in range(MAX_CELLS):
         cell_low, cell_high = low.copy(), high.copy()
-        for i, positions in enumerate(nodes):
+        for i, positions in enumerate(objective.kinks, start=1):
             above = int(np.searchsorted(positions, now.at[i]))
             if above > 0:
                 cell_low[i] = max(low[i], positions[above - 1] + FACE)
             if above < len(positions):
                 cell_high[i] = min(high[i], positions[above] - FACE)
-        now = _newton(likelihood, np.clip(now.at, cell_low, cell_high), cell_low, cell_high)
+        now = _newton(objective, np.clip(now.at, cell_low, cell_high), cell_low, cell_high)
         iterations += now.iterations
         on_face = ((now.at <= cell_low) & (cell_low > low)) | ((now.at >= cell_high) & (cell_high < high))
         crossed = False
         for i in np.flatnonzero(on_face).tolist():
             beyond = now.at.copy()
             beyond[i] -= math.copysign(3 * FACE, now.point.gradient[i])
-            there = likelihood.evaluate(beyond)
+            there = objective.evaluate(beyond)
             if math.isfinite(there.value) and there.gradient[i] * now.point.gradient[i] > 0:
                 now = replace(now, at=beyond, point=there)
                 crossed = True

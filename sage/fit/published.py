@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from sage.binned.likelihood import MU, Likelihood
 from sage.fit.interval import RISE, Interval
 from sage.fit.newton import FitResult, parameter_ranges
+from sage.fit.objective import MU, Objective
 
 MU_SCAN = (0.0, 3.0)
 POINTS = 150
@@ -29,12 +29,12 @@ LARGEST = 1e300
 
 
 def published_interval(
-    likelihood: Likelihood, points: int = POINTS, annealing_iterations: int = ANNEALING_ITERATIONS
+    objective: Objective, points: int = POINTS, annealing_iterations: int = ANNEALING_ITERATIONS
 ) -> Interval:
     """Measure the signal strength by the published recipe.
 
     Arguments:
-        likelihood: The likelihood of the observed counts.
+        objective: What to minimise.
         points: Points of the scan.
         annealing_iterations: Iterations of each global search.
 
@@ -47,21 +47,21 @@ def published_interval(
     from scipy.optimize import brentq
 
     scan = np.linspace(*MU_SCAN, points)
-    nus = likelihood.centres
+    nus = objective.centres
     profiled = []
     for k, mu in enumerate(scan.tolist()):
         if k % ANNEAL_EVERY == 0:
-            nus = _anneal(likelihood, mu, k, annealing_iterations)
-        value, nus = _refine(likelihood, mu, nus, k)
+            nus = _anneal(objective, mu, k, annealing_iterations)
+        value, nus = _refine(objective, mu, nus, k)
         profiled.append((value, nus))
     values = np.array([value for value, _ in profiled])
     lowest = int(values.argmin())
-    best = _minimum(likelihood, float(scan[lowest]), profiled[lowest][1])
+    best = _minimum(objective, float(scan[lowest]), profiled[lowest][1])
     rises = values - best.value - RISE
 
     def rise(mu: float) -> float:
         near = int(np.abs(scan - mu).argmin())
-        return _refine(likelihood, mu, profiled[near][1], near)[0] - best.value - RISE
+        return _refine(objective, mu, profiled[near][1], near)[0] - best.value - RISE
 
     limits, flags = [], []
     for side in (-1, 1):
@@ -80,19 +80,19 @@ def published_interval(
     return Interval(best, limits[0], limits[1], tuple(flags))
 
 
-def _bounds(likelihood: Likelihood) -> list[tuple[float, float]]:
-    low, high = parameter_ranges(likelihood, None, MU_SCAN)
+def _bounds(objective: Objective) -> list[tuple[float, float]]:
+    low, high = parameter_ranges(objective, None, MU_SCAN)
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _anneal(likelihood: Likelihood, mu: float, seed: int, iterations: int) -> np.ndarray:
+def _anneal(objective: Objective, mu: float, seed: int, iterations: int) -> np.ndarray:
     """Return the nuisances that the global search finds at one signal strength."""
     from scipy.optimize import dual_annealing
 
-    bounds = _bounds(likelihood)[1:]
-    local = {"method": "L-BFGS-B", "jac": lambda nus: _gradient(likelihood, mu, nus), "bounds": bounds}
+    bounds = _bounds(objective)[1:]
+    local = {"method": "L-BFGS-B", "jac": lambda nus: _gradient(objective, mu, nus), "bounds": bounds}
     found = dual_annealing(
-        lambda nus: _value(likelihood, np.concatenate([[mu], nus])),
+        lambda nus: _value(objective, np.concatenate([[mu], nus])),
         bounds,
         maxiter=iterations,
         minimizer_kwargs=local,
@@ -101,15 +101,15 @@ def _anneal(likelihood: Likelihood, mu: float, seed: int, iterations: int) -> np
     return np.asarray(found.x)
 
 
-def _refine(likelihood: Likelihood, mu: float, start: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+def _refine(objective: Objective, mu: float, start: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
     """Minimise over the nuisances with L-BFGS-B; begin again at random points while it does not succeed."""
-    bounds = _bounds(likelihood)[1:]
+    bounds = _bounds(objective)[1:]
     random = np.random.RandomState(seed)
     best: Any = None
     for _ in range(1 + RESTARTS):
         found = _minimise(
-            lambda nus: _value(likelihood, np.concatenate([[mu], nus])),
-            lambda nus: _gradient(likelihood, mu, nus),
+            lambda nus: _value(objective, np.concatenate([[mu], nus])),
+            lambda nus: _gradient(objective, mu, nus),
             start,
             bounds,
         )
@@ -121,16 +121,16 @@ def _refine(likelihood: Likelihood, mu: float, start: np.ndarray, seed: int) -> 
     return float(best.fun), np.asarray(best.x)
 
 
-def _minimum(likelihood: Likelihood, mu: float, nus: np.ndarray) -> FitResult:
+def _minimum(objective: Objective, mu: float, nus: np.ndarray) -> FitResult:
     """Minimise with the signal strength free as well, from the lowest point of the scan."""
     found = _minimise(
-        lambda at: _value(likelihood, at),
-        lambda at: likelihood.evaluate(at).gradient,
+        lambda at: _value(objective, at),
+        lambda at: objective.evaluate(at).gradient,
         np.concatenate([[mu], nus]),
-        _bounds(likelihood),
+        _bounds(objective),
     )
     at = np.asarray(found.x)
-    covariance = np.linalg.pinv(likelihood.evaluate(at).fisher)
+    covariance = np.linalg.pinv(objective.evaluate(at).fisher)
     return FitResult(at, float(found.fun), covariance, math.nan, int(found.nit), bool(found.success))
 
 
@@ -140,12 +140,12 @@ def _minimise(value: Any, gradient: Any, start: np.ndarray, bounds: list[tuple[f
     return minimize(value, start, jac=gradient, method="L-BFGS-B", bounds=bounds, options=LOCAL)
 
 
-def _value(likelihood: Likelihood, at: np.ndarray) -> float:
-    return min(likelihood.value(at), LARGEST)
+def _value(objective: Objective, at: np.ndarray) -> float:
+    return min(objective.value(at), LARGEST)
 
 
-def _gradient(likelihood: Likelihood, mu: float, nus: np.ndarray) -> np.ndarray:
-    return likelihood.evaluate(np.concatenate([[mu], nus])).gradient[1 + MU :]
+def _gradient(objective: Objective, mu: float, nus: np.ndarray) -> np.ndarray:
+    return objective.evaluate(np.concatenate([[mu], nus])).gradient[1 + MU :]
 
 
 def _spline_root(scan: np.ndarray, rises: np.ndarray, mu: float, outside: float) -> float:

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sage.challenge.features import angular_distances, derived
-from sage.challenge.shifts import Columns
+from sage.challenge.features import angular_distances
 
 NODES = ("lep", "had", "jet_leading", "jet_subleading", "met")
 N_NODES = len(NODES)
@@ -152,18 +151,18 @@ def jets_present(events: Mapping[str, Any]) -> np.ndarray:
     return np.stack([events[f"PRI_{jet}_pt"] > 0 for jet in JETS], axis=-1)
 
 
-def raw_inputs(events: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, Columns]:
+def raw_inputs(events: Mapping[str, Any], derived: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Compute the 35 inputs before normalisation.
 
     Arguments:
         events: The 16 primary columns of n selected events, numpy float32.
+        derived: Their derived columns.
 
     Returns:
-        The inputs, shape (n, 35), float32; where they are defined, shape (n, 35), boolean; and the derived columns,
-        which the regions need as well. Both arrays hold one input after the other, as they are made and used.
+        The inputs, shape (n, 35), float32, and where they are defined, shape (n, 35), boolean. Both arrays hold one
+        input after the other, as they are made and used.
     """
-    derived_columns = derived(events)
-    columns = {**events, **derived_columns, **angular_distances(events)}
+    columns = {**events, **derived, **angular_distances(events)}
     present = jets_present(events)
     values = np.empty((len(INPUTS), len(present)), dtype=np.float32)
     defined = np.empty(values.shape, dtype=np.bool_)
@@ -172,7 +171,7 @@ def raw_inputs(events: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, Colum
         np.isfinite(values[i], out=defined[i])
         for jet in np.flatnonzero(needed):
             defined[i] &= present[:, jet]
-    return values.T, defined.T, derived_columns
+    return values.T, defined.T
 
 
 def normalise(values: np.ndarray, defined: np.ndarray, constants: Normalisation) -> np.ndarray:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,9 @@ from sage.binned.tables import YieldTables, default_axes
 from sage.challenge.nuisances import BACKGROUNDS, PROCESSES
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError, SageError
-from sage.network.engine import Engine
-
-if TYPE_CHECKING:
-    from sage.files.bundle import Bundle
-    from sage.files.settings import Rebuilding
+from sage.files.bundle import Bundle
+from sage.files.settings import Rebuilding
+from sage.network.classifier import Classifier
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ _BACKGROUND_ROWS = [PROCESSES.index(name) for name in BACKGROUNDS]
 
 
 def rebuild(
-    bundle: Bundle, how: Rebuilding, get_train_set: Callable[..., Any] | None, engine: Engine
+    bundle: Bundle, how: Rebuilding, get_train_set: Callable[..., Any] | None, classifier: Classifier
 ) -> tuple[Bundle, dict[str, Any]]:
     """Rebuild the tables if that is possible and worth it. Never raises.
 
@@ -53,7 +51,7 @@ def rebuild(
         bundle: The bundled tables and the network they belong to.
         how: The settings.
         get_train_set: The challenge's loader of training events.
-        engine: What runs the bundle's network.
+        classifier: Gives the class probabilities that the bundle's regions are made for.
 
     Returns:
         The bundle to measure with, and a report of plain values: ``mode``, whether the rebuilt tables were ``adopted``
@@ -63,7 +61,7 @@ def rebuild(
     began = time.monotonic()
     report: dict[str, Any] = {"mode": how.mode, "adopted": False}
     try:
-        bundle = _rebuilt(bundle, how, get_train_set, engine, began + how.time_budget, report)
+        bundle = _rebuilt(bundle, how, get_train_set, classifier, began + how.time_budget, report)
         report |= {"adopted": True, "reason": "tables rebuilt from the training events"}
     except (SageError, TimeoutError) as error:
         report["reason"] = str(error)
@@ -80,7 +78,7 @@ def _rebuilt(
     bundle: Bundle,
     how: Rebuilding,
     get_train_set: Callable[..., Any] | None,
-    engine: Engine,
+    classifier: Classifier,
     deadline: float,
     report: dict[str, Any],
 ) -> Bundle:
@@ -101,7 +99,7 @@ def _rebuilt(
     _check_weight(sample, how, report)
 
     points = choose_points(NODES, SEED)
-    arguments = (bundle.regions, bundle.normalisation, engine)
+    arguments = (bundle.regions, classifier)
     pilot = sample.take(np.random.default_rng(SEED).permutation(len(sample))[:PILOT_ROWS])
     before = time.monotonic()
     count_points(pilot, [NOMINAL], *arguments, NOISE, deadline)
@@ -115,7 +113,7 @@ def _rebuilt(
     counted = count_points(sample, points, *arguments, NOISE, deadline)
     response = fit_counts(points, counted["counts"], counted["moved"])
     _check_yields(response, bundle)
-    tables = YieldTables(default_axes(), fill_grid(response))
+    tables = None if bundle.tables is None else YieldTables(default_axes(), fill_grid(response))
     return replace(bundle, tables=tables, response=response, variances=counted["squares"][0])
 
 
