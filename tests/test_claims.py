@@ -126,9 +126,7 @@ def own(folder):
 
 def test_a_lock_names_its_owner_and_dies_with_it(tmp_path):
     with owned(tmp_path) as owner:
-        named = (
-            rf"(?s)process {owner.pid} on {os.uname().nodename} \(.*workshop.claims.*, since 20\d\d-.*\) works in"
-        )
+        named = rf"(?s)process {owner.pid} on {os.uname().nodename} \(.*workshop.claims.*, since 20\d\d-.*\) works in"
         for _ in range(2):
             with pytest.raises(UsageError, match=f"{named} this folder; wait for it, or choose another --output"):
                 own(tmp_path)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import resource
 import signal
@@ -14,8 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.submission import opened
 from scripts.common import parser, run_program
 from tests.conftest import ROOT
+from tests.submissions.making import pack
 from workshop import files
 from workshop.errors import UsageError, disk_error
 
@@ -153,6 +156,20 @@ def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(files.tempfile, "mkdtemp", full)
     with pytest.raises(UsageError, match=r"TMPDIR\): no space left on the device; free some"):
         files.temporary_folder("x").__enter__()
+
+
+def test_a_full_temporary_folder_is_not_blamed_on_the_zip_file(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = pack(tmp_path / "s.zip", ("model.py", "x = 1"))
+    real = Path.open
+    opens = {"xb": lambda *_, **__: Full()}
+    monkeypatch.setattr(Path, "open", lambda path, mode="r", **more: opens.get(mode, real)(path, mode, **more))
+    with pytest.raises(UsageError, match=r"submission-.*: no space left on the device; free some") as caught:
+        opened(path).__enter__()
+    assert "zip" not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EMFILE, errno.ETIMEDOUT])

@@ -102,28 +102,25 @@ def build_tables(
     Raises:
         UsageError: If the folder holds other tables, something else, or is in use.
     """
-    read_network(training)  # complains before the folder is made
-    settings = {name: value for name, value in asdict(config.tables).items() if name != "held_out"}
-    hashes = {"data": sha256(data / DATA_FILE), "network": sha256(training / NETWORK_FILE)}
-    identity = {**hashes, "seed": config.seed, "test_size": config.test_size, **settings}
-    with claimed(output, identity, results=(f"{NODES}/*.npz", REPORT), overwrite=overwrite):
-        return _build_tables(config, data, training, output, bare, make_engine, scheduler, hashes["data"])
-
-
-def _build_tables(
-    config: Config,
-    data: Path,
-    training: Path,
-    output: Path,
-    bare: RegionSet | None,
-    make_engine: Callable[..., Any],
-    scheduler: str | None,
-    data_hash: str,
-) -> dict[str, Any]:
     settings = config.tables
     noise = Noise(config.seed, settings.noise_draws, settings.common_noise)
     counter = Counter(data, config.test_size, "test", *read_network(training), noise, make_classifier)
     bare = bare or region_set(settings.region_set).for_network(read_shares(training))
+    identity = {
+        "data": sha256(data / DATA_FILE),
+        "network": sha256(training / NETWORK_FILE),
+        "seed": config.seed,
+        "test_size": config.test_size,
+        **{name: value for name, value in asdict(settings).items() if name != "held_out"},
+    }
+    with claimed(output, identity, results=(f"{NODES}/*.npz", REPORT), overwrite=overwrite):
+        return _build(config, counter, bare, output, scheduler, identity["data"])
+
+
+def _build(
+    config: Config, counter: Counter, bare: RegionSet, output: Path, scheduler: str | None, data_hash: str
+) -> dict[str, Any]:
+    settings, noise = config.tables, counter.noise
     rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
     regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))
     variances = counter.variances(regions)

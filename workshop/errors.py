@@ -33,7 +33,7 @@ class SubmissionError(UsageError):
         self.details = details
 
 
-ROOM = "free some space there or choose another place"
+ROOM = "free some space there or choose another place (--output, or TMPDIR for temporary files)"
 DISK_ERRORS = {
     errno.ENOSPC: ("no space left on the device", ROOM),
     errno.EDQUOT: ("the quota of disk space is used up", ROOM),
@@ -50,6 +50,7 @@ DISK_ERRORS = {
     errno.EIO: ("the device fails to read or write", "choose another place"),
 }
 """What happened and what to do, by the system's number."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def disk_error(error: OSError, path: Path | str | None = None) -> UsageError:
