@@ -62,14 +62,7 @@ class RunFolder:
     def __init__(self, folder: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
         with ExitStack() as stack:
-            claim = claimed(
-                folder,
-                identity,
-                results=(EXPERIMENTS_FILE,),
-                others=OTHER_FILES,
-                file=RUN_FILE,
-                overwrite=overwrite,
-            )
+            claim = claimed(folder, identity, (EXPERIMENTS_FILE,), OTHER_FILES, RUN_FILE, overwrite=overwrite)
             stack.enter_context(claim)
             shutil.rmtree(folder / POOL_FOLDER, ignore_errors=True)  # a killed run's; it may have gigabytes
             records, size = read_records(folder / EXPERIMENTS_FILE)

@@ -14,11 +14,12 @@ from typing import Any
 
 from harness.capture import captured_output
 from harness.experiment import Record, run_experiment
-from harness.mapped import MappedColumn, attach, disk_pool
+from harness.mapped import DiskPool, MappedColumn, attach
 from harness.settings import Job
 from harness.submission import importable, load_model_class
 from harness.test_set import EventFile
 from workshop.errors import SubmissionError
+from workshop.files import scratch_folder
 from workshop.jobs import process_pool
 
 THREAD_VARIABLE = "OMP_NUM_THREADS"
@@ -74,7 +75,8 @@ def run_in_workers(
     Raises:
         UsageError: The first failure, after the pseudo-experiments that had begun are yielded; none is begun after.
     """
-    with disk_pool(scratch) as mapped, _thread_limit(workers):
+    with scratch_folder(scratch) as place, _thread_limit(workers):
+        mapped = DiskPool(place)
         events.load_test_set(mapped.allocate)
         devices = get_context("spawn").Queue()
         names = _visible_gpus()

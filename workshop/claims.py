@@ -61,10 +61,10 @@ def locked(folder: Path) -> Iterator[None]:
 def claimed(
     folder: Path,
     identity: Mapping[str, Any],
-    *,
     results: Sequence[str],
     others: Sequence[str] = (),
     file: str = IDENTITY_FILE,
+    *,
     overwrite: bool = False,
 ) -> Iterator[None]:
     """Own the folder of a run that is new, or goes on.

@@ -150,6 +150,16 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder in a place that this program owns; it is removed afterwards, as is that of a killed run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield make_folder(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def take_lock(file: int, *, wait: bool = True) -> bool | None:
     """Lock an open file or folder until it is closed or the process ends.
 

@@ -11,7 +11,6 @@ weight squared. It is smallest for a_k = n_k / sum_j n_j.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from training.simulation.buckets import BUCKET_ROWS, RECORD, Buckets, write
 from training.simulation.parts import Piece, Sums
 from training.simulation.processes import TABLE
 from workshop.claims import claimed
+from workshop.files import scratch_folder
 
 SETTINGS_FILE = "join.json"
 GROUPING = 3
@@ -55,23 +55,18 @@ def join_parts(pieces: Sequence[Piece], output: Path, seed: int) -> dict[str, An
         UsageError: If the folder holds something else.
     """
     asked = {"seed": seed, "parts": [[piece.hash, piece.rows.start, piece.rows.stop] for piece in pieces]}
-    with claimed(output, asked, results=(DATA_FILE,), file=SETTINGS_FILE):
-        return _join(pieces, output, seed)
-
-
-def _join(pieces: Sequence[Piece], output: Path, seed: int) -> dict[str, Any]:
-    folders = [output / ".groups", output / ".buckets"]
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
     rng = np.random.default_rng(seed)
-    try:
-        groups = [_group(piece, folders[0], index) for index, piece in enumerate(pieces)]
+    with (
+        claimed(output, asked, (DATA_FILE,), file=SETTINGS_FILE),
+        scratch_folder(output / ".groups") as aside,
+        scratch_folder(output / ".buckets") as dealt,
+    ):
+        groups = [_group(piece, aside, index) for index, piece in enumerate(pieces)]
         for piece, paths in zip(pieces, groups, strict=True):
             _sum(piece, paths)
         shares = find_shares(pieces)
         rows = {name: sum(piece.sums[name].rows for piece in pieces if name in piece.sums) for name in TABLE}
-        buckets = Buckets(folders[1], {name: count for name, count in rows.items() if count}, rng)
+        buckets = Buckets(dealt, {name: count for name, count in rows.items() if count}, rng)
         first_parent = 0
         for piece, paths, share in zip(pieces, groups, shares, strict=True):
             factors = {name: TABLE[name].expected * part / piece.sums[name].total for name, part in share.items()}
@@ -81,9 +76,6 @@ def _join(pieces: Sequence[Piece], output: Path, seed: int) -> dict[str, Any]:
             "parts": [_describe(piece, share) for piece, share in zip(pieces, shares, strict=True)],
         }
         return write(buckets, output, rng, DESCRIPTION, {"join": details})
-    finally:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_shares(pieces: Sequence[Piece]) -> list[dict[str, float]]:
