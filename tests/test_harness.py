@@ -205,7 +205,7 @@ class TestRun:
         (tmp_path / "thesis.tex").touch()
         with pytest.raises(UsageError, match="not empty"):
             run(options(events_folder, tmp_path))
-        with pytest.raises(UsageError, match="not a folder"):
+        with pytest.raises(UsageError, match="in the place of a folder"):
             run(options(events_folder, tmp_path / "thesis.tex"))
 
     @pytest.mark.parametrize("workers", [1, 2])
