@@ -32,8 +32,10 @@ BYTES = 100 << 20
 
 @pytest.fixture
 def folder(tmp_path):
+    """The shipped weights with settings that read all files."""
     target = tmp_path / "weights"
     shutil.copytree(WEIGHTS, target)
+    edit(target, lambda manifest: manifest["settings"].update(templates="grid"))
     return target
 
 
@@ -72,9 +74,15 @@ def refused(folder, match=None):
     with bounded(), pytest.raises(WeightsError, match=match) as caught:
         Model(weights=folder)
     text = str(caught.value)
-    assert REMEDY in text or "one release" in text or "rebuild" in text or "choose" in text or "use one of" in text
+    assert REMEDY in text or "one release" in text or "convert" in text or "rebuild" in text or "choose" in text or "use one of" in text
     assert "\n" not in text
     assert len(text) < 2000
+
+
+def test_tables_that_are_not_read_do_no_harm(folder):
+    edit(folder, lambda manifest: manifest["settings"].update(templates="smooth"))
+    (folder / "tables.npz").write_bytes(b"damaged")
+    assert Model(weights=folder).bundle.tables is None
 
 
 def places(size):
