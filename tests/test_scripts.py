@@ -129,7 +129,7 @@ def test_user_errors(events, tmp_path, capsys):
         (lambda: ingest(events, run, "--test-size", "1.5"), "1.5", "fraction from 0.0 to 1.0"),
         (lambda: ingest(events, tmp_path), "not empty"),
         (lambda: ingest(events, tmp_path / "events.parquet"), "in the place of a folder"),
-        (lambda: ingest(events, tmp_path / "events.parquet" / "x"), "Not a directory"),
+        (lambda: ingest(events, tmp_path / "events.parquet" / "x"), "in the place of a folder"),
         (lambda: ingest(events, run, "--submission", events), "no model.py at its root"),
         (lambda: score.main(["--results", str(tmp_path)]), "no test_settings.json"),
     ):
