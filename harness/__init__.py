@@ -4,17 +4,15 @@ Given the same events file, settings and seed, the pseudo-experiments, the resul
 official programs (repository FAIR-Universe/HEP-Challenge). On top of that a run can be interrupted and continued, bad
 input is refused with a message, and any number of worker processes gives the same result.
 
-    errors              the one exception
     dataset, columns    the events file: test and training part, and what is checked about them
     download            the public data set
     pool                the test part on disk, shared by worker processes
-    leftovers           what a kill leaves of the first file, which must not be in the way
     settings            sets, seeds, switches, order of the pseudo-experiments
     pseudo_experiments  nuisance draws and pseudo-data
     archive, submission unpacking, importing and starting a submission
+    fingerprint         by which files a submission is known again
     bundle              the files that make up a SAGE submission
     experiment, workers one predict call, and many of them in processes
-    parent              what makes a worker process end with its parent
     environment         what a run was made with
     results             files of a run, written so that a kill costs one experiment at most
     runner              all of the above, from arguments to a folder of results

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from workshop.errors import UsageError
+from workshop.errors import FULL, UsageError, disk_error
 
 _CHUNK = 1 << 20
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError, ValueError)
@@ -65,6 +65,8 @@ def unpack(archive: Path, folder: Path, limits: Limits = SUBMISSION) -> None:
     except UsageError:  # is a ValueError too
         raise
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise disk_error(error, folder) from error
         msg = f"{archive}: cannot be unpacked ({error}); {limits.remedy}"
         raise UsageError(msg) from error
 

@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from harness.archive import Limits, unpack
 from harness.test_set import FILE_NAME, METADATA_NAME
 from workshop.errors import UsageError
+from workshop.files import scratch_folder
 
 logger = logging.getLogger("sage.harness.download")
 
@@ -100,10 +101,7 @@ def extract(archive: Path, folder: Path) -> Path:
     Raises:
         UsageError: If the archive is damaged or dangerous, or does not hold the data set.
     """
-    scratch = folder / "unpacking"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with scratch_folder(folder / "unpacking") as scratch:
         unpack(archive, scratch, DATA_SET)
         for name in (METADATA_NAME, FILE_NAME):
             found = next(scratch.rglob(name), None)
@@ -111,8 +109,6 @@ def extract(archive: Path, folder: Path) -> Path:
                 msg = f"{archive}: holds no {name}; {DATA_SET.remedy}"
                 raise UsageError(msg)
             found.replace(folder / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder / FILE_NAME
 
 
@@ -123,14 +119,11 @@ def file_digest(path: Path, algorithm: str) -> str:
         UsageError: If there is no such hash function.
     """
     try:
-        digest = hashlib.new(algorithm)
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, algorithm).hexdigest()
     except ValueError as error:
         msg = f"no hash function {algorithm!r}; use one of md5, sha256"
         raise UsageError(msg) from error
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _receive(remote: RemoteFile, partial: Path, have: int) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from harness.capture import captured_output
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from harness.settings import Job
-from workshop.errors import UsageError
+from workshop.errors import SubmissionError
 
 ANSWER_KEYS = ("mu_hat", "delta_mu_hat", "p16", "p84")
 
@@ -60,7 +60,7 @@ def run_experiment(model: Any, test_set: Mapping[str, pd.DataFrame], job: Job, s
         systematics: Names of the uncertainties that are switched on.
 
     Raises:
-        UsageError: If ``predict`` raises (``details`` holds the traceback) or its answer breaks the contract.
+        SubmissionError: If ``predict`` raises (``details`` holds the traceback) or its answer breaks the contract.
     """
     began = time.perf_counter()
     nuisances = draw_nuisances(job.seed, systematics)
@@ -74,7 +74,7 @@ def run_experiment(model: Any, test_set: Mapping[str, pd.DataFrame], job: Job, s
             result = describe(getattr(model, "last_result", None))
     except (Exception, SystemExit) as error:
         msg = f"predict failed in {_name(job)}: {type(error).__name__}: {error}"
-        raise UsageError(msg, exit_code=1, details=traceback.format_exc()) from error
+        raise SubmissionError(msg, traceback.format_exc()) from error
     return Record(
         job.set,
         job.index,
@@ -96,25 +96,25 @@ def check_answer(answer: Any, job: Job) -> dict[str, float]:
     or a tensor makes its JSON writer fail after all pseudo-experiments are done; NaN spoils the mean score.
 
     Raises:
-        UsageError: If the answer is no dict, a key is missing, or a value is not a finite plain number.
+        SubmissionError: If the answer is no dict, a key is missing, or a value is not a finite plain number.
     """
     if not isinstance(answer, dict):
         msg = f"predict returned {type(answer).__name__} in {_name(job)}, but must return a dict with the keys "
         msg += ", ".join(ANSWER_KEYS)
-        raise UsageError(msg, exit_code=1)
+        raise SubmissionError(msg)
     for key in ANSWER_KEYS:
         if key not in answer:
             msg = f"predict's answer has no {key!r} in {_name(job)}; it must have the keys {', '.join(ANSWER_KEYS)}"
-            raise UsageError(msg, exit_code=1)
+            raise SubmissionError(msg)
         value = answer[key]
         if isinstance(value, bool) or not isinstance(value, (float, int)):
             msg = f"predict's answer has {key!r} = {value!r} of type {type(value).__name__} in {_name(job)}"
             msg += ", which the official program cannot write; return float(...)"
-            raise UsageError(msg, exit_code=1)
+            raise SubmissionError(msg)
         if not math.isfinite(value):
             msg = f"predict's answer has {key!r} = {value!r} in {_name(job)}, but it must be finite; fall back to a "
             msg += "wide interval instead"
-            raise UsageError(msg, exit_code=1)
+            raise SubmissionError(msg)
     return {key: answer[key] for key in ANSWER_KEYS}
 
 

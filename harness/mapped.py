@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from workshop.errors import UsageError
 
@@ -61,16 +58,6 @@ class DiskPool:
             msg += "make room, choose an --output on a larger disk, or use --workers 1, which needs memory instead"
             raise UsageError(msg) from error
         return np.asarray(values)
-
-
-@contextmanager
-def disk_pool(folder: Path) -> Iterator[DiskPool]:
-    """Give a pool in ``folder``, which is made for it and removed afterwards."""
-    folder.mkdir()
-    try:
-        yield DiskPool(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reserve(path: Path) -> None:

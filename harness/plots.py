@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.results import RunResults, SetResult, write_atomically
+from harness.results import RunResults, SetResult
 from harness.scores import mean_coverage, mean_interval
+from workshop.files import write_bytes
 
 COVERS, MISSES, TRUTH = "#1f6fb2", "#d1495b", "#222222"
 
@@ -60,7 +61,7 @@ def draw_intervals(results: RunResults, path: Path | None = None, title: str = "
     if path is not None:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
-        write_atomically(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
     return figure
 
 

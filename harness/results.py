@@ -14,17 +14,19 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.experiment import Record
+from harness.fingerprint import SUBMISSION_FILE
 from harness.mapped import POOL_FOLDER
 from harness.settings import Settings
+from workshop.claims import claimed
 from workshop.errors import UsageError
-from workshop.leftovers import others
+from workshop.files import write_json, write_text
 
 logger = logging.getLogger("sage.harness.results")
 
@@ -33,26 +35,13 @@ EXPERIMENTS_FILE = "experiments.jsonl"
 ENVIRONMENT_FILE = "environment.json"
 SETTINGS_FILE = "test_settings.json"
 DURATION_FILE = "ingestion_duration.json"
-OUR_FILES = (
-    *(RUN_FILE, EXPERIMENTS_FILE, ENVIRONMENT_FILE, SETTINGS_FILE, DURATION_FILE, "result_*.json"),
+OTHER_FILES = (
+    *(SUBMISSION_FILE, ENVIRONMENT_FILE, SETTINGS_FILE, DURATION_FILE, "result_*.json"),
     *("scores.json", "intervals.png", "report.html", "report.json"),
 )
+"""What a run writes besides its identity and the pseudo-experiments."""
 RESULT_KEYS = {"mu_hats": "mu_hat", "delta_mu_hats": "delta_mu_hat", "p16": "p16", "p84": "p84"}
 """Keys of the official result files, and of the answer they are taken from."""
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there in full or not at all."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        Path(name).chmod(0o644)  # mkstemp makes it private
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 class RunFolder:
@@ -72,34 +61,23 @@ class RunFolder:
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
-        if folder.exists() and not folder.is_dir():
-            msg = f"{folder} is not a folder; choose another --output"
-            raise UsageError(msg)
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for pattern in OUR_FILES:
-                for path in folder.glob(pattern):
-                    path.unlink()
-        self.finished: dict[tuple[int, int], Record] = {}
-        size = 0
-        there = any(path.name != POOL_FOLDER for path in others(folder, RUN_FILE))
-        if there and not overwrite:
-            _check_identity(folder, identity)
+        with ExitStack() as stack:
+            claim = claimed(folder, identity, (EXPERIMENTS_FILE,), OTHER_FILES, RUN_FILE, overwrite=overwrite)
+            stack.enter_context(claim)
+            shutil.rmtree(folder / POOL_FOLDER, ignore_errors=True)  # a killed run's; it may have gigabytes
             records, size = read_records(folder / EXPERIMENTS_FILE)
             self.finished = {(record.set, record.index): record for record in records}
-        else:
-            write_atomically(folder / RUN_FILE, json.dumps(identity, indent=4))
-        shutil.rmtree(folder / POOL_FOLDER, ignore_errors=True)  # a killed run's; it may have gigabytes
-        self._stream = (folder / EXPERIMENTS_FILE).open("ab")
-        self._stream.truncate(size)  # a line torn by a kill would swallow the next one
+            self._stream = stack.enter_context((folder / EXPERIMENTS_FILE).open("ab"))
+            self._stream.truncate(size)  # a line torn by a kill would swallow the next one
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> RunFolder:
         """Return the folder."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the file of records."""
-        self._stream.close()
+        """Close the file of records and leave the folder to others."""
+        self._stack.close()
 
     def append(self, record: Record) -> None:
         """Add a finished pseudo-experiment; it is on disk when this returns."""
@@ -111,11 +89,11 @@ class RunFolder:
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write ``environment.json``; a continued run writes it again."""
-        write_atomically(self.folder / ENVIRONMENT_FILE, json.dumps(environment, indent=4))
+        write_json(self.folder / ENVIRONMENT_FILE, environment)
 
     def write_settings(self, settings: Settings) -> None:
         """Write the official ``test_settings.json``."""
-        write_atomically(self.folder / SETTINGS_FILE, json.dumps(settings.as_official()))
+        write_text(self.folder / SETTINGS_FILE, json.dumps(settings.as_official()))
 
     def write_results(self, settings: Settings, seconds: float) -> None:
         """Write the official result files of a complete run.
@@ -127,23 +105,9 @@ class RunFolder:
         for number in range(settings.sets):
             answers = [self.finished[number, index].answer for index in range(settings.experiments)]
             result = {key: [answer[name] for answer in answers] for key, name in RESULT_KEYS.items()}
-            write_atomically(self.folder / f"result_{number}.json", json.dumps(result, indent=4))
+            write_text(self.folder / f"result_{number}.json", json.dumps(result, indent=4))
         duration = {"ingestion_duration": int(seconds / 60)}
-        write_atomically(self.folder / DURATION_FILE, json.dumps(duration, indent=4))
-
-
-def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Raise unless ``folder`` holds a run with this identity."""
-    if not (folder / RUN_FILE).is_file():
-        msg = f"{folder} is not empty and holds no run to continue; choose another --output folder"
-        raise UsageError(msg)
-    earlier = _read_json(folder / RUN_FILE)
-    wanted = json.loads(json.dumps(identity))  # tuples become lists
-    different = [name for name in wanted if earlier.get(name) != wanted[name]]
-    if different:
-        pairs = ", ".join(f"{name} (there {earlier.get(name)!r}, now {wanted[name]!r})" for name in different)
-        msg = f"{folder} holds a run with other settings: {pairs}; choose another --output folder or pass --overwrite"
-        raise UsageError(msg)
+        write_text(self.folder / DURATION_FILE, json.dumps(duration, indent=4))
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:

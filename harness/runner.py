@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from harness.environment import describe_environment
 from harness.experiment import Record, run_experiment
+from harness.fingerprint import SUBMISSION_FILE, recognise, remember, snapshot
 from harness.mapped import POOL_FOLDER
 from harness.results import RunFolder
 from harness.settings import Job, Settings
-from harness.submission import fingerprint, importable, opened, start
+from harness.submission import importable, opened, start
 from harness.test_set import EventFile
 from harness.workers import pickle_model, run_in_workers
 from workshop.errors import UsageError
@@ -66,10 +67,11 @@ def run(options: RunOptions) -> None:
     events = EventFile(options.data, options.test_size)
     output = options.output.resolve()
     with opened(options.submission) as folder:
+        files = snapshot(folder, without=output)
         identity = {
             "format": 1,
             "data": events.fingerprint(),
-            "submission": fingerprint(folder, without=output),
+            "submission": recognise(files, output),
             "seed": settings.seed,
             **settings.as_official(),
         }
@@ -83,6 +85,8 @@ def run(options: RunOptions) -> None:
             done = tqdm(total=len(earlier) + len(jobs), initial=len(earlier), disable=not options.progress, unit="exp")
             with done:
                 for record in _records(options, events, folder, jobs, output / POOL_FOLDER):
+                    if not results.finished or not (output / SUBMISSION_FILE).exists():
+                        remember(identity["submission"], files, snapshot(folder, without=output), output)
                     results.append(record)
                     done.update()
             # The clock of earlier, killed parts is lost; what their pseudo-experiments took is not.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import sys
-import tempfile
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,9 +15,9 @@ from typing import Any
 
 from harness.archive import unpack
 from harness.capture import captured_output
-from harness.packing import MANIFEST, bundle_files
 from harness.pseudo_experiments import systematics
-from workshop.errors import UsageError
+from workshop.errors import SubmissionError, UsageError
+from workshop.files import temporary_folder
 
 logger = logging.getLogger("sage.harness.submission")
 
@@ -47,8 +45,7 @@ def opened(path: Path | str) -> Iterator[Path]:
     if not zipfile.is_zipfile(path):
         msg = f"{path}: neither a folder nor a zip file; give a folder or a zip file with model.py at its root"
         raise UsageError(msg)
-    with tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True) as name:
-        folder = Path(name).resolve()
+    with temporary_folder("submission-") as folder:
         unpack(path, folder)
         _check_root(path, folder)
         yield folder
@@ -64,38 +61,6 @@ def _check_root(path: Path, folder: Path) -> None:
     else:
         msg += "; a submission is a folder or zip file with model.py, which defines Model, at its root"
     raise UsageError(msg)
-
-
-def fingerprint(folder: Path, without: Path | None = None) -> str:
-    """Return a hash over names and contents of a submission's files.
-
-    Where weights/manifest.json shows a SAGE submission only the files that go into its zip count, so that a checkout
-    and the zip made from it have the same fingerprint. Elsewhere all files count except hidden ones and byte code.
-
-    Arguments:
-        folder: Folder of the submission.
-        without: A folder to leave out, because the run writes to it.
-
-    Raises:
-        UsageError: If a SAGE submission is not complete.
-    """
-    if (folder / MANIFEST).is_file():
-        files = bundle_files(folder)
-    else:
-        files = {}
-        for path in sorted(folder.rglob("*")):
-            parts = path.relative_to(folder).parts
-            hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-            if path.is_file() and not hidden and not (without and path.is_relative_to(without)):
-                files["/".join(parts)] = path
-    digest = hashlib.sha256()
-    for name, path in files.items():
-        content = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                content.update(chunk)
-        digest.update(f"{name}\0{content.hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def search_path(folder: Path) -> list[str]:
@@ -160,7 +125,8 @@ def load_model_class(folder: Path) -> Any:
     """Import ``model.py`` inside ``importable(folder)`` and return ``Model``.
 
     Raises:
-        UsageError: If the import fails, another ``model`` is found first, or ``Model`` lacks ``fit`` or ``predict``.
+        SubmissionError: If the import fails or ``Model`` lacks ``fit`` or ``predict``.
+        UsageError: If another ``model`` is found first.
     """
     module = call_submission("importing model.py", lambda: importlib.import_module("model"))
     if not _lies_in(module, folder):
@@ -173,7 +139,7 @@ def load_model_class(folder: Path) -> Any:
             what = "no class Model" if model_class is None else f"no method Model.{name}"
             msg = f"model.py has {what}; the challenge calls Model(get_train_set, systematics), fit() "
             msg += "and predict(test_set)"
-            raise UsageError(msg)
+            raise SubmissionError(msg)
     return model_class
 
 
@@ -188,7 +154,7 @@ def start(folder: Path, get_train_set: Callable[..., Any]) -> Any:
         The fitted model.
 
     Raises:
-        UsageError: If one of the three fails; ``details`` holds the traceback.
+        SubmissionError: If one of the three fails; ``details`` holds the traceback.
     """
     model_class = load_model_class(folder)
     model = call_submission(
@@ -207,7 +173,7 @@ def call_submission(what: str, call: Callable[[], Any]) -> Any:
         call: Does it.
 
     Raises:
-        UsageError: If the submission raises anything, with its traceback as ``details`` and exit code 1.
+        SubmissionError: If the submission raises anything, with its traceback as ``details``.
     """
     try:
         with captured_output(logging.INFO):
@@ -217,4 +183,4 @@ def call_submission(what: str, call: Callable[[], Any]) -> Any:
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         msg = f"the submission failed when {what}: {reason}"
-        raise UsageError(msg, exit_code=1, details=traceback.format_exc()) from error
+        raise SubmissionError(msg, traceback.format_exc()) from error

@@ -5,11 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import signal
 import traceback
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,24 +14,24 @@ from typing import Any
 
 from harness.capture import captured_output
 from harness.experiment import Record, run_experiment
-from harness.mapped import MappedColumn, attach, disk_pool
+from harness.mapped import DiskPool, MappedColumn, attach
 from harness.settings import Job
 from harness.submission import importable, load_model_class
 from harness.test_set import EventFile
-from workshop.errors import UsageError
-from workshop.parent import end_with_parent
+from workshop.errors import SubmissionError
+from workshop.files import scratch_folder
+from workshop.jobs import process_pool
 
 THREAD_VARIABLE = "OMP_NUM_THREADS"
 
 
 class _Worker:
-    """State of a worker process: model and test set, or the reason why there is none."""
+    """State of a worker process."""
 
     def __init__(self) -> None:
         self.model: Any = None
         self.test_set: Any = None
         self.systematics: Collection[str] = ()
-        self.failure: UsageError | None = None
         self.imports = ExitStack()
 
 
@@ -45,14 +42,14 @@ def pickle_model(model: Any) -> bytes:
     """Pickle a fitted model, as the official parallel program does.
 
     Raises:
-        UsageError: If it cannot be pickled.
+        SubmissionError: If it cannot be pickled.
     """
     try:
         return pickle.dumps(model)
     except Exception as error:
         msg = f"the fitted model cannot be pickled ({type(error).__name__}: {error}), but the official parallel run "
         msg += "sends it to its workers so; do not keep get_train_set, open files or lambdas as attributes of Model"
-        raise UsageError(msg, exit_code=1, details=traceback.format_exc()) from error
+        raise SubmissionError(msg, traceback.format_exc()) from error
 
 
 def run_in_workers(
@@ -78,75 +75,41 @@ def run_in_workers(
     Raises:
         UsageError: The first failure, after the pseudo-experiments that had begun are yielded; none is begun after.
     """
-    context = get_context("spawn")
-    with disk_pool(scratch) as pool, _thread_limit(workers):
-        events.load_test_set(pool.allocate)
-        devices = context.Queue()
+    with scratch_folder(scratch) as place, _thread_limit(workers):
+        mapped = DiskPool(place)
+        events.load_test_set(mapped.allocate)
+        devices = get_context("spawn").Queue()
         names = _visible_gpus()
         for number in range(workers):
             devices.put(names[number % len(names)] if names else None)
-        arguments = (pickled_model, folder, pool.columns, tuple(systematics), devices)
-        with ProcessPoolExecutor(workers, context, _init_worker, arguments) as executor:
-            futures = {executor.submit(_run_job, job) for job in jobs}
-            try:
-                yield from _collect(futures)
-            finally:
-                for future in futures:
-                    future.cancel()
-
-
-def _collect(pending: set[Future[Record]]) -> Iterator[Record]:
-    """Yield results; after a failure cancel what has not begun, yield the rest and raise."""
-    failure: UsageError | None = None
-    while pending:
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            if future.cancelled():
-                continue
-            error = future.exception()
-            if error is None:
-                yield future.result()
-                continue
-            if isinstance(error, BrokenProcessPool):
-                msg = "a worker process was killed, probably for lack of memory; use fewer --workers. Finished "
-                msg += "pseudo-experiments are kept: the same command continues the run"
-                raise UsageError(msg, exit_code=1) from error
-            if not isinstance(error, UsageError):
-                raise error
-            failure = failure or error
-            for other in pending:
-                other.cancel()
-    if failure is not None:
-        raise failure
+        arguments = (pickled_model, folder, mapped.columns, tuple(systematics), devices)
+        with process_pool(workers, _init_worker, arguments, here=False) as pool:
+            for job in jobs:
+                pool.submit(job, _run_job, job)
+            for _, record in pool.finished():
+                yield record
 
 
 def _init_worker(
     pickled_model: bytes, folder: Path, columns: list[MappedColumn], systematics: Collection[str], devices: Any
 ) -> None:
     """Prepare a worker process."""
-    end_with_parent()
-    # Ctrl-C reaches all processes of the terminal; only the parent acts on it, and lets running ones finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     device = devices.get()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before the model is unpickled, which may import torch
     _worker.imports.enter_context(importable(folder))  # for the life of the process
     _worker.test_set = attach(columns)
     _worker.systematics = systematics
+    load_model_class(folder)  # makes sure that the pickle finds the submission's model and no other
     try:
-        load_model_class(folder)  # makes sure that the pickle finds the submission's model and no other
         with captured_output(logging.DEBUG):
             _worker.model = pickle.loads(pickled_model)
-    except UsageError as error:
-        _worker.failure = error
-    except Exception as error:  # noqa: BLE001 (foreign code; an exception here would only show as a broken pool)
+    except Exception as error:
         msg = f"the fitted model cannot be unpickled in a worker process: {type(error).__name__}: {error}"
-        _worker.failure = UsageError(msg, exit_code=1, details=traceback.format_exc())
+        raise SubmissionError(msg, traceback.format_exc()) from error
 
 
 def _run_job(job: Job) -> Record:
-    if _worker.failure is not None:
-        raise _worker.failure
     return run_experiment(_worker.model, _worker.test_set, job, _worker.systematics)
 
 

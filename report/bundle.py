@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.fingerprint import fingerprint
 from harness.packing import MANIFEST as SUBMISSION_MANIFEST
-from harness.submission import fingerprint
 from report.blocks import Block, Section, Table, count, flat, number
 from report.run import Run, read_json
 from sage.challenge.nuisances import PROCESSES, Exponential, Nuisance

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sage.errors import SageError
-from workshop.errors import UsageError
+from workshop.errors import disk_error
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -79,24 +80,45 @@ def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.
         arguments: Parsed arguments; ``verbose`` is used here.
 
     Returns:
-        0 on success, 2 for wrong input, 1 for a submission that failed, 130 after Ctrl-C. Anything unforeseen is a
-        bug of ours and keeps its traceback.
+        0 on success, 2 if something the user gave is wrong or a submission failed, 130 after Ctrl-C. Anything
+        unforeseen is a bug of ours and keeps its traceback.
     """
+    done = False
     try:
         with shown_log(arguments.verbose):
             work(arguments)
-    except UsageError as error:
-        if error.details:
-            print(error.details.rstrip(), file=sys.stderr)
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except (SageError, OSError) as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        done = True
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # whoever reads it has seen enough
+        return 0 if done else 2
+    except SageError as error:
+        return _fail(str(error), getattr(error, "details", ""))
+    except OSError as error:
+        if done:
+            _drop_output()
+        place = "standard output" if done else error.filename or getattr(arguments, "output", None)
+        return _fail(str(disk_error(error, place)))
     except KeyboardInterrupt:
         print("interrupted; finished work is kept, the same command continues it", file=sys.stderr)
         return 130
     return 0
+
+
+def _drop_output() -> None:
+    """Let what is still buffered for standard output not fail at the interpreter's end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, details: str = "") -> int:
+    """Print why a program ends; its exit code."""
+    with suppress(OSError):
+        if details:
+            print(details.rstrip(), file=sys.stderr)
+        print(f"error: {_one_line(message)}", file=sys.stderr)
+    return 2
 
 
 def _one_line(text: str) -> str:

@@ -8,16 +8,15 @@ A run that was interrupted is continued by the same command.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.results import write_atomically
 from scripts.common import logger, parser, run_program
 from scripts.options import add_run, run_options, run_settings
 from studies.compare import draw, report, run_all, tables
 from workshop.errors import UsageError
+from workshop.files import write_json
 
 EXAMPLE = (
     "--submissions sage=build/demo/sage_submission.zip build/mass_histogram --data data --test-size 0.5 --sets 10 "
@@ -65,7 +64,7 @@ def work(given: argparse.Namespace) -> None:
         logger.info("%s: %s", name, path)
     records = run_all(submissions, options)
     content = {"seed": given.seed, "settings": settings.as_official(), **report(given.output, records)}
-    write_atomically(given.output / "comparison.json", json.dumps(content, indent=1, allow_nan=False))
+    write_json(given.output / "comparison.json", content)
     pictures = draw(content, given.output / "comparison")
     print(tables(content))
     print(f"\nErrors: standard deviations of {content['bootstraps']} bootstraps of the pseudo-experiments in each set.")

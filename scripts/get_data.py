@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.download import ARCHIVE_NAME, RemoteFile, download, extract, file_digest, find_archive
 from harness.test_set import FILE_NAME
 from scripts.common import logger, parser, run_program
+from workshop.claims import locked
 from workshop.errors import UsageError
 
 EXAMPLE = "--output public_data"
@@ -39,8 +40,11 @@ def work(given: argparse.Namespace) -> None:
         msg = "--address needs --checksum, because what comes from elsewhere must be compared with something"
         raise UsageError(msg)
     algorithm, _, digest = (given.checksum or "").partition(":")
-    output.mkdir(parents=True, exist_ok=True)
-    archive = output / ARCHIVE_NAME
+    with locked(output):
+        _get(given, output / ARCHIVE_NAME, algorithm, digest)
+
+
+def _get(given: argparse.Namespace, archive: Path, algorithm: str, digest: str) -> None:
     if not archive.exists():
         remote = RemoteFile(given.address, None, algorithm, digest) if given.address else find_archive()
         if given.checksum:
@@ -50,7 +54,7 @@ def work(given: argparse.Namespace) -> None:
         msg = f"{archive}: {algorithm} differs from {digest}; remove the file and run the same command again"
         raise UsageError(msg)
     logger.info("unpacking %s", archive)
-    events = extract(archive, output)
+    events = extract(archive, given.output)
     if not given.keep_archive:
         archive.unlink()
     print(f"events are in {events}")

@@ -20,14 +20,13 @@ from typing import Any
 from tqdm import tqdm
 
 from harness.packing import MANIFEST, bundle_files
-from harness.results import write_atomically
 from sage.errors import SettingsError
 from sage.files.bundle import read_bundle
 from sage.files.manifest import signed
 from sage.files.settings import read_settings
 from scripts.common import ROOT, parser, run_program
 from workshop.errors import UsageError
-from workshop.files import json_bytes
+from workshop.files import json_bytes, write_bytes
 
 DEFAULT_OUTPUT = ROOT / "build" / "sage_submission.zip"
 EXAMPLE = "--output build/sage_submission.zip"
@@ -119,8 +118,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def work(given: argparse.Namespace) -> None:
     """Write the zip file and print what it is."""
     data, files = build(given.root, given.weights, dict(given.settings))
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.output, data)
+    write_bytes(given.output, data)
     print(f"written {given.output}")
     print(f"size    {len(data)} bytes")
     print(f"sha256  {hashlib.sha256(data).hexdigest()}")

@@ -1,7 +1,8 @@
 """Make a weights folder from an events file: train the network, choose bins, build the tables.
 
 --network takes the network of an existing weights folder, or of scripts.train, instead of training one. Intermediate
-results are kept in the build folder; --resume uses them. Equal events, settings and library versions give equal bytes.
+results are kept in the build folder, from which the same command goes on. Equal events, settings and library versions
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data_folder, add_output, add_resume, add_scheduler, chosen_config
+from scripts.options import add_config, add_data_folder, add_output, add_overwrite, add_scheduler, chosen_config
 from training.make_weights import make_weights
 
 EXAMPLE = "--data data --network weights --workers 2 --output build/weights"
@@ -27,7 +28,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--build", type=Path, help="folder for intermediate results (default: OUTPUT.build)")
     add_config(options, "seed", "test_size", "device", "threads", "workers", "region_set", "nodes", "held_out")
     add_scheduler(options)
-    add_resume(options)
+    add_overwrite(options)
     return options.parse_args(argv)
 
 
@@ -39,9 +40,9 @@ def work(given: argparse.Namespace) -> None:
         given.data,
         given.build or output.with_name(f"{output.name}.build"),
         output,
-        given.resume,
         network=given.network,
         scheduler=given.scheduler,
+        overwrite=given.overwrite,
     )
     bins = ", ".join(f"{region.name} {region.n_bins}" for region in bundle.regions.regions)
     print(f"written: {output}; bins: {bins}")

@@ -70,7 +70,6 @@ def work(given: argparse.Namespace) -> None:
     pools = count_pools(bundle, events, parents, 2 * given.pairs, given.nodes, given.seed)
     pairs = study_pairs(bundle, pools, given.toys, given.seed, given.weights)
     found = summarise(list(tqdm(pairs, total=given.pairs, desc="pairs", disable=None)))
-    given.output.mkdir(parents=True, exist_ok=True)
     settings = {
         "pairs": given.pairs,
         "toys": given.toys,

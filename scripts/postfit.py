@@ -8,13 +8,11 @@ by the same command.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.results import write_atomically
 from scripts.common import parser, run_program
 from scripts.options import (
     TEST_SIZE,
@@ -29,6 +27,7 @@ from scripts.options import (
 from studies.postfit import as_dict, postfit, probability_histograms, summary
 from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
 from workshop.errors import UsageError
+from workshop.files import write_json
 
 EXAMPLE = "--weights weights --data data --test-size 0.5 --mu 1.5 --seed 31415 --output results/postfit"
 
@@ -68,7 +67,7 @@ def work(given: argparse.Namespace) -> None:
         )
         content["probabilities"] = histograms
         pictures += draw_probabilities(histograms, output / "probabilities")
-    write_atomically(output / "postfit.json", json.dumps(content, indent=1, allow_nan=False))
+    write_json(output / "postfit.json", content)
     print(summary(content))
     print(f"\nWritten: {', '.join(str(path) for path in (output / 'postfit.json', *pictures))}")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from harness.results import write_atomically
 from report.bundle import weights_section
 from report.page import as_json, render
 from report.run import how_section, read_run, run_sections
@@ -23,7 +22,7 @@ from sage import __version__
 from scripts.common import parser, run_program
 from scripts.options import add_weights
 from studies.likelihoods import open_weights
-from workshop.files import write_json
+from workshop.files import write_json, write_text
 
 EXAMPLE = "--results results/demo --label 'other data: simulation, closure' --output results/demo/report.html"
 
@@ -59,9 +58,8 @@ def work(given: argparse.Namespace) -> None:
         sections += [weights_section(given.weights, bundle, run), how_section(run)]
         page = render(run, sections, __version__)
         progress.update()
-        given.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(given.output.with_suffix(".json"), as_json(run, sections))
-        write_atomically(given.output, page)
+        write_text(given.output, page)
         progress.update()
     print(f"Report: {given.output}")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.runner import run
 from scripts.common import ROOT, parser, run_program
 from scripts.options import add_run, run_options, run_settings
-from workshop.errors import UsageError
+from workshop.errors import SubmissionError
 
 EXAMPLE = "--data data/ --sets 10 --experiments 100 --workers 4 --output results/first"
 
@@ -39,9 +39,8 @@ def work(given: argparse.Namespace) -> None:
     settings = run_settings(given)
     try:
         run(run_options(given, settings, given.submission, given.output))
-    except UsageError as error:
-        if error.exit_code == 1:
-            print(f"finished pseudo-experiments are kept in {given.output}", file=sys.stderr)
+    except SubmissionError:
+        print(f"finished pseudo-experiments are kept in {given.output}", file=sys.stderr)
         raise
     print(f"results are in {given.output}")
     print(f"score them with: python -m scripts.score --results {given.output}")

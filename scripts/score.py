@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from harness.leaderboard import leaderboard, scores_as_dict, sets_table
 from harness.plots import draw_intervals
-from harness.results import read_results, write_atomically
+from harness.results import read_results
 from harness.scores import pulls, score_results
 from scripts.common import parser, run_program
+from workshop.files import write_text
 
 EXAMPLE = "--results results/first --label 'full simulation'"
 
@@ -43,7 +44,7 @@ def work(given: argparse.Namespace) -> None:
         progress.update()
         output.mkdir(parents=True, exist_ok=True)
         content = scores_as_dict(scores, results)
-        write_atomically(output / "scores.json", json.dumps(content, indent=4))
+        write_text(output / "scores.json", json.dumps(content, indent=4))
         progress.update()
         progress.set_description("picture")
         draw_intervals(results, output / "intervals.png", title=f"{given.name}, {given.label}")

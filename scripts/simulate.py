@@ -9,7 +9,6 @@ whatever the number of workers. Needs the packages of requirements-simulation.tx
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib.util
 import sys
 from pathlib import Path
@@ -59,13 +58,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
     if not 0.0 < arguments.z_quiet <= 1.0:
         msg = f"--z-quiet is {arguments.z_quiet}; it is a fraction above 0, at most 1"
         raise UsageError(msg)
-    try:
-        _run(arguments)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            msg = f"no space left for {error.filename or arguments.output}; free some and run the same command again"
-            raise UsageError(msg) from error
-        raise
+    _run(arguments)
 
 
 def _rows(arguments: argparse.Namespace) -> list[tuple[str, int]]:
@@ -87,14 +80,14 @@ def _run(arguments: argparse.Namespace) -> None:
     from training.simulation.output import merge
     from training.simulation.processes import TABLE, find_processes
     from training.simulation.production import Production, find_mode
-    from training.simulation.shards import claim, produce
+    from training.simulation.shards import claimed_by, produce
 
     n_rows = {process.name: rows for name, rows in _rows(arguments) for process in find_processes(name)}
     shard_events = arguments.shard_events or find_mode(arguments.mode).shard_events
     production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet)
-    claim(production, arguments.output)
-    shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers)
-    metadata = merge(production, shards, arguments.output)
+    with claimed_by(production, arguments.output):
+        shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers)
+        metadata = merge(production, shards, arguments.output)
     for name, made in metadata["simulation"]["processes"].items():
         logger.info(
             "%s: %d rows (%.0f effective), predicted %.5g +- %.2g at 10/fb, normalised to %.5g (factor %.4f)",

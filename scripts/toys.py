@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
@@ -44,9 +45,10 @@ from studies.likelihoods import open_weights
 from studies.plots import save
 from studies.thresholds import MU_GRID, Thresholds, as_text, compare, thresholds_from
 from studies.toys import SIMULATION, ToySettings, run_toys
+from workshop.claims import claimed, locked
 from workshop.errors import UsageError
-from workshop.files import write_json
-from workshop.jobs import PARTS, claim, run_parts, write_frame
+from workshop.files import write_frame, write_json
+from workshop.jobs import PARTS, run_parts
 
 EXAMPLE = "--level counts --toys 24000 --mu 0.1 0.5 1 2 3 --workers 2 --output results/toys"
 THRESHOLDS = "thresholds"
@@ -109,18 +111,22 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Make toys, analyse them, print and write."""
-    began = time.monotonic()
-    if given.level == "counts":
-        settings = _settings(given)
-        claim(given.output, settings.identity(), overwrite=given.overwrite)
-        there = _rows_there(given.output)
+    if given.level == "events":
+        with locked(given.output):
+            _report(given, _event_toys(given))
+        return
+    settings = _settings(given)
+    with _claimed(given, given.output, settings):
+        there, began = _rows_there(given.output), time.monotonic()
         frame = run_parts(given.output, given.toys, functools.partial(run_toys, settings), given.workers, "toy")
-        made = _rows_there(given.output) - there
-    else:
-        frame, made = _event_toys(given), 0
-    seconds = time.monotonic() - began
-    if made > 0:
-        logger.info("%d toys in %.0f s: %.1f per second with %d workers", made, seconds, made / seconds, given.workers)
+        made, seconds = _rows_there(given.output) - there, time.monotonic() - began
+        if made > 0:
+            rate = made / seconds
+            logger.info("%d toys in %.0f s: %.1f per second with %d workers", made, seconds, rate, given.workers)
+        _report(given, frame)
+
+
+def _report(given: argparse.Namespace, frame: pd.DataFrame) -> None:
     write_frame(given.output / "toys.parquet", frame)
     found = analyse(frame)
     content = found.to_dict() | {"seed": given.seed, "level": given.level}
@@ -171,10 +177,13 @@ def _thresholds(given: argparse.Namespace) -> Thresholds:
     seed = (settings.seed + THRESHOLDS_SEED) % 2**32
     further = ToySettings(**{**vars(settings), "seed": seed, "mus": MU_GRID})
     folder = given.output / THRESHOLDS
-    claim(folder, further.identity(), overwrite=given.overwrite)
     toys = given.thresholds * len(MU_GRID)
-    frame = run_parts(folder, toys, functools.partial(run_toys, further), given.workers, "toy")
-    return thresholds_from(frame)
+    with _claimed(given, folder, further):
+        return thresholds_from(run_parts(folder, toys, functools.partial(run_toys, further), given.workers, "toy"))
+
+
+def _claimed(given: argparse.Namespace, folder: Path, settings: ToySettings) -> AbstractContextManager[None]:
+    return claimed(folder, settings.identity(), results=(f"{PARTS}/*.parquet",), overwrite=given.overwrite)
 
 
 def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
@@ -190,7 +199,6 @@ def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
     sets = number_of_sets(given.sets, given.mu)
     settings = make_settings(sets, math.ceil(given.toys / sets), given.seed, given.systematics, given.mu)
     folder = given.output / "run"
-    given.output.mkdir(parents=True, exist_ok=True)
     with submission_of(ROOT, given.weights) as submission:
         run(run_options(given, settings, submission, folder))
     return frame_of_run(folder, bundle)

@@ -1,7 +1,7 @@
 """Train the network on the training part of an events file.
 
-Writes network.npz, training.json and, as it goes, losses.json and a checkpoint, with which --resume goes on. Settings
-come from a YAML file; training/config.py tells what each one means. On several GPUs the program is started as
+Writes network.npz, training.json and, as it goes, losses.json and a checkpoint, from which the same command goes on.
+Settings come from a YAML file; training/config.py tells what each one means. On several GPUs the program is started as
 
   torchrun --nproc-per-node 4 -m scripts.train --device cuda --data FOLDER --output build/training
 """
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data_folder, add_output, add_resume, chosen_config
+from scripts.options import add_config, add_data_folder, add_output, add_overwrite, chosen_config
 from training.train import NETWORK_FILE, train
 
 EXAMPLE = "--data data --output build/training"
@@ -25,13 +25,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     add_output(options)
     add_config(options, "seed", "test_size", "device", "threads", "checkpoint_minutes")
-    add_resume(options)
+    add_overwrite(options)
     return options.parse_args(argv)
 
 
 def work(given: argparse.Namespace) -> None:
     """Train and say where the network is."""
-    report = train(chosen_config(given), given.data, given.output, given.resume)
+    report = train(chosen_config(given), given.data, given.output, given.overwrite)
     best = min(entry["validation"] for entry in report["losses"])
     print(f"held-out loss {best:.5f}; written: {given.output / NETWORK_FILE}")
 

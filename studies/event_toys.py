@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from sage.fit.interval import RISE
 from studies.likelihoods import nuisances_of
 from studies.toys import FAILED
 from workshop.errors import UsageError
+from workshop.files import temporary_folder
 
 FALLBACK = "fallback"
 
@@ -28,8 +28,7 @@ FALLBACK = "fallback"
 @contextmanager
 def submission_of(root: Path, weights: Path) -> Iterator[Path]:
     """Give the checkout ``root`` as a submission with the weights of another folder, for as long as it is needed."""
-    with tempfile.TemporaryDirectory(prefix="submission-") as name:
-        folder = Path(name)
+    with temporary_folder("submission-") as folder:
         for place, path in bundle_files(root).items():
             if not place.startswith("weights/"):
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)

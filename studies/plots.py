@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from harness.results import write_atomically
+from workshop.files import write_bytes
 
 LUMINOSITY = r"10 fb$^{-1}$ (13 TeV)"
 MU = r"signal strength $\mu$"
@@ -91,7 +91,6 @@ def save(figure: Any, stem: Path) -> list[Path]:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, **options)
             path = stem.with_name(f"{stem.name}.{kind}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, buffer.getvalue())
+            write_bytes(path, buffer.getvalue())
             paths.append(path)
     return paths

@@ -89,5 +89,5 @@ def demo_weights(tmp_path_factory) -> Path:
 
     build = tmp_path_factory.mktemp("demo")
     config = read_config(DEMO_CONFIG, workers=1)
-    make_weights(config, ROOT / "data", build, build / "weights", resume=False, network=ROOT / "weights")
+    make_weights(config, ROOT / "data", build, build / "weights", network=ROOT / "weights")
     return build / "weights"

@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 def built(data, tmp_path_factory):
     """The whole way once: the build folder and the bundle."""
     build = tmp_path_factory.mktemp("build")
-    make_weights(CONFIG, data, build, build / "weights", resume=False)
+    make_weights(CONFIG, data, build, build / "weights")
     return build, read_bundle(build / "weights", {"templates": "grid"})
 
 
@@ -197,7 +197,7 @@ def test_variances_add_up_rows_of_one_showered_parent(built, data, tmp_path):
 
 def test_tables_of_another_sample_for_an_existing_network(built, data, tmp_path):
     first = built[1]
-    second = make_weights(CONFIG, data, tmp_path, tmp_path / "weights", False, network=built[0] / "weights")
+    second = make_weights(CONFIG, data, tmp_path, tmp_path / "weights", network=built[0] / "weights")
     for name, array in first.network.items():
         np.testing.assert_array_equal(second.network[name], array)
     assert (tmp_path / "weights" / "tables.npz").read_bytes() == (built[0] / "weights" / "tables.npz").read_bytes()

@@ -88,5 +88,5 @@ def test_program_reports_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "fit_perceptron", lambda *given: fits.append(1) or fit(*given))
     assert evaluate(CONFIG, data, *folders, resume=True) == report
     assert fits == [1]
-    with pytest.raises(ValueError, match="was written with other settings; resume with those or"):
+    with pytest.raises(ValueError, match=r"holds a run with other settings: seed \(there 5, now 6\)"):
         evaluate(dataclasses.replace(CONFIG, seed=6), data, *folders, resume=True)

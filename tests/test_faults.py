@@ -84,7 +84,7 @@ CASES = {
     "ingestion": Case(INGESTION + "--workers 1 --output {output}", (*OFFICIAL, records)),
     "ingestion in two workers": Case(INGESTION + "--workers 2 --output {output}", (*OFFICIAL, records)),
     "training": Case(
-        "scripts.train --config {config} --data {data} --threads 1 --resume --output {output}",
+        "scripts.train --config {config} --data {data} --threads 1 --output {output}",
         (arrays("network.npz"), losses),
     ),
     "tables": Case(
@@ -262,6 +262,6 @@ def test_temporary_names_are_not_results(places, tmp_path):
     prepared("training", places)
     output = Path(tmp_path / "output")
     output.mkdir()
-    (output / ".training.json.1").write_text("{")
+    (output / ".training.json.x.partial").write_text("{")
     complete(command("training", places, output))
     assert losses(output)

@@ -17,7 +17,7 @@ from harness.settings import Job, make_settings
 from harness.test_set import EventFile
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
-from workshop.errors import UsageError
+from workshop.errors import SubmissionError, UsageError
 
 COUNTING = official.TESTS / "submissions" / "counting"
 SETTINGS = make_settings(2, 3, seed=21)
@@ -109,6 +109,7 @@ class TestRun:
             "result_0.json",
             "result_1.json",
             "run.json",
+            "submission.json",
             "test_settings.json",
         ]
         assert [(record.set, record.index, record.seed) for record in records] == [
@@ -204,7 +205,7 @@ class TestRun:
         (tmp_path / "thesis.tex").touch()
         with pytest.raises(UsageError, match="not empty"):
             run(options(events_folder, tmp_path))
-        with pytest.raises(UsageError, match="not a folder"):
+        with pytest.raises(UsageError, match="in the place of a folder"):
             run(options(events_folder, tmp_path / "thesis.tex"))
 
     @pytest.mark.parametrize("workers", [1, 2])
@@ -215,7 +216,7 @@ class TestRun:
         failing = write(tmp_path / "failing", text)
         with pytest.raises(UsageError, match=r"predict failed in set \d, .*\(seed \d+\): KeyError: 'met'") as caught:
             run(options(events_folder, tmp_path / "results", submission=failing, workers=workers))
-        assert caught.value.exit_code == 1
+        assert isinstance(caught.value, SubmissionError)
         assert "raise KeyError('met')" in caught.value.details
         records, _ = read_records(tmp_path / "results" / "experiments.jsonl")
         assert 0 < len(records) < 6

@@ -235,15 +235,15 @@ def test_seed_and_command_decide_the_bytes(folders, tmp_path, monkeypatch):
         patch.setattr(joining, "write", stop)
         assert join(second, f"{folders.all}:test", folders.z) == 130
     assert [path.name for path in second.iterdir()] == ["join.json"]
-    assert join(second, f"{folders.all}:test", folders.z, seed=5) == 2
     assert join(second, f"{folders.all}:test", folders.z) == 0
+    assert join(second, f"{folders.all}:test", folders.z, seed=5) == 2
     assert {path.name for path in second.iterdir()} == {*names, "join.json"}
     assert [(first / name).read_bytes() for name in names] == [(second / name).read_bytes() for name in names]
     assert join(tmp_path / "third", f"{folders.all}:test", folders.z, seed=5) == 0
     assert (tmp_path / "third" / DATA_FILE).read_bytes() != (first / DATA_FILE).read_bytes()
 
 
-@pytest.mark.parametrize("failing", ["deal", "_shuffled", "write_json"])
+@pytest.mark.parametrize("failing", ["deal", "_shuffled", "json_bytes"])
 def test_a_full_disk_leaves_what_was_there(folders, tmp_path, monkeypatch, failing):
     output = tmp_path / "events"
     assert join(output, f"{folders.all}:test", folders.z) == 0
@@ -303,7 +303,7 @@ def test_errors(folders, joined, tmp_path, capsys):
         for text in named:
             assert text in error
     assert not (new / METADATA_FILE).exists()
-    for output, text in ((folders.all, "not the result of this command"), (joined.folder, "other parts")):
+    for output, text in ((folders.all, "holds no run to continue"), (joined.folder, "other settings: parts")):
         before = {path: path.read_bytes() for path in output.iterdir()}
         assert join(output, folders.z) == 2
         error = error_of(capsys)

@@ -10,7 +10,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from harness.submission import fingerprint, opened
+from harness.fingerprint import fingerprint
+from harness.submission import opened
 from sage.files.bundle import read_bundle
 from sage.files.manifest import MANIFEST, signed
 from scripts import make_submission

@@ -128,8 +128,8 @@ def test_user_errors(events, tmp_path, capsys):
         (lambda: ingest(events, run, *mus), "1 ground-truth mus for 2 sets"),
         (lambda: ingest(events, run, "--test-size", "1.5"), "1.5", "fraction from 0.0 to 1.0"),
         (lambda: ingest(events, tmp_path), "not empty"),
-        (lambda: ingest(events, tmp_path / "events.parquet"), "not a folder"),
-        (lambda: ingest(events, tmp_path / "events.parquet" / "x"), "Not a directory"),
+        (lambda: ingest(events, tmp_path / "events.parquet"), "in the place of a folder"),
+        (lambda: ingest(events, tmp_path / "events.parquet" / "x"), "in the place of a folder"),
         (lambda: ingest(events, run, "--submission", events), "no model.py at its root"),
         (lambda: score.main(["--results", str(tmp_path)]), "no test_settings.json"),
     ):
@@ -168,7 +168,7 @@ def test_failing_submission(events, tmp_path, capsys):
     text = (COUNTING / "model.py").read_text().replace("count = len", "raise RuntimeError('boom')\n        count = len")
     (tmp_path / "failing").mkdir()
     (tmp_path / "failing" / "model.py").write_text(text)
-    assert ingest(events, tmp_path / "run", "--submission", tmp_path / "failing", "--sets", 1) == 1
+    assert ingest(events, tmp_path / "run", "--submission", tmp_path / "failing", "--sets", 1) == 2
     error = capsys.readouterr().err
     assert "Traceback" in error
     assert error.splitlines()[-1].startswith("error: predict failed in set 0, pseudo-experiment ")

@@ -15,12 +15,13 @@ import pytest
 from harness import archive
 from harness.archive import unpack
 from harness.capture import captured_output
+from harness.fingerprint import fingerprint
 from harness.mapped import POOL_FOLDER
-from harness.submission import PROJECT, fingerprint, importable, opened, search_path, start
+from harness.submission import PROJECT, importable, opened, search_path, start
 from harness.test_set import EventFile
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
-from workshop.errors import UsageError
+from workshop.errors import SubmissionError, UsageError
 
 COUNTING = official.TESTS / "submissions" / "counting"
 
@@ -187,7 +188,8 @@ class TestSubmission:
         folder = write(tmp_path, text)
         with importable(folder), pytest.raises(UsageError, match=named) as caught:
             start(folder, None)
-        assert ("Traceback" in caught.value.details) == (caught.value.exit_code == 1)
+        assert isinstance(caught.value, SubmissionError)
+        assert ("Traceback" in caught.value.details) == ("model.py has" not in str(caught.value))
 
     def test_systematics_and_train_set_are_given(self, tmp_path, events_folder):
         text = MINIMAL.replace("systematics): pass", "systematics): self.frame = systematics(get_train_set())")

@@ -44,6 +44,7 @@ from studies.toys import (
 )
 from tests.conftest import REAL_EVENTS, ROOT
 from workshop import jobs
+from workshop.claims import claimed
 from workshop.errors import UsageError
 
 WEIGHTS = ROOT / "weights"
@@ -216,7 +217,6 @@ def test_workers_do_not_change_the_toys(tmp_path, monkeypatch):
     frames = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        jobs.claim(folder, SETTINGS.identity())
         frames.append(jobs.run_parts(folder, 15, job, workers, "toy"))
     pd.testing.assert_frame_equal(*frames, check_exact=True)
     monkeypatch.setattr(jobs, "PART_ROWS", 15)
@@ -228,11 +228,12 @@ def test_a_killed_run_goes_on_and_gives_the_same(tmp_path, monkeypatch):
 import functools, pathlib
 from studies import toys
 from workshop import jobs
+from workshop.claims import claimed
 jobs.PART_ROWS = 4
 settings = toys.ToySettings(pathlib.Path({str(WEIGHTS)!r}), seed=7, mus=(0.5, 2.0))
 folder = pathlib.Path({str(tmp_path)!r}, "killed")
-jobs.claim(folder, settings.identity())
-jobs.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy")
+with claimed(folder, settings.identity(), results=("parts/*.parquet",)):
+    jobs.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy")
 """
     folder = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -244,36 +245,38 @@ jobs.run_parts(folder, 400, functools.partial(toys.run_toys, settings), 1, "toy"
     done = {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("*.parquet")}
     assert 2 <= len(done) < 100
     monkeypatch.setattr(jobs, "PART_ROWS", 4)
-    jobs.claim(folder, SETTINGS.identity())
     toys = 4 * len(done) + 10
-    frame = jobs.run_parts(folder, toys, functools.partial(run_toys, SETTINGS), 1, "toy")
+    with claimed(folder, SETTINGS.identity(), results=("parts/*.parquet",)):
+        frame = jobs.run_parts(folder, toys, functools.partial(run_toys, SETTINGS), 1, "toy")
     for name, stamp in done.items():
         assert (folder / "parts" / name).stat().st_mtime_ns == stamp
     pd.testing.assert_frame_equal(frame, run_toys(SETTINGS, range(toys)), check_exact=True)
 
 
+def claim(folder, settings, **options):
+    with claimed(folder, settings.identity(), results=("parts/*.parquet",), **options):
+        (folder / "parts").mkdir(exist_ok=True)
+        (folder / "parts" / "one.parquet").write_text("finished")
+
+
 def test_a_folder_of_other_toys_is_refused(tmp_path):
-    jobs.claim(tmp_path / "a", SETTINGS.identity())
-    jobs.claim(tmp_path / "a", SETTINGS.identity())
+    claim(tmp_path / "a", SETTINGS)
+    claim(tmp_path / "a", SETTINGS)
     with pytest.raises(UsageError, match=r"seed \(there 7, now 8\)"):
-        jobs.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity())
-    jobs.claim(tmp_path / "a", replace(SETTINGS, seed=8).identity(), overwrite=True)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty"):
-        jobs.claim(tmp_path / "b", SETTINGS.identity())
+        claim(tmp_path / "a", replace(SETTINGS, seed=8))
+    claim(tmp_path / "a", replace(SETTINGS, seed=8), overwrite=True)
 
 
 def test_toys_with_and_without_fixed_nuisances_are_not_mixed(tmp_path):
     fixed = replace(SETTINGS, fixed=(("tes", 1.02), ("jes", 0.98)))
     assert "fixed" not in SETTINGS.identity()
     assert fixed.identity() == replace(fixed, fixed=fixed.fixed[::-1]).identity()
-    jobs.claim(tmp_path / "a", SETTINGS.identity())
+    claim(tmp_path / "a", SETTINGS)
     with pytest.raises(UsageError, match=r"fixed \(there None, now"):
-        jobs.claim(tmp_path / "a", fixed.identity())
-    jobs.claim(tmp_path / "b", fixed.identity())
+        claim(tmp_path / "a", fixed)
+    claim(tmp_path / "b", fixed)
     with pytest.raises(UsageError, match=r"fixed \(there .*, now None"):
-        jobs.claim(tmp_path / "b", SETTINGS.identity())
+        claim(tmp_path / "b", SETTINGS)
 
 
 @pytest.mark.parametrize(

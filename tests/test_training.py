@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from training.parallel import Processes, joined
 from training.preparation import prepare
 from training.sampling import HeldOut
 from training.train import NETWORK_FILE, REPORT_FILE, Objective, Trainer, train, with_shares
+from workshop.errors import UsageError
 from workshop.files import read_arrays, write_arrays
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=256, points_per_batch=2, validation_points=2, learning_rate=1e-2)
@@ -98,22 +100,28 @@ def test_resumed_run_equals_the_uninterrupted_one(trained, data, tmp_path, monke
     assert (len(progress["epochs"]), progress["step"]) == stop
     steps = []
     monkeypatch.setattr(Trainer, "step", lambda *given: steps.append(given[1:3]) or whole(*given))
-    train(CONFIG, data, tmp_path, resume=True)
+    train(CONFIG, data, tmp_path)
     assert steps[0] == stop
     for name in (NETWORK_FILE, REPORT_FILE, CHECKPOINT_FILE, LOSSES_FILE):
         assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes(), name
 
 
-def test_resuming_a_finished_run_changes_nothing(trained, data, tmp_path):
+def test_resuming_a_finished_run_changes_nothing(trained, data, tmp_path, monkeypatch):
     folder, report = trained
-    (tmp_path / CHECKPOINT_FILE).write_bytes((folder / CHECKPOINT_FILE).read_bytes())
-    assert train(CONFIG, data, tmp_path, resume=True) == report
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
+    assert train(CONFIG, data, tmp_path / "copy") == report
 
 
-def test_checkpoint_of_other_settings_is_refused(trained, data, tmp_path):
-    (tmp_path / CHECKPOINT_FILE).write_bytes((trained[0] / CHECKPOINT_FILE).read_bytes())
-    with pytest.raises(ValueError, match="written with other settings; resume with those or"):
-        train(dataclasses.replace(CONFIG, seed=9), data, tmp_path, resume=True)
+def test_a_folder_of_other_settings_or_events_is_refused(trained, data, tmp_path):
+    folder, _ = trained
+    with pytest.raises(UsageError, match=r"other settings: seed \(there 5, now 9\)"):
+        train(dataclasses.replace(CONFIG, seed=9), data, folder)
+    with pytest.raises(UsageError, match=r"other settings: data \("):
+        train(CONFIG, small_data(tmp_path, 2500), folder)
+    short = dataclasses.replace(CONFIG, seed=9, training=dataclasses.replace(SETTINGS, epochs=1))
+    shutil.copytree(folder, tmp_path / "copy")
+    assert len(train(short, data, tmp_path / "copy", overwrite=True)["losses"]) == 1
 
 
 def test_best_epoch_is_kept(trained, data):

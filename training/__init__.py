@@ -12,6 +12,5 @@ This package may import ``sage``, never the other way round. Its modules in the 
     build_tables   counts at well chosen nuisance points -> yield tables
     make_weights   all of the above -> ``weights/``
 
-``files`` writes arrays and JSON so that equal content gives equal bytes; ``graph_oracle`` is the network in plain
-torch-geometric, against which the dense one is tested.
+``graph_oracle`` is the network in plain torch-geometric, against which the dense one is tested.
 """

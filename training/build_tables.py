@@ -37,6 +37,7 @@ from training.counting import Counter, Job, count_nodes
 from training.events import DATA_FILE
 from training.train import NETWORK_FILE, REPORT_FILE
 from training.validation import validate
+from workshop.claims import claimed
 from workshop.files import read_arrays, sha256, write_arrays, write_json
 
 TABLES_FILE = "tables.npz"
@@ -44,6 +45,7 @@ RESPONSE_FILE = "response.npz"
 REGIONS_FILE = "regions.json"
 REPORT = "report.json"
 COST = "cost.json"
+NODES = "nodes"
 
 log = logging.getLogger("sage.training.build_tables")
 
@@ -80,8 +82,9 @@ def build_tables(
     bare: RegionSet | None = None,
     make_classifier: Callable[..., Classifier] = NetworkClassifier,
     scheduler: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make bin edges and tables.
+    """Make bin edges and tables; goes on from the counts in ``output`` if there are some.
 
     Args:
         config: The settings.
@@ -91,20 +94,39 @@ def build_tables(
         bare: Regions with the range of their observables as only bin; the configured set if absent.
         make_classifier: Makes what classifies of parameters and feature constants.
         scheduler: Address of a dask scheduler that counts; this machine's processes if absent.
+        overwrite: Throw away what ``output`` holds of earlier tables.
 
     Returns:
         The content of ``report.json``.
+
+    Raises:
+        UsageError: If the folder holds other tables, something else, or is in use.
     """
     settings = config.tables
     noise = Noise(config.seed, settings.noise_draws, settings.common_noise)
     counter = Counter(data, config.test_size, "test", *read_network(training), noise, make_classifier)
     bare = bare or region_set(settings.region_set).for_network(read_shares(training))
+    identity = {
+        "data": sha256(data / DATA_FILE),
+        "network": sha256(training / NETWORK_FILE),
+        "seed": config.seed,
+        "test_size": config.test_size,
+        **{name: value for name, value in asdict(settings).items() if name != "held_out"},
+    }
+    with claimed(output, identity, results=(f"{NODES}/*.npz", REPORT), overwrite=overwrite):
+        return _build(config, counter, bare, output, scheduler, identity["data"])
+
+
+def _build(
+    config: Config, counter: Counter, bare: RegionSet, output: Path, scheduler: str | None, data_hash: str
+) -> dict[str, Any]:
+    settings, noise = config.tables, counter.noise
     rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
     regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))
     variances = counter.variances(regions)
 
     def count(which: Counter, points: Sequence[Point]) -> dict[str, np.ndarray]:
-        return count_nodes(which, points, regions, output / "nodes", config.workers, scheduler)
+        return count_nodes(which, points, regions, output / NODES, config.workers, scheduler)
 
     # The grid has the nominal point, but not in its first place, where the fit expects it.
     points = choose_points(settings.nodes, config.seed) if settings.nodes else [NOMINAL, *grid_points()]
@@ -122,7 +144,7 @@ def build_tables(
 
     report: dict[str, Any] = {
         "config": asdict(config),
-        "data": {"file": DATA_FILE, "sha256": sha256(data / DATA_FILE)},
+        "data": {"file": DATA_FILE, "sha256": data_hash},
         "bins": {region.name: region.n_bins for region in regions.regions},
         "yields": {
             name: dict(zip(PROCESSES, response.nominal[:, place].sum(axis=1).round(2).tolist(), strict=True))

@@ -6,14 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sage.errors import SettingsError
 from workshop.files import read_arrays, write_arrays, write_json
 
 CHECKPOINT_FILE = "checkpoint.npz"
@@ -58,7 +56,6 @@ def write_checkpoint(
     best: Mapping[str, np.ndarray],
     optimiser: Optimizer,
     progress: Progress,
-    identity: dict[str, Any],
 ) -> None:
     """Write all that changes during training to one file of plain arrays, and the losses so far as JSON.
 
@@ -68,35 +65,27 @@ def write_checkpoint(
         best: Parameters of the best epoch.
         optimiser: The optimiser.
         progress: How far training has come.
-        identity: Settings that decide the result.
     """
     arrays = {f"network/{name}": value.detach().cpu().numpy() for name, value in network.items()}
     arrays |= {f"best/{name}": value for name, value in best.items()}
     for i, state in optimiser.state_dict()["state"].items():
         arrays |= {f"optimiser/{i}/{name}": value.cpu().numpy() for name, value in state.items()}
-    arrays["log"] = np.array(json.dumps({"config": identity, "progress": asdict(progress)}))
+    arrays["log"] = np.array(json.dumps({"progress": asdict(progress)}))
     write_arrays(folder / CHECKPOINT_FILE, arrays)
     losses = {"epochs": progress.epochs, "steps_per_block": BLOCK, "blocks": progress.blocks}
     write_json(folder / LOSSES_FILE, losses)
 
 
 def read_checkpoint(
-    folder: Path, optimiser: Optimizer, identity: dict[str, Any]
+    folder: Path, optimiser: Optimizer
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Progress]:
     """Read what ``write_checkpoint`` wrote; the optimiser's state is put into ``optimiser``.
 
     Returns:
         Parameters, parameters of the best epoch, progress.
-
-    Raises:
-        SettingsError: If it was written with other settings.
     """
-    path = folder / CHECKPOINT_FILE
-    arrays = read_arrays(path)
+    arrays = read_arrays(folder / CHECKPOINT_FILE)
     content = json.loads(str(arrays.pop("log")))
-    if content["config"] != identity:
-        msg = f"{path}: was written with other settings; resume with those or start in another folder"
-        raise SettingsError(msg)
     groups: dict[str, dict[str, np.ndarray]] = {"network": {}, "best": {}, "optimiser": {}}
     for name, array in arrays.items():
         kind, rest = name.split("/", 1)

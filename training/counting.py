@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -33,7 +31,7 @@ from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import Normalisation
 from training.events import DATA_FILE, PARENTS_FILE, EventsFile, Part
 from workshop.files import read_arrays, sha256, write_arrays
-from workshop.parent import end_with_parent
+from workshop.jobs import Pool, process_pool
 
 POINTS_PER_JOB = 16
 ROWS_PER_JOB = 131_072
@@ -201,11 +199,10 @@ def count_nodes(
     missing = {
         file: job for row in zip(jobs, files, strict=True) for job, file in zip(*row, strict=True) if not file.exists()
     }
-    with _executor(min(workers, len(missing)), scheduler) as pool:
-        running = {pool.submit(job): file for file, job in missing.items()} if pool else {}
-        results = ((running[done], done.result()) for done in as_completed(running))
-        done = results if pool else ((file, job()) for file, job in missing.items())
-        for file, result in tqdm(done, "count", len(missing), disable=None, unit="job"):
+    with _pool(min(workers, max(1, len(missing))), scheduler) as pool:
+        for file, job in missing.items():
+            pool.submit(file, job)
+        for file, result in tqdm(pool.finished(), "count", len(missing), disable=None, unit="job"):
             write_arrays(file, result)
     out: dict[str, list[np.ndarray]] = {name: [] for name in KINDS}
     seconds = 0.0
@@ -219,17 +216,14 @@ def count_nodes(
 
 
 @contextmanager
-def _executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
-    """Give what runs the jobs; None for this process."""
-    if scheduler is not None:
-        from distributed import Client
-
-        with Client(scheduler) as client:
-            log.info("%s", client)
-            yield client.get_executor(retries=RETRIES)
-    elif workers > 1:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+def _pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
+    """Give what runs the jobs."""
+    if scheduler is None:
+        with process_pool(workers) as pool:
             yield pool
-    else:
-        yield None
+        return
+    from distributed import Client
+
+    with Client(scheduler) as client:
+        log.info("%s", client)
+        yield Pool(client.get_executor(retries=RETRIES))

@@ -258,7 +258,7 @@ def evaluate(
         "training": asdict(settings),
     }
     if not (training / NETWORK_FILE).exists():
-        train(config, data, training, resume=True)
+        train(config, data, training)
     results: dict[str, Any] = {}
     for name in CLASSIFIERS:
         path = output / f"{name}.json"
@@ -273,7 +273,7 @@ def evaluate(
             classify = network_classifier(training, config.threads)
         elif name == "nominal":
             nominal = replace(config, training=settings)
-            details["losses"] = train(nominal, data, output / "nominal", resume)["losses"]
+            details["losses"] = train(nominal, data, output / "nominal", overwrite=not resume)["losses"]
             classify = network_classifier(output / "nominal", config.threads)
         else:
             parts = _samples(file, config, max_rows)

@@ -2,7 +2,7 @@
 
 Trains the network, or takes that of an existing weights folder, builds the tables and writes ``network.npz``,
 ``tables.npz``, ``response.npz`` and ``manifest.json``; the result is read back. Steps
-that are finished in the build folder are not repeated with ``--resume``. Equal events, settings and library versions
+that are finished in the build folder are not repeated. Equal events, settings and library versions
 give equal bytes.
 """
 
@@ -22,6 +22,7 @@ from sage.network.graph import INPUTS
 from training.build_tables import REGIONS_FILE, REPORT, RESPONSE_FILE, TABLES_FILE, build_tables, summary
 from training.config import Config
 from training.train import NETWORK_FILE, REPORT_FILE, train, versions
+from workshop.claims import locked
 from workshop.files import read_arrays, sha256, write_bytes, write_json
 
 log = logging.getLogger("sage.training.make_weights")
@@ -97,16 +98,17 @@ def make_weights(
     data: Path,
     build: Path,
     output: Path,
-    resume: bool,
     *,
+    overwrite: bool = False,
     network: Path | None = None,
     scheduler: str | None = None,
 ) -> Bundle:
     """Train, or take the network of a weights folder, build the tables and write the weights folder."""
-    training, tables = network or build / "training", build / "tables"
-    if network is None:
-        losses = train(config, data, training, resume)["losses"]
-        log.info("held-out loss %.5f", min(entry["validation"] for entry in losses))
-    report = build_tables(config, data, training, tables, scheduler=scheduler)
-    log.info("tables:\n%s", summary(report))
-    return write_weights(config, training, tables, output)
+    with locked(build), locked(output):
+        training, tables = network or build / "training", build / "tables"
+        if network is None:
+            losses = train(config, data, training, overwrite)["losses"]
+            log.info("held-out loss %.5f", min(entry["validation"] for entry in losses))
+        report = build_tables(config, data, training, tables, overwrite=overwrite, scheduler=scheduler)
+        log.info("tables:\n%s", summary(report))
+        return write_weights(config, training, tables, output)

@@ -47,6 +47,7 @@ from training.inputs import draw_points, inputs_at_points
 from training.parallel import Processes, joined
 from training.preparation import Preparation, prepare
 from training.sampling import BOOTSTRAP, HeldOut, Thinning, poisson
+from workshop.claims import claimed
 from workshop.files import sha256, write_arrays, write_json
 
 NETWORK_FILE = "network.npz"
@@ -245,22 +246,11 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write a checkpoint and the losses so far."""
         if self.processes.rank == 0:
-            write_checkpoint(
-                folder, self.network.state_dict(), self.best, self.optimiser, self.progress, self.identity()
-            )
-
-    def identity(self) -> dict[str, Any]:
-        """Return the settings that decide the result."""
-        training = {name: value for name, value in asdict(self.config.training).items() if name != "checkpoint_minutes"}
-        return {"seed": self.config.seed, "test_size": self.config.test_size, "member": self.member, **training}
+            write_checkpoint(folder, self.network.state_dict(), self.best, self.optimiser, self.progress)
 
     def load(self, folder: Path) -> None:
-        """Go on from the checkpoint in a folder.
-
-        Raises:
-            SettingsError: If it was written with other settings.
-        """
-        network, self.best, self.progress = read_checkpoint(folder, self.optimiser, self.identity())
+        """Go on from the checkpoint in a folder."""
+        network, self.best, self.progress = read_checkpoint(folder, self.optimiser)
         self.network.load_state_dict({name: torch.from_numpy(array) for name, array in network.items()})
 
 
@@ -289,52 +279,72 @@ def versions() -> dict[str, str]:
     }
 
 
-def train(config: Config, data: Path, output: Path, resume: bool = False) -> dict[str, Any]:
-    """Train the network, or several, and write them.
+def train(config: Config, data: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Train the network, or several, and write them; goes on from the checkpoint in ``output`` if there is one.
 
     Args:
         config: The settings.
         data: Folder of the events file.
         output: Folder that receives ``network.npz``, ``training.json`` and, in a folder of its own for each network
             if there are several, checkpoint and losses.
-        resume: Go on from the checkpoint in ``output`` if there is one.
+        overwrite: Throw away what ``output`` holds of an earlier training.
 
     Returns:
         The content of ``training.json``.
+
+    Raises:
+        UsageError: If the folder holds another training, something else, or is in use.
     """
     torch.set_num_threads(config.threads)
-    settings = config.training
     file = EventsFile(data, config.test_size)
+    source = {"file": file.path.name, "sha256": sha256(file.path)}
+    with joined(config.training.device) as processes:
+        results = (CHECKPOINT_FILE, f"network_*/{CHECKPOINT_FILE}", NETWORK_FILE, REPORT_FILE)
+        claim = claimed(output, _identity(config, source), results=results, overwrite=overwrite)
+        with claim if processes.rank == 0 else nullcontext():
+            processes.wait()
+            return _train(config, file, output, source, processes)
+
+
+def _identity(config: Config, source: dict[str, str]) -> dict[str, Any]:
+    """Return what decides the result."""
+    training = {name: value for name, value in asdict(config.training).items() if name != "checkpoint_minutes"}
+    return {"data": source["sha256"], "seed": config.seed, "test_size": config.test_size, **training}
+
+
+def _train(
+    config: Config, file: EventsFile, output: Path, source: dict[str, str], processes: Processes
+) -> dict[str, Any]:
+    settings = config.training
     rows, held_out = file.rows("train"), HeldOut(config.seed, settings.validation_fraction)
     preparation = prepare(file, rows, held_out)
     networks, losses = [], []
-    with joined(settings.device) as processes:
-        for member in range(settings.networks):
-            folder = output if settings.networks == 1 else output / f"network_{member}"
-            trainer = Trainer(config, file, preparation, processes, member)
-            if resume and (folder / CHECKPOINT_FILE).exists():
-                trainer.load(folder)
-            # Nobody overwrites the checkpoint before all have read it.
-            processes.wait()
-            trainer.run(folder)
-            networks.append(with_shares(trainer.best, settings.shares()))
-            losses += [{"network": member, **entry} for entry in trainer.progress.epochs]
-        constants = preparation.normalisation
-        report = {
-            "config": asdict(config),
-            "data": {"file": file.path.name, "sha256": sha256(file.path)},
-            "rows": {
-                "train": [rows.start, rows.stop],
-                "used": int(preparation.rows.sum()),
-                "held_out": len(rows) - int(preparation.rows.sum()),
-                "selected": preparation.n_selected,
-            },
-            "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
-            "losses": losses,
-            "versions": versions(),
-        }
-        if processes.rank == 0:
-            write_arrays(output / NETWORK_FILE, stack(networks))
-            write_json(output / REPORT_FILE, report)
+    for member in range(settings.networks):
+        folder = output if settings.networks == 1 else output / f"network_{member}"
+        trainer = Trainer(config, file, preparation, processes, member)
+        if (folder / CHECKPOINT_FILE).exists():
+            trainer.load(folder)
+        # Nobody overwrites the checkpoint before all have read it.
         processes.wait()
+        trainer.run(folder)
+        networks.append(with_shares(trainer.best, settings.shares()))
+        losses += [{"network": member, **entry} for entry in trainer.progress.epochs]
+    constants = preparation.normalisation
+    report = {
+        "config": asdict(config),
+        "data": source,
+        "rows": {
+            "train": [rows.start, rows.stop],
+            "used": int(preparation.rows.sum()),
+            "held_out": len(rows) - int(preparation.rows.sum()),
+            "selected": preparation.n_selected,
+        },
+        "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
+        "losses": losses,
+        "versions": versions(),
+    }
+    if processes.rank == 0:
+        write_arrays(output / NETWORK_FILE, stack(networks))
+        write_json(output / REPORT_FILE, report)
+    processes.wait()
     return report

@@ -1,1 +1,1 @@
-"""What all offline programs stand on: errors, files, long jobs."""
+"""What all offline programs stand on: errors, files, output folders and their owners, work in several processes."""

@@ -1,24 +1,91 @@
-"""Writing files that are either complete or absent, and whose bytes depend on nothing but their content."""
+"""Writing files that are either complete or absent, and whose bytes depend on nothing but their content.
+
+Whatever is half-written has a name that ends in ``.partial``, and is locked by the process that writes. A lock ends
+with its process, so what a killed run has left tells itself apart from what another process is writing just now: the
+next process that writes to the same folder removes it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+
+from workshop.errors import disk_error
+
+PARTIAL = ".partial"
+"""How the names of half-written files and temporary folders end."""
+
+_swept: set[Path] = set()
+"""Folders whose left-overs this process has removed."""
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and its parents, unless it is there.
+
+    Raises:
+        UsageError: If it cannot be made, for example because a file has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    return path
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Give a new locked file beside ``path``, and its name; it is removed unless it has been moved to another name."""
+    while True:
+        handle, name = tempfile.mkstemp(PARTIAL, f".{path.name[:100]}.", path.parent)
+        stream, partial = os.fdopen(handle, "wb"), Path(name)
+        take_lock(handle)
+        # Another process may have taken it for a left-over before it was locked.
+        if os.fstat(handle).st_nlink:
+            break
+        stream.close()
+    try:
+        with stream:
+            os.fchmod(handle, 0o644)  # mkstemp makes it private
+            yield stream, partial
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a reader sees the old content or the new one, also after an interruption."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    """Write a file: a reader sees the old content or the new one, also after an interruption or a power failure.
+
+    Raises:
+        UsageError: If it cannot be written; nothing half-written stays.
+    """
+    make_folder(path.parent)
+    try:
+        _sweep(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory")
+        with partial_file(path) as (stream, partial):
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+            partial.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file in UTF-8."""
+    write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -39,6 +106,13 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame as Parquet."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_bytes(path, buffer.getvalue())
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read a ``.npz`` of plain arrays."""
     with np.load(path, allow_pickle=False) as archive:
@@ -49,3 +123,72 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Give a folder in ``TMPDIR`` that is removed afterwards, and remove those of killed runs.
+
+    Args:
+        prefix: Begin of its name.
+
+    Raises:
+        UsageError: If it cannot be made.
+    """
+    place = Path(tempfile.gettempdir()).resolve()
+    try:
+        _sweep(place, prefix)
+        folder = Path(tempfile.mkdtemp(PARTIAL, prefix, place))
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise disk_error(error, f"{place} (TMPDIR)") from error
+    try:
+        take_lock(lock)
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder in a place that this program owns; it is removed afterwards, as is that of a killed run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield make_folder(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def take_lock(file: int, *, wait: bool = True) -> bool | None:
+    """Lock an open file or folder until it is closed or the process ends.
+
+    Args:
+        file: Number of the open file.
+        wait: Wait until another process lets go.
+
+    Returns:
+        Whether it is locked for this process now; None where the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _sweep(folder: Path, prefix: str = ".") -> None:
+    """Remove what killed processes have left in a folder; once per process, as a folder may hold many files."""
+    if folder / prefix in _swept:
+        return
+    _swept.add(folder / prefix)
+    for path in folder.glob(f"{prefix}*{PARTIAL}"):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                if take_lock(handle, wait=False):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(handle)

@@ -7,9 +7,11 @@ them are in different stretches (the first 30 % are the challenge's test set), a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
 from training.events import DATA_FILE, LABEL_COLUMNS, LUMINOSITY, METADATA_FILE, PARENTS_FILE
 from training.simulation.processes import TABLE
-from workshop.files import write_json
+from workshop.files import json_bytes, partial_file
 
 BORDERS = (0.3, 0.5)
 """The challenge's test part ends at the first; the second halves the file."""
@@ -150,10 +152,11 @@ def write(
         description: What the events are.
         details: Entries of the metadata beyond the challenge's.
     """
-    # The challenge's loader takes whatever ends in .parquet, so a partial file must not.
-    partial = {name: output / f".{name}.partial" for name in (DATA_FILE, PARENTS_FILE, METADATA_FILE)}
-    try:
-        sum_weights, total_rows = _write(buckets.paths, partial, rng)
+    with ExitStack() as stack:
+        names = (DATA_FILE, PARENTS_FILE, METADATA_FILE)
+        partial = {name: stack.enter_context(partial_file(output / name)) for name in names}
+        streams = {name: stream for name, (stream, _) in partial.items()}
+        sum_weights, total_rows = _write(buckets.paths, streams, rng)
         metadata = {
             "description": description,
             "total_rows": total_rows,
@@ -163,19 +166,18 @@ def write(
             "detailed_labels": dict(buckets.rows),
             **details,
         }
-        write_json(partial[METADATA_FILE], metadata)
+        streams[METADATA_FILE].write(json_bytes(metadata))
+        for stream in streams.values():
+            stream.flush()
+            os.fsync(stream.fileno())
         (output / METADATA_FILE).unlink(missing_ok=True)
-        for name, path in partial.items():
+        for name, (_, path) in partial.items():
             path.replace(output / name)
-    except BaseException:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
-        raise
     return metadata
 
 
-def _write(buckets: list[Path], partial: Mapping[str, Path], rng: np.random.Generator) -> tuple[float, int]:
-    """Write the rows to the files of these names; returns the sum of weights and the number of rows."""
+def _write(buckets: list[Path], streams: Mapping[str, BinaryIO], rng: np.random.Generator) -> tuple[float, int]:
+    """Write the rows to streams by name; returns the sum of weights and the number of rows."""
     names = np.array(list(TABLE))
     labels = np.array([process.label for process in TABLE.values()], dtype=np.float32)
     fields = [(name, pa.float32()) for name in (*PRIMARIES, "weights")]
@@ -184,9 +186,9 @@ def _write(buckets: list[Path], partial: Mapping[str, Path], rng: np.random.Gene
     sum_weights, total_rows = 0.0, 0
     with (
         pq.ParquetWriter(
-            partial[DATA_FILE], schema, compression="zstd", use_dictionary=["weights", "detailed_labels", "labels"]
+            streams[DATA_FILE], schema, compression="zstd", use_dictionary=["weights", "detailed_labels", "labels"]
         ) as events_file,
-        pq.ParquetWriter(partial[PARENTS_FILE], parents, compression="zstd", use_dictionary=False) as parents_file,
+        pq.ParquetWriter(streams[PARENTS_FILE], parents, compression="zstd", use_dictionary=False) as parents_file,
     ):
         for records in _shuffled(buckets, rng):
             columns = [pa.array(np.ascontiguousarray(column)) for column in records["values"].T]

@@ -11,8 +11,6 @@ weight squared. It is smallest for a_k = n_k / sum_j n_j.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,13 @@ from tqdm import tqdm
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
-from training.events import Events
+from training.events import DATA_FILE, Events
 from training.sampling import uniform
 from training.simulation.buckets import BUCKET_ROWS, RECORD, Buckets, write
 from training.simulation.parts import Piece, Sums
 from training.simulation.processes import TABLE
-from workshop.files import write_json
-from workshop.leftovers import others
+from workshop.claims import claimed
+from workshop.files import scratch_folder
 
 SETTINGS_FILE = "join.json"
 GROUPING = 3
@@ -53,21 +51,22 @@ def join_parts(pieces: Sequence[Piece], output: Path, seed: int) -> dict[str, An
         The metadata.
 
     Raises:
-        InputError: If the folder holds something else or a process cannot be joined.
+        InputError: If a process cannot be joined.
+        UsageError: If the folder holds something else.
     """
-    _claim(pieces, output, seed)
-    folders = [output / ".groups", output / ".buckets"]
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+    asked = {"seed": seed, "parts": [[piece.hash, piece.rows.start, piece.rows.stop] for piece in pieces]}
     rng = np.random.default_rng(seed)
-    try:
-        groups = [_group(piece, folders[0], index) for index, piece in enumerate(pieces)]
+    with (
+        claimed(output, asked, (DATA_FILE,), file=SETTINGS_FILE),
+        scratch_folder(output / ".groups") as aside,
+        scratch_folder(output / ".buckets") as dealt,
+    ):
+        groups = [_group(piece, aside, index) for index, piece in enumerate(pieces)]
         for piece, paths in zip(pieces, groups, strict=True):
             _sum(piece, paths)
         shares = find_shares(pieces)
         rows = {name: sum(piece.sums[name].rows for piece in pieces if name in piece.sums) for name in TABLE}
-        buckets = Buckets(folders[1], {name: count for name, count in rows.items() if count}, rng)
+        buckets = Buckets(dealt, {name: count for name, count in rows.items() if count}, rng)
         first_parent = 0
         for piece, paths, share in zip(pieces, groups, shares, strict=True):
             factors = {name: TABLE[name].expected * part / piece.sums[name].total for name, part in share.items()}
@@ -77,9 +76,6 @@ def join_parts(pieces: Sequence[Piece], output: Path, seed: int) -> dict[str, An
             "parts": [_describe(piece, share) for piece, share in zip(pieces, shares, strict=True)],
         }
         return write(buckets, output, rng, DESCRIPTION, {"join": details})
-    finally:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_shares(pieces: Sequence[Piece]) -> list[dict[str, float]]:
@@ -89,26 +85,6 @@ def find_shares(pieces: Sequence[Piece]) -> list[dict[str, float]]:
         for name, sums in piece.sums.items():
             totals[name] = totals.get(name, 0.0) + sums.effective_events
     return [{name: sums.effective_events / totals[name] for name, sums in piece.sums.items()} for piece in pieces]
-
-
-def _claim(pieces: Sequence[Piece], output: Path, seed: int) -> None:
-    """Mark the output folder as belonging to this command, or check that it does."""
-    asked = {"seed": seed, "parts": [[piece.hash, piece.rows.start, piece.rows.stop] for piece in pieces]}
-    path = output / SETTINGS_FILE
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            msg = f"{path}: cannot be read as JSON ({error}); choose another --output"
-            raise InputError(msg) from error
-        if found != asked:
-            msg = f"{output} holds events of other parts or another seed; choose another --output or delete it"
-            raise InputError(msg)
-        return
-    if output.exists() and (not output.is_dir() or any(others(output, SETTINGS_FILE))):
-        msg = f"{output} is not empty and not the result of this command; choose another --output or an empty folder"
-        raise InputError(msg)
-    write_json(path, asked)
 
 
 def _group(piece: Piece, folder: Path, number: int) -> list[Path]:

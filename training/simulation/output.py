@@ -6,7 +6,6 @@ deals it to the ``buckets`` on disk, from which pass 3 writes the file.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from training.simulation.buckets import RECORD, Buckets, write
 from training.simulation.processes import TABLE, Process
 from training.simulation.production import Production, Shard
 from training.simulation.shards import iterate
+from workshop.files import scratch_folder
 
 SHUFFLE_KEY = 7
 """Tells the random numbers of the shuffle from those of the shards."""
@@ -101,18 +101,13 @@ def merge(production: Production, shards: dict[str, int], output: Path) -> dict[
     """
     processes = [TABLE[name] for name in TABLE if name in shards]
     summaries = {process.name: summarise(process, output, shards[process.name]) for process in processes}
-    folder = output / ".buckets"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     rng = np.random.default_rng(np.random.SeedSequence(production.seed, spawn_key=(SHUFFLE_KEY, SHUFFLE_KEY)))
     details = {**asdict(production), "processes": {name: asdict(summary) for name, summary in summaries.items()}}
-    try:
+    with scratch_folder(output / ".buckets") as folder:
         buckets = Buckets(folder, {name: summary.rows for name, summary in summaries.items()}, rng)
         for process in processes:
             _deal(process, summaries[process.name], output, buckets)
         return write(buckets, output, rng, DESCRIPTION, {"simulation": details})
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _deal(process: Process, summary: Summary, output: Path, buckets: Buckets) -> None:

@@ -6,12 +6,9 @@ interrupted goes on with the shards that are missing, and any number of workers 
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import signal
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,35 +17,17 @@ from tqdm import tqdm
 
 from sage.errors import InputError
 from training.simulation.production import Production, Shard, Simulation
-from workshop.files import read_arrays, write_arrays, write_json
-from workshop.leftovers import others
-from workshop.parent import end_with_parent
+from workshop.claims import claimed
+from workshop.files import read_arrays, write_arrays
+from workshop.jobs import Pool, process_pool
 
 SETTINGS_FILE = "simulation.json"
 SHARDS_FOLDER = "shards"
 
 
-def claim(production: Production, output: Path) -> None:
-    """Mark ``output`` as belonging to a production, or check that it does.
-
-    Raises:
-        InputError: If the folder holds something else.
-    """
-    path = output / SETTINGS_FILE
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            msg = f"{path}: cannot be read as JSON ({error}); choose another --output"
-            raise InputError(msg) from error
-        if found != asdict(production):
-            msg = f"{output} holds events of {found}, not of {asdict(production)}; choose another --output or delete it"
-            raise InputError(msg)
-        return
-    if output.exists() and any(others(output, SETTINGS_FILE)):
-        msg = f"{output} is not empty and has no {SETTINGS_FILE}; choose another --output or an empty folder"
-        raise InputError(msg)
-    write_json(path, asdict(production))
+def claimed_by(production: Production, output: Path) -> AbstractContextManager[None]:
+    """Own ``output`` for a production; see ``workshop.claims``."""
+    return claimed(output, asdict(production), results=(f"{SHARDS_FOLDER}/*/*.npz",), file=SETTINGS_FILE)
 
 
 def shard_path(output: Path, process: str, index: int) -> Path:
@@ -87,14 +66,10 @@ def produce(n_rows: dict[str, int], production: Production, output: Path, cache:
     Returns:
         Number of shards to use by process: the first ones that together hold at least ``n_rows`` rows.
     """
-    # Libraries are made once, before workers that would all make them.
-    simulation = Simulation(production, cache)
-    if workers == 1:
-        return {name: _in_turn(name, rows, simulation, output) for name, rows in n_rows.items()}
-    context = multiprocessing.get_context("spawn")
-    arguments = (production, cache)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=arguments) as pool:
-        return {name: _in_parallel(name, rows, pool, output, workers) for name, rows in n_rows.items()}
+    if workers > 1:
+        Simulation(production, cache)  # makes the libraries once, before workers that would all make them
+    with process_pool(workers, _start, (production, cache)) as pool:
+        return {name: _produce(name, rows, pool, output, workers) for name, rows in n_rows.items()}
 
 
 def iterate(output: Path, process: str, n_shards: int) -> Iterator[Shard]:
@@ -103,42 +78,34 @@ def iterate(output: Path, process: str, n_shards: int) -> Iterator[Shard]:
         yield read_shard(shard_path(output, process, index))
 
 
-def _in_turn(process: str, n_rows: int, simulation: Simulation, output: Path) -> int:
-    rows, index = 0, 0
-    with tqdm(total=n_rows, desc=process, unit="rows", disable=None) as progress:
-        while rows < n_rows:
-            path = shard_path(output, process, index)
-            if not path.exists():
-                write_shard(path, simulation.shard(process, index))
-            found = len(read_shard(path))
-            progress.update(found)
-            rows, index = rows + found, index + 1
-    return index
-
-
-def _in_parallel(process: str, n_rows: int, pool: ProcessPoolExecutor, output: Path, workers: int) -> int:
+def _produce(process: str, n_rows: int, pool: Pool, output: Path, workers: int) -> int:
     """Keep all workers busy without starting shards that will hardly be needed."""
     sizes: dict[int, int] = {}
-    running: dict[Future[int], int] = {}
     index = 0
+
+    def start() -> None:
+        nonlocal index
+        while _needed(sizes, n_rows) is None:
+            rows = sum(sizes.values())
+            typical = rows / len(sizes) if sizes else n_rows / workers
+            if len(pool) and not (len(pool) < workers and rows + len(pool) * typical < n_rows):
+                return
+            path = shard_path(output, process, index)
+            if path.exists():
+                sizes[index] = len(read_shard(path))
+                progress.update(sizes[index])
+            else:
+                pool.submit(index, _make, process, index, path)
+            index += 1
+
     with tqdm(total=n_rows, desc=process, unit="rows", disable=None) as progress:
-        while (needed := _needed(sizes, n_rows)) is None:
-            typical = sum(sizes.values()) / len(sizes) if sizes else n_rows / workers
-            if not running or (len(running) < workers and sum(sizes.values()) + len(running) * typical < n_rows):
-                path = shard_path(output, process, index)
-                if path.exists():
-                    sizes[index] = len(read_shard(path))
-                    progress.update(sizes[index])
-                else:
-                    running[pool.submit(_make, process, index, path)] = index
-                index += 1
-                continue
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                found = future.result()
-                sizes[running.pop(future)] = found
-                progress.update(found)
-    wait(running)
+        start()
+        for done, rows in pool.finished():
+            sizes[done] = rows
+            progress.update(rows)
+            start()
+    needed = _needed(sizes, n_rows)
+    assert needed is not None
     return needed
 
 
@@ -153,14 +120,11 @@ def _needed(sizes: dict[int, int], n_rows: int) -> int | None:
 
 
 _worker: list[Simulation] = []
-"""What a worker process keeps between shards."""
+"""What a process that makes shards keeps between them."""
 
 
 def _start(production: Production, cache: Path) -> None:
-    end_with_parent()
-    # Ctrl-C is the main process's business; a worker finishes its shard.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker.append(Simulation(production, cache))
+    _worker[:] = [Simulation(production, cache)]
 
 
 def _make(process: str, index: int, path: Path) -> int:
