@@ -74,7 +74,14 @@ def refused(folder, match=None):
     with bounded(), pytest.raises(WeightsError, match=match) as caught:
         Model(weights=folder)
     text = str(caught.value)
-    assert REMEDY in text or "one release" in text or "convert" in text or "rebuild" in text or "choose" in text or "use one of" in text
+    assert (
+        REMEDY in text
+        or "one release" in text
+        or "convert" in text
+        or "rebuild" in text
+        or "choose" in text
+        or "use one of" in text
+    )
     assert "\n" not in text
     assert len(text) < 2000
 

@@ -54,7 +54,9 @@ def test_no_module_of_the_bundle_hides_another():
     assert not names & OFFICIAL_MODULES
 
 
-@pytest.mark.parametrize("folder", ["sage", "harness", "training", "scripts", "benchmarks", "studies", "report"])
+@pytest.mark.parametrize(
+    "folder", ["sage", "workshop", "harness", "training", "scripts", "benchmarks", "studies", "report"]
+)
 def test_modules_are_short(folder):
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert lengths
