@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from harness.archive import Limits, unpack
 from harness.test_set import FILE_NAME, METADATA_NAME

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from harness.capture import captured_output
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data

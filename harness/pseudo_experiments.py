@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from sage.challenge.nuisances import CHALLENGE, Linear
 from workshop.errors import UsageError

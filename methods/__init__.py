@@ -1,9 +1,7 @@
-"""Simpler submissions to compare SAGE with or to start from; ``python -m scripts.make_method`` builds them.
+"""Submissions to compare SAGE with or to start from; ``python -m scripts.make_method`` builds them.
 
-    published    the published recipe's regions and nuisance maps: SAGE's own Model with other weights
-    mass_histogram  one histogram of the visible mass, no machine learning
-    boosted_trees   gradient-boosted trees in place of the graph network
-
-Each becomes a folder that runs by itself: a ``model.py``, a copy of the package ``sage`` and weights. Events, regions,
-templates, likelihood and interval are SAGE's in all of them, so a difference in the scores comes from the observable.
+A method is a folder here. Its ``build.py`` makes the weights from events: a docstring whose first line tells what the
+method is, and ``build``, which takes a ``methods.building.Build``. Its ``model.py`` becomes that of the submission,
+beside a copy of the package ``sage`` and the weights; without one, SAGE's own is taken. Whatever the methods here do
+not say themselves is SAGE's: events, regions, templates, likelihood and interval.
 """

@@ -24,4 +24,4 @@ Its modules follow the data, one step each:
 ``weights/``, ``parameters`` knows the names and shapes of the network's.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

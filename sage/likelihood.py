@@ -29,6 +29,10 @@ class Statistic(Protocol):
     def rate_variance(self) -> float:
         """Variance of the total rate itself, from finite simulation."""
 
+    @property
+    def terms(self) -> int | None:
+        """Number of terms of a saturated statistic; None if the value is none."""
+
     def value(self, rate: np.ndarray) -> float:
         """Return sum_b f_b at rates of shape (B,); infinite outside its domain."""
 
@@ -62,6 +66,11 @@ class Likelihood(Generic[S]):
     def kinks(self) -> tuple[np.ndarray, ...]:
         """For each nuisance the values of nu at which the slope may jump."""
         return self.rates.kinks
+
+    @property
+    def degrees(self) -> int | None:
+        """Degrees of freedom of twice the minimum: terms less mu; each nuisance has a constraint of its own."""
+        return None if self.statistic.terms is None else self.statistic.terms - 1
 
     def centred(self, centres: np.ndarray) -> Likelihood[S]:
         """Return the likelihood with other centres of the constraints."""

@@ -25,6 +25,7 @@ from sage.files.bundle import Bundle
 from sage.fit.deadline import NEVER, Deadline
 from sage.fit.interval import Interval
 from sage.fit.ladder import climb
+from sage.fit.misfit import widened, worst_value
 from sage.fit.objective import Objective
 from sage.fit.published import published_interval
 from sage.network.classifier import Classifier
@@ -34,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 FALLBACK_MU, FALLBACK_HALF_WIDTH = 1.55, 0.99
 """Answer where nothing can be measured: the middle of the published range [0.1, 3] and 68.27 % of it."""
-
-POOR_FIT = 10.0
-"""Twice the negative log-likelihood per bin from which on an answer carries a flag; about 1 where the model holds."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,8 @@ def fit_interval(objective: Objective, settings: Mapping[str, Any], deadline: De
         return published_interval(objective)
     given = settings["thresholds"]
     thresholds = None if given is None else (np.array(given["mu"]), np.array(given["delta_nll"]))
-    return climb(objective, _mu_range(settings), thresholds, deadline)
+    interval = climb(objective, _mu_range(settings), thresholds, deadline, worst_value(objective))
+    return widened(interval, objective)
 
 
 def _mu_range(settings: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -177,8 +176,6 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
         return _fallback("; ".join(("interval_not_finite", *all_flags)), n_events)
     if low >= high:
         return _fallback("; ".join(("interval_empty", *all_flags)), n_events)
-    if 2.0 * interval.fit.value > POOR_FIT * bundle.regions.n_bins:
-        all_flags = (*all_flags, f"poor_fit: 2 nll = {2.0 * interval.fit.value:.3g} in {bundle.regions.n_bins} bins")
     nuisances = {}
     for i, nuisance in enumerate(variant(bundle.settings["nuisances"]), start=1):
         nu = float(interval.fit.parameters[i])

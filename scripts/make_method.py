@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from methods.build import METHODS, build
+from methods.building import Build, build, summaries
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_weights, chosen_config
 
@@ -22,8 +22,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("make_method", __doc__, EXAMPLE)
     add = options.add_argument
-    listing = "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
-    add("--method", choices=METHODS, required=True, help=listing)
+    known = summaries()
+    listing = " ".join(f"{name}: {summary}" for name, summary in known.items())
+    add("--method", choices=known, required=True, help=listing)
     add_data_folder(options)
     add_weights(options)
     add_config(options, "seed", "test_size", "workers")
@@ -36,8 +37,7 @@ def work(given: argparse.Namespace) -> None:
     """Build the folder and say what is in it."""
     output: Path = given.output
     intermediate = given.build or output.with_name(f"{output.name}.build")
-    config = chosen_config(given)
-    bundle = build(given.method, config, given.data, given.weights, output, intermediate)
+    bundle = build(given.method, Build(chosen_config(given), given.data, given.weights, output, intermediate))
     bins = ", ".join(f"{region.name} {region.n_bins}" for region in bundle.regions.regions)
     print(f"written {output}; bins: {bins}")
     print(

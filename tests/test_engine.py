@@ -213,7 +213,7 @@ def test_torch_threads_are_put_back(test_set):
     seen = []
     model = Model(engine="torch", threads=before + 1)
     model.predict(few)
-    engine = model._engine
+    engine = model._classifier
     list(engine.map(lambda _: seen.append(torch.get_num_threads()), [0]))
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
@@ -270,7 +270,7 @@ def test_pickled_the_choice_travels_and_the_engine_does_not(test_set):
     model = Model(engine="native", threads=2)
     model.predict({"data": test_set["data"].iloc[:1000], "weights": full_weights(1000)})
     restored = pickle.loads(pickle.dumps(model))
-    assert restored._engine is None
+    assert restored._classifier is None
     assert (restored.engine, restored.threads) == ("native", 2)
 
 

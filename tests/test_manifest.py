@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -16,6 +17,7 @@ from sage.files.bundle import read_bundle
 from sage.files.manifest import FORMAT, MANIFEST, describe_regions, signed
 from sage.files.settings import DEFAULT_SETTINGS
 from sage.measurement import likelihood_of
+from scripts import convert_weights
 
 
 @pytest.fixture
@@ -23,6 +25,11 @@ def folder(tmp_path):
     target = tmp_path / "weights"
     shutil.copytree(WEIGHTS, target)
     return target
+
+
+def read_whole(folder):
+    """Read a folder with the tables, which the shipped settings do not choose."""
+    return read_bundle(folder, {"templates": "grid"})
 
 
 def edit_manifest(folder, change):
@@ -45,7 +52,7 @@ def edit_arrays(folder, name, change):
 
 
 def test_the_shipped_bundle_is_accepted_and_consistent():
-    bundle = read_bundle(WEIGHTS)
+    bundle = read_whole(WEIGHTS)
     assert bundle.tables.yields.shape == (*GRID, 4, bundle.regions.n_bins)
     manifest = json.loads((WEIGHTS / MANIFEST).read_text())
     assert describe_regions(bundle.regions) == manifest["region_set"]
@@ -56,10 +63,10 @@ def test_the_shipped_bundle_is_accepted_and_consistent():
 
 def test_missing_folder_and_missing_file(folder):
     with pytest.raises(WeightsError, match=r"manifest\.json: cannot be read"):
-        read_bundle(folder / "nowhere")
+        read_whole(folder / "nowhere")
     (folder / "tables.npz").unlink()
     with pytest.raises(WeightsError, match=r"tables\.npz: cannot be read"):
-        read_bundle(folder)
+        read_whole(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"'])
@@ -121,10 +128,10 @@ def test_one_flipped_bit_and_truncation(folder, name):
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(WeightsError, match="sha256"):
-        read_bundle(folder)
+        read_whole(folder)
     (folder / name).write_bytes(content[:100])
     with pytest.raises(WeightsError, match="sha256"):
-        read_bundle(folder)
+        read_whole(folder)
 
 
 def test_right_hash_of_something_that_is_no_archive(folder):
@@ -146,7 +153,7 @@ def test_pickled_objects_are_refused(folder):
 def test_shapes_that_differ_from_the_manifest(folder):
     edit_manifest(folder, lambda m: m["files"]["tables.npz"]["shapes"].update(tes=[18]))
     with pytest.raises(WeightsError, match="differ from the manifest"):
-        read_bundle(folder)
+        read_whole(folder)
 
 
 def region_key(arrays):
@@ -167,7 +174,7 @@ def region_key(arrays):
 def test_implausible_tables(folder, change, message):
     edit_arrays(folder, "tables.npz", change)
     with pytest.raises(WeightsError, match=message):
-        read_bundle(folder)
+        read_whole(folder)
 
 
 @pytest.mark.parametrize(
@@ -226,18 +233,118 @@ def test_a_manifest_may_leave_settings_out(folder):
     assert DEFAULT_SETTINGS["time_limit"] == 18.0
 
 
-@pytest.mark.parametrize("templates", ["smooth", "grid"])
-def test_a_lean_copy_has_what_the_fit_reads(folder, templates):
-    edit_manifest(folder, lambda m: m["settings"].update(templates=templates, time_limit=None))
+def test_tables_are_read_only_where_the_settings_choose_them(folder):
+    whole = read_whole(folder)
+    assert whole.templates is whole.tables
+    (folder / "tables.npz").unlink()
     bundle = read_bundle(folder)
-    lean = bundle.lean()
-    assert (lean.tables is None) == (templates == "smooth")
-    assert lean.templates is bundle.templates is (bundle.tables if templates == "grid" else bundle.response)
+    assert bundle.tables is None
+    assert bundle.templates is bundle.response
+    edit_manifest(folder, lambda m: m["settings"].update(templates="grid"))
+    with pytest.raises(WeightsError, match=r"tables\.npz: cannot be read"):
+        read_bundle(folder)
 
 
 def test_the_likelihood_follows_the_settings(folder):
     for chosen in (False, True):
         edit_manifest(folder, lambda m, chosen=chosen: m["settings"].update(simulation_uncertainty=chosen))
         bundle = read_bundle(folder)
-        used = likelihood_of(np.zeros(bundle.regions.n_bins), bundle).variances
-        assert used is (bundle.variances if chosen else None)
+        used = likelihood_of(np.zeros(bundle.regions.n_bins), bundle).statistic.variance
+        assert used.any() == chosen
+        np.testing.assert_allclose(used, bundle.variances.sum(axis=0) if chosen else 0.0)
+
+
+def before(folder):
+    """Turn a weights folder into one of the format before, with the names it had: the conversion undone by hand."""
+
+    def change(manifest):
+        del manifest["method"]
+        manifest["format"] = 3
+        manifest["settings"]["calibration"] = manifest["settings"].pop("rebuilding")
+        manifest["settings"] |= {"nuisances": "seed", "profile": "seed"}
+        manifest["region_set"]["name"] = "seed"
+        manifest["origin"]["config"]["tables"]["region_set"] = "seed"
+        manifest["origin"]["config"]["measurement"]["nuisances"] = "seed"
+
+    edit_manifest(folder, change)
+    return folder
+
+
+def convert(weights, output, *more):
+    return convert_weights.main(["--weights", str(weights), "--output", str(output), *more])
+
+
+def test_weights_of_the_format_before_name_the_command_that_converts_them(folder, tmp_path, capsys):
+    shipped = json.loads((folder / MANIFEST).read_text())
+    old, new = before(folder), tmp_path / "new"
+    content = {path.name: path.read_bytes() for path in old.iterdir()}
+    with pytest.raises(WeightsError) as caught:
+        read_bundle(old)
+    message = str(caught.value)
+    assert "format version 3, this code reads version 4; convert it: " in message
+    command = message.partition("convert it: ")[2]
+    assert command == f"python -m scripts.convert_weights --weights {old} --output NEW"
+    assert convert_weights.main(shlex.split(command.replace("NEW", str(new)))[3:]) == 0
+    assert f"written {new}" in capsys.readouterr().out
+
+    renamed = {"nuisances": "published", "profile": "published"}
+    expected = {**shipped, "settings": shipped["settings"] | renamed}
+    expected["region_set"]["name"] = expected["origin"]["config"]["tables"]["region_set"] = "published"
+    expected["origin"]["config"]["measurement"]["nuisances"] = "published"
+    assert json.loads((new / MANIFEST).read_text()) == signed(expected)
+    assert read_whole(new).settings["rebuilding"] == shipped["settings"]["rebuilding"]
+    for name in shipped["files"]:
+        assert (new / name).read_bytes() == content[name]
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == content
+
+
+def test_a_conversion_undone_and_done_gives_the_shipped_manifest(folder, tmp_path):
+    def change(manifest):
+        del manifest["method"]
+        manifest["format"] = 3
+        manifest["settings"]["calibration"] = manifest["settings"].pop("rebuilding")
+
+    edit_manifest(folder, change)
+    assert convert(folder, tmp_path / "new") == 0
+    assert json.loads((tmp_path / "new" / MANIFEST).read_text()) == json.loads((WEIGHTS / MANIFEST).read_text())
+    assert convert(folder, tmp_path / "trees", "--method", "boosted_trees") == 0
+    assert read_bundle(tmp_path / "trees").method == "boosted_trees"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: shutil.copy(WEIGHTS / MANIFEST, f / MANIFEST), "there is nothing to convert"),
+        (lambda f: edit_manifest(f, lambda m: m.update(format=2)), "format version 2, this code reads version 3"),
+        (lambda f: edit_manifest(f, lambda m: m["settings"].update(mode="x")), "unknown setting 'mode'"),
+        (lambda f: edit_manifest(f, lambda m: m.update(settings=[])), "an entry is missing or cannot be used"),
+        (lambda f: edit_manifest(f, lambda m: m["origin"].pop("config")), "an entry is missing or cannot be used"),
+        (lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text().replace("seed", "sees")), "sha256"),
+        (lambda f: flip(f / "tables.npz"), "tables.npz: sha256"),
+        (lambda f: (f / "network.npz").unlink(), "network.npz: cannot be read"),
+        (lambda f: shutil.rmtree(f), "manifest.json: cannot be read"),
+    ],
+)
+def test_weights_that_cannot_be_converted_leave_one_line_and_no_folder(folder, tmp_path, spoil, message, capsys):
+    spoil(before(folder))
+    assert convert(folder, tmp_path / "new") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_are_never_written_over(folder, tmp_path, capsys):
+    old = before(folder)
+    shutil.copytree(WEIGHTS, tmp_path / "new")
+    for output in (old, tmp_path / "new"):
+        assert convert(old, output) == 2
+        assert f"error: {output} holds a manifest.json already" in capsys.readouterr().err
+    assert (tmp_path / "new" / MANIFEST).read_bytes() == (WEIGHTS / MANIFEST).read_bytes()

@@ -7,42 +7,34 @@ classifier would tie the submission to one version of scikit-learn, and run code
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sage.files.bundle import read_bundle
-from sage.files.settings import read_rebuilding
-from sage.measurement import Measurement, measure
-from sage.network.graph import INPUTS, Normalisation, normalise, raw_inputs
+from sage.measurement import measure
+from sage.network.graph import Normalisation, normalise, raw_inputs
 from sage.rebuilding import rebuild
-
-UNSCALED = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
-"""Feature constants that leave the inputs as they are, but for 0 where one is undefined."""
-WEIGHTS = Path(__file__).resolve().parent / "weights"
+from sage.submission import Submission
 
 
 class Trees:
     """A boosted forest: each of T trees adds one of its N nodes' values to the logit of one class.
 
-    Arguments:
+    Args:
         parameters: ``feature``, ``threshold``, ``left``, ``right`` and ``value`` of each node, shape (T, N) each, where
             a leaf has 0 as its children; ``baseline``, logits before the first tree, shape (4,). Tree t belongs to
             class t modulo 4. An event goes left where its feature is at most the threshold.
-        normalisation: Not used.
+        normalisation: Feature constants.
         threads: Not used.
     """
 
     flags = ()
 
     def __init__(
-        self,
-        parameters: Mapping[str, np.ndarray],
-        normalisation: Normalisation | None = None,
-        threads: int | None = None,
+        self, parameters: Mapping[str, np.ndarray], normalisation: Normalisation, threads: int | None = None
     ) -> None:
-        del normalisation, threads
+        del threads
+        self._normalisation = normalisation
         self._feature, self._left, self._right = (
             parameters[name].astype(int).tolist() for name in ("feature", "left", "right")
         )
@@ -51,7 +43,7 @@ class Trees:
 
     def probabilities(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
         """Return class probabilities (n, 4), float32, of n events."""
-        return self.of_inputs(normalise(*raw_inputs(events, derived), UNSCALED))
+        return self.of_inputs(normalise(*raw_inputs(events, derived), self._normalisation))
 
     def of_inputs(self, inputs: np.ndarray) -> np.ndarray:
         """Return class probabilities (n, 4), float32, of events with inputs (n, 35), float32."""
@@ -76,24 +68,18 @@ class Trees:
         return map(function, items)
 
 
-class Model:
-    """Measures the signal strength with trees; ``last_result`` tells how the last answer came about."""
+class Model(Submission):
+    """Measures the signal strength with trees; for its arguments see ``sage.submission.Submission``."""
 
-    def __init__(self, get_train_set: Callable[..., Any] | None = None, systematics: Any = None) -> None:
-        del systematics
-        self.get_train_set = get_train_set
-        self.bundle = read_bundle(WEIGHTS)
-        self.trees = Trees(self.bundle.network)
-        self.last_result: Measurement | None = None
+    _reads = ("boosted_trees",)
 
     def fit(self) -> None:
         """Rebuild the templates from the training events if there are enough of them, as SAGE does."""
-        how = read_rebuilding(self.bundle.settings)
-        self.bundle, self.fit_report = rebuild(self.bundle, how, self.get_train_set, self.trees)
-        # The loader holds an open file, which cannot travel to a worker.
-        self.get_train_set = None
+        self.bundle, self.fit_report = rebuild(self.bundle, self.rebuilding, self.get_train_set, self._ready())
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""
-        self.last_result = measure(test_set, self.bundle, self.trees)
-        return self.last_result.answer()
+        return self._answer(measure(test_set, self.bundle, self._ready()))
+
+    def _make_classifier(self) -> Trees:
+        return Trees(self.bundle.network, self.bundle.normalisation)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sage.challenge.nuisances import PROCESSES
-from sage.files.bundle import read_bundle
-from sage.files.settings import read_rebuilding
-from sage.measurement import Measurement, measure
+from sage.measurement import measure
 from sage.rebuilding import rebuild
-
-WEIGHTS = Path(__file__).resolve().parent / "weights"
+from sage.submission import Submission
 
 
 class NoClassifier:
@@ -35,23 +31,18 @@ class NoClassifier:
         return map(function, items)
 
 
-class Model:
-    """Measures the signal strength from the visible mass; ``last_result`` tells how the last answer came about."""
+class Model(Submission):
+    """Measures the signal strength from the visible mass; for its arguments see ``sage.submission.Submission``."""
 
-    def __init__(self, get_train_set: Callable[..., Any] | None = None, systematics: Any = None) -> None:
-        del systematics
-        self.get_train_set = get_train_set
-        self.bundle = read_bundle(WEIGHTS)
-        self.last_result: Measurement | None = None
+    _reads = ("mass_histogram",)
 
     def fit(self) -> None:
         """Rebuild the templates from the training events if there are enough of them, as SAGE does."""
-        how = read_rebuilding(self.bundle.settings)
-        self.bundle, self.fit_report = rebuild(self.bundle, how, self.get_train_set, NoClassifier())
-        # The loader holds an open file, which cannot travel to a worker.
-        self.get_train_set = None
+        self.bundle, self.fit_report = rebuild(self.bundle, self.rebuilding, self.get_train_set, self._ready())
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""
-        self.last_result = measure(test_set, self.bundle, NoClassifier())
-        return self.last_result.answer()
+        return self._answer(measure(test_set, self.bundle, self._ready()))
+
+    def _make_classifier(self) -> NoClassifier:
+        return NoClassifier()

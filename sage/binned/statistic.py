@@ -47,6 +47,11 @@ class Counts:
         """Variance of the total expectation."""
         return float(self.variance.sum())
 
+    @property
+    def terms(self) -> int:
+        """Number of bins."""
+        return len(self.counts)
+
     def value(self, rate: np.ndarray) -> float:
         """Return sum_b f_b; infinite where a bin expects nothing but holds events, or expects less than nothing."""
         return self._value(rate, self._terms(rate))

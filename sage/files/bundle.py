@@ -72,9 +72,17 @@ def read_bundle(folder: Path, changes: Mapping[str, Any] | None = None) -> Bundl
     Raises:
         WeightsError: If anything about it is wrong; the message names the file, the rule and the way out.
     """
-    manifest = read_manifest(folder)
+    return assemble(folder, read_manifest(folder), changes or {})
+
+
+def assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]) -> Bundle:
+    """Read the files of a weights folder as a manifest states them; otherwise as ``read_bundle``.
+
+    Raises:
+        WeightsError: If anything about them or the manifest's entries is wrong.
+    """
     try:
-        return _assemble(folder, manifest, changes or {})
+        return _assemble(folder, manifest, changes)
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         msg = f"{folder / MANIFEST}: an entry is missing or cannot be used ({error!r}); {REMEDY}"
         raise WeightsError(msg) from error

@@ -17,6 +17,8 @@ from sage.errors import WeightsError
 from sage.files.arrays import REMEDY, read_file
 
 FORMAT = 4
+BEFORE = 3
+"""The format that ``scripts.convert_weights`` turns into this one."""
 MANIFEST = "manifest.json"
 
 LARGEST_MANIFEST = 4 << 20
@@ -30,7 +32,7 @@ def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return content | {"sha256": hashlib.sha256(text.encode("ascii")).hexdigest()}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, version: int = FORMAT) -> dict[str, Any]:
     """Read a manifest that is whole and of this version; nothing else about its content is checked.
 
     Raises:
@@ -45,9 +47,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         msg = f"{path}: cannot be read as JSON ({error}); {REMEDY}"
         raise WeightsError(msg) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        msg = f"{path}: format version {found!r}, this code reads version {FORMAT}; convert the folder with "
-        msg += "python -m scripts.convert_weights"
+    if found != version:
+        way_out = "use weights and code of one release"
+        if (found, version) == (BEFORE, FORMAT):
+            way_out = f"convert it: python -m scripts.convert_weights --weights {folder} --output NEW"
+        if found == FORMAT:
+            way_out = f"there is nothing to convert, use {folder} as it is"
+        msg = f"{path}: format version {found!r}, this code reads version {version}; {way_out}"
         raise WeightsError(msg)
     if manifest.get("sha256") != digest:
         msg = f"{path}: sha256 of its content is {digest}, it states another one; {REMEDY}, and choose settings by "

@@ -77,17 +77,22 @@ def interval_of(
 ) -> Interval:
     """Find the 68 % limits around a minimum; arguments and result as for ``measure_interval``."""
     for _ in range(3):
-        flags = [] if best.converged else ["fit_not_converged"]
+        if not best.converged:
+            # A search for limits around what is no minimum takes seconds and finds nothing.
+            return _from_curvature(best, "fit_not_converged")
         try:
             low, low_flag = _limit(objective, best, -1, mu_range, thresholds)
             high, high_flag = _limit(objective, best, +1, mu_range, thresholds)
         except _LowerMinimumError as found:
             best = fit(objective, found.parameters, mu_range=mu_range)
             continue
-        flags += [flag for flag in (low_flag, high_flag) if flag]
-        return Interval(best, low, high, tuple(flags))
+        return Interval(best, low, high, tuple(flag for flag in (low_flag, high_flag) if flag))
+    return _from_curvature(best)
+
+
+def _from_curvature(best: FitResult, *flags: str) -> Interval:
     sigma = best.sigma_mu
-    return Interval(best, best.mu - sigma, best.mu + sigma, ("interval_from_curvature",))
+    return Interval(best, best.mu - sigma, best.mu + sigma, (*flags, "interval_from_curvature"))
 
 
 def rise_at(mu: float, thresholds: tuple[np.ndarray, np.ndarray] | None) -> float:

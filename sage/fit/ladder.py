@@ -30,6 +30,9 @@ Attempt = Callable[[Objective, Range, Thresholds], Interval]
 LAST = "total"
 """Step that is always allowed."""
 
+LARGEST_HOPELESS = 2
+"""Steps whose minimum lies too high to be believed before no other is tried."""
+
 FAILED = {"fit_not_converged", "limit_not_found", "interval_from_curvature"}
 """Flags of an interval that is not taken if a later step does better."""
 
@@ -46,7 +49,11 @@ LARGEST_STEP, SMALLEST_STEP = 0.5, 1e-3
 
 
 def climb(
-    objective: Objective, mu_range: Range = None, thresholds: Thresholds = None, deadline: Deadline = NEVER
+    objective: Objective,
+    mu_range: Range = None,
+    thresholds: Thresholds = None,
+    deadline: Deadline = NEVER,
+    worst: float = math.inf,
 ) -> Interval:
     """Measure the signal strength by the first step that succeeds.
 
@@ -55,6 +62,8 @@ def climb(
         mu_range: Bounds on the signal strength; None (the default) for none.
         thresholds: As for ``sage.fit.interval.measure_interval``.
         deadline: Checked at every evaluation of every step but the last.
+        worst: Largest value of the objective at which a minimum is accepted. Where two steps find none below, the
+            data are not what the objective describes, and no further step is taken.
 
     Returns:
         A finite, ordered interval. Unless it is from the first step, its flags begin with ``fit_by_STEP``; where time
@@ -72,7 +81,7 @@ def climb(
         "total": total_interval,
     }
     reasons: list[str] = []
-    late = False
+    late, hopeless = False, 0
     timed = objective if deadline is NEVER else Timed(objective, deadline)
     for name, attempt in steps.items():
         if late and name != LAST:
@@ -87,6 +96,12 @@ def climb(
             reasons.append(f"{name}: {type(error).__name__} {error}")
             continue
         low, mu, high = interval.low, interval.fit.mu, interval.high
+        if not interval.fit.value <= worst:
+            reasons.append(f"{name}: nll {interval.fit.value:.3g} at the minimum, more than {worst:.3g}")
+            hopeless += 1
+            if hopeless == LARGEST_HOPELESS:
+                break
+            continue
         if not all(math.isfinite(value) for value in (low, mu, high)) or not low <= mu <= high or low == high:
             reasons.append(f"{name}: no interval [{low}, {high}] around {mu}")
         elif FAILED.intersection(interval.flags):
@@ -163,7 +178,9 @@ def grid_interval(objective: Objective, mu_range: Range, thresholds: Thresholds)
             limits.append(float(scan[inside] + share * (scan[outside] - scan[inside])))
         else:
             limits.append(float(scan[inside]))
-            flags.append("limit_at_bound")
+            # The end of the scan is a bound only where the settings put one there.
+            at_end = mu_range is None and not 0 <= outside < len(scan)
+            flags.append("limit_not_found" if at_end else "limit_at_bound")
     at = np.concatenate([[scan[lowest]], found[lowest]])
     return Interval(_point(objective, at, (limits[1] - limits[0]) / 2), limits[0], limits[1], tuple(flags))
 
@@ -194,8 +211,8 @@ def total_interval(objective: Objective, mu_range: Range, thresholds: Thresholds
 
 
 def _point(objective: Objective, at: np.ndarray, sigma: float) -> FitResult:
-    """Return a point as the result of a fit that knows the width of the signal strength alone."""
-    covariance = np.zeros((len(at), len(at)))
+    """Return a point as the result of a fit that knows the width of mu alone: nuisances keep their constraints'."""
+    covariance = np.diag([0.0, *(nuisance.width**2 for nuisance in objective.nuisances)])
     covariance[MU, MU] = sigma**2
     return FitResult(at, objective.value(at), covariance, math.inf, 0, converged=False)
 

@@ -137,5 +137,9 @@ class Totals:
 class Counted(Protocol):
     """An objective whose data are events that can be counted."""
 
+    @property
+    def degrees(self) -> int | None:
+        """Degrees of freedom of twice the minimum, if that is a saturated statistic."""
+
     def totals(self, parameters: np.ndarray) -> Totals:
         """Return the total number of events at (mu, nu...)."""

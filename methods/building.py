@@ -1,0 +1,125 @@
+"""What the methods' builds share: finding them, and the way from events to a submission folder.
+
+What classifies events stands in ``network.npz``, and templates come from the events of the test part, as those of the
+weights in this repository do. ``fit`` may rebuild them as SAGE's does.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.packing import package_files
+from sage.binned.regions import RegionSet
+from sage.files.bundle import Bundle, read_bundle
+from sage.files.manifest import MANIFEST, signed
+from sage.network.classifier import Classifier, NetworkClassifier
+from sage.network.graph import INPUTS, Normalisation
+from training.build_tables import build_tables
+from training.config import Config
+from training.events import DATA_FILE
+from training.make_weights import write_weights
+from training.train import NETWORK_FILE, REPORT_FILE
+from workshop.files import sha256, write_arrays, write_json
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+UNSCALED = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
+"""Feature constants that leave the inputs as they are."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a submission is made from, and where it goes.
+
+    Args:
+        config: Settings; the same as SAGE's, for a fair comparison.
+        data: Folder of the events file.
+        weights: SAGE's weights folder, for what is taken from it.
+        output: Folder that becomes the submission.
+        intermediate: Folder for counts, from which an interrupted build goes on.
+    """
+
+    config: Config
+    data: Path
+    weights: Path
+    output: Path
+    intermediate: Path
+
+
+def summaries() -> dict[str, str]:
+    """Return all methods, which are the folders with a ``build.py``: one line about each by name."""
+    modules = {path.parent.name: path for path in sorted(FOLDER.glob("*/build.py"))}
+    # Read, not imported: a build may need packages that the others do not.
+    texts = {name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for name, path in modules.items()}
+    return {name: (text or "").partition("\n")[0] for name, text in texts.items()}
+
+
+def build(name: str, this: Build) -> Bundle:
+    """Make the submission folder of a method.
+
+    Args:
+        name: Key of ``summaries``.
+        this: From what and where to.
+
+    Returns:
+        What the submission will read.
+    """
+    bundle: Bundle = importlib.import_module(f"methods.{name}.build").build(this)
+    model = FOLDER / name / "model.py"
+    copies = {"model.py": model if model.exists() else ROOT / "model.py", **package_files(ROOT)}
+    for target, path in copies.items():
+        (this.output / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, this.output / target)
+    return bundle
+
+
+def write_network(this: Build, parameters: Mapping[str, np.ndarray]) -> Path:
+    """Write the parameters of a classifier of unscaled inputs as training would; return the folder."""
+    folder = this.intermediate / "training"
+    write_arrays(folder / NETWORK_FILE, parameters)
+    constants = {"mean": UNSCALED.mean.tolist(), "std": UNSCALED.std.tolist()}
+    source = {"file": DATA_FILE, "sha256": sha256(this.data / DATA_FILE)}
+    report = {"normalisation": constants, "config": asdict(this.config), "data": source, "rows": {}}
+    write_json(folder / REPORT_FILE, report)
+    return folder
+
+
+def write_binned(
+    method: str,
+    this: Build,
+    network: Path,
+    *,
+    make_classifier: Callable[..., Classifier] = NetworkClassifier,
+    regions: RegionSet | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Fill tables and write the weights folder of a method that counts in bins.
+
+    Args:
+        method: Name of the method, for the manifest.
+        this: From what and where to.
+        network: Folder that ``write_network`` or training wrote, or a weights folder.
+        make_classifier: Makes what classifies of parameters and feature constants.
+        regions: Regions that have no name; the configured ones if absent.
+        settings: Settings of the measurement that differ from the configured ones.
+
+    Returns:
+        What the submission will read.
+    """
+    tables, weights = this.intermediate / "tables", this.output / "weights"
+    build_tables(this.config, this.data, network, tables, bare=regions, make_classifier=make_classifier)
+    write_weights(this.config, network, tables, weights)
+    manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
+    manifest["settings"] |= settings or {}
+    manifest["method"] = method
+    write_json(weights / MANIFEST, signed(manifest))
+    return read_bundle(weights)

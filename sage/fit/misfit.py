@@ -1,0 +1,44 @@
+"""What a fit that does not describe the data is worth: an interval that grows with the misfit, or none.
+
+Where 2 nll, the saturated statistic, exceeds what chance gives, the templates are off by more than the likelihood
+knows. The interval is then widened by the scale factor of the Particle Data Group's averages (Review of Particle
+Physics, section "Procedures", S^2 = chi2 / degrees), begun where chance ends so that it sets in continuously:
+
+    S^2 = 1 + max(0, 2 nll - limit) / degrees,     limit = degrees + 5 sqrt(2 degrees)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from sage.fit.interval import Interval
+from sage.fit.objective import Counted, Objective
+
+CHANCE = 5.0
+"""Standard deviations of the saturated statistic above its mean that are taken for chance."""
+HOPELESS = 100.0
+"""Twice the negative log-likelihood per degree of freedom beyond which a minimum tells nothing."""
+
+
+def degrees(objective: Objective) -> int | None:
+    """Return the degrees of freedom of the saturated statistic; None where the value is no such statistic."""
+    return objective.degrees if isinstance(objective, Counted) else None
+
+
+def worst_value(objective: Objective) -> float:
+    """Return the value of the objective beyond which a minimum is not accepted."""
+    free = degrees(objective)
+    return math.inf if free is None else 0.5 * HOPELESS * free
+
+
+def widened(interval: Interval, objective: Objective) -> Interval:
+    """Return an interval that allows for the misfit at its minimum, with a flag if there is one."""
+    free, twice = degrees(objective), 2.0 * interval.fit.value
+    if free is None or not twice > free + CHANCE * math.sqrt(2.0 * free):
+        return interval
+    scale = math.sqrt(1.0 + (twice - free - CHANCE * math.sqrt(2.0 * free)) / free)
+    mu = interval.fit.mu
+    flag = f"poor_fit: 2 nll = {twice:.3g} with {free} degrees of freedom, interval widened {scale:.3g} times"
+    low, high = mu - scale * (mu - interval.low), mu + scale * (interval.high - mu)
+    return replace(interval, low=low, high=high, flags=(*interval.flags, flag))

@@ -1,0 +1,135 @@
+"""Data that the templates do not describe: intervals that grow with the misfit, or a wide answer."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from model import WEIGHTS, Model
+from sage.binned.statistic import with_counts
+from sage.challenge.nuisances import CHALLENGE
+from sage.files.bundle import read_bundle
+from sage.fit.interval import measure_interval
+from sage.fit.misfit import CHANCE, HOPELESS, widened, worst_value
+from sage.measurement import FALLBACK_HALF_WIDTH, fit_interval, likelihood_of
+from tests.events import DATA, DATA_FILE
+
+EXPECTED_EVENTS = 946_000
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return read_bundle(WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def empty(bundle):
+    return likelihood_of(np.zeros(bundle.regions.n_bins), bundle)
+
+
+def drawn(empty, rng, distortion):
+    """Return a true mu and the likelihood of counts whose expectation is off by a random factor in every bin."""
+    mu = rng.uniform(0.1, 3.0)
+    nus = [float(np.clip(rng.normal(), *nuisance.nu_range)) for nuisance in CHALLENGE]
+    expected = empty.expected(np.array([mu, *nus]))
+    factors = np.maximum(1.0 + distortion * rng.normal(size=len(expected)), 0.0)
+    return mu, with_counts(empty, rng.poisson(expected * factors).astype(float))
+
+
+@pytest.mark.stat
+@pytest.mark.parametrize("distortion", [0.05, 0.1])
+def test_intervals_hold_the_truth_although_the_templates_do_not_fit(empty, bundle, distortion):
+    rng = np.random.default_rng(11)
+    covered, covered_without = [], []
+    for _ in range(80):
+        mu, likelihood = drawn(empty, rng, distortion)
+        plain, interval = measure_interval(likelihood), fit_interval(likelihood, bundle.settings)
+        assert interval.fit.mu == plain.fit.mu
+        assert any(flag.startswith("poor_fit") for flag in interval.flags) == (interval.high > plain.high)
+        covered.append(interval.low <= mu <= interval.high)
+        covered_without.append(plain.low <= mu <= plain.high)
+    # 80 toys of coverage 0.68 have a standard deviation of 0.05.
+    assert np.mean(covered) > 0.68 - 0.15
+    assert np.mean(covered) > np.mean(covered_without) + 0.08
+
+
+@pytest.mark.stat
+def test_good_fits_are_left_alone(empty, bundle):
+    rng = np.random.default_rng(12)
+    for _ in range(20):
+        _, likelihood = drawn(empty, rng, 0.0)
+        plain, interval = measure_interval(likelihood), fit_interval(likelihood, bundle.settings)
+        assert (interval.low, interval.high, interval.flags) == (plain.low, plain.high, ())
+
+
+def test_the_width_sets_in_continuously(empty, bundle):
+    """The same counts, ever further from the templates: no step of the width where the misfit begins to show."""
+    rng = np.random.default_rng(13)
+    expected = empty.expected(np.array([1.0, *np.zeros(6)]))
+    pattern = rng.normal(size=len(expected))
+    ratios = []
+    for distortion in np.linspace(0.0, 0.06, 25):
+        likelihood = with_counts(empty, expected * (1.0 + distortion * pattern))
+        plain, interval = measure_interval(likelihood), fit_interval(likelihood, bundle.settings)
+        ratios.append((interval.high - interval.low) / (plain.high - plain.low))
+    assert ratios[0] == 1.0
+    assert ratios[-1] > 1.5
+    assert (np.diff(ratios) >= -1e-9).all()
+    assert np.diff(ratios).max() < 0.3
+
+
+def test_the_scale_is_the_stated_one(empty):
+    likelihood = with_counts(empty, 1.05 * empty.expected(np.array([1.0, *np.zeros(6)])))
+    plain = measure_interval(likelihood)
+    free, twice = likelihood.degrees, 2 * plain.fit.value
+    assert free == likelihood.statistic.terms - 1
+    assert worst_value(likelihood) == 0.5 * HOPELESS * free
+    scale = np.sqrt(1.0 + max(0.0, twice - free - CHANCE * np.sqrt(2 * free)) / free)
+    found = widened(plain, likelihood)
+    assert found.high - plain.fit.mu == pytest.approx(scale * (plain.high - plain.fit.mu), rel=1e-12)
+
+
+def heavy_sample(events, rows):
+    """The first rows of the embedded events, which stand for a whole pseudo-experiment."""
+    frame = events.head(rows)
+    weights = frame["weights"].to_numpy(np.float64)
+    return {"data": frame, "weights": weights * (EXPECTED_EVENTS / weights.sum())}
+
+
+CASES = {
+    "a thousand heavy rows": lambda events: heavy_sample(events, 1000),
+    "every row counts once": lambda events: {"data": events.head(60_000), "weights": np.ones(60_000)},
+    "half of the expected events": lambda events: {
+        "data": events,
+        "weights": 0.5 * EXPECTED_EVENTS * events["weights"] / events["weights"].sum(),
+    },
+    "taus 20 % too hard": lambda events: {
+        **heavy_sample(events.assign(PRI_had_pt=events["PRI_had_pt"] * np.float32(1.2)), len(events))
+    },
+    "one event": lambda events: {"data": events.head(1), "weights": np.ones(1)},
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_what_nothing_describes_gets_a_wide_answer_soon(name):
+    model = Model(threads=1)
+    test_set = CASES[name](pd.read_parquet(DATA / DATA_FILE))
+    began = time.process_time()
+    answer = model.predict(test_set)
+    assert time.process_time() - began < 3.0
+    result = model.last_result
+    assert result.status == "fallback"
+    assert "nll" in result.flags[0]
+    assert answer["delta_mu_hat"] == pytest.approx(FALLBACK_HALF_WIDTH)
+
+
+def test_a_moderate_misfit_is_measured_widely():
+    model = Model(threads=1)
+    model.predict(heavy_sample(pd.read_parquet(DATA / DATA_FILE), 60_000))
+    result = model.last_result
+    assert result.status == "flagged"
+    assert result.flags[0].startswith("poor_fit: 2 nll = ")
+    assert result.delta_mu_hat > FALLBACK_HALF_WIDTH
