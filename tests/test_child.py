@@ -121,7 +121,9 @@ def grow(report):
 
 
 def test_its_memory_is_bounded():
-    with pytest.raises(ChildError, match=r"stopped at 0\.\d+ GB of memory, 0\.20 GB were allowed.*train_size"):
+    with pytest.raises(
+        ChildError, match=r"took 0\.\d+ GB of memory and was stopped, 0\.21 GB were allowed.*train_size"
+    ):
         run_in_child(grow, {}, 60.0, memory=200 * MEGABYTE)
 
 
