@@ -19,8 +19,8 @@ from scripts.options import add_output, add_weights, nuisance_value
 from studies.asimov import SCAN_POINTS, as_json, as_text, study_asimov
 from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
 from studies.likelihoods import nuisances_of, open_weights, parameters_at
-from studies.plots import save
 from workshop.files import write_json
+from workshop.plots import save
 
 EXAMPLE = "--mu 1 --nuisance soft_met=0.5 diboson_scale=1.2 --output build/asimov"
 

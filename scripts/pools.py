@@ -19,9 +19,10 @@ from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_data_folder, add_fraction, add_output, add_seed, add_weights
 from studies.likelihoods import open_weights
-from studies.plots import BLACK, BLUE, label, new_figure, save
+from studies.plots import BLACK, BLUE, label
 from studies.pools import Summary, as_text, count_pools, read_events, study_pairs, summarise
 from workshop.files import write_json
+from workshop.plots import drawn, new_figure, save
 
 EXAMPLE = "--data build/events --pairs 2 --test-size 1.0 --output results/pools"
 
@@ -43,6 +44,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options.parse_args(argv)
 
 
+@drawn
 def draw(found: Summary) -> Any:
     """Draw the shift of each pair with the predicted spread, and the mean pull of its toys."""
     figure, axes = new_figure(6.0, 1.4 + 0.32 * len(found.pairs))

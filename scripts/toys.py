@@ -43,13 +43,13 @@ from studies.analysis import analyse
 from studies.event_toys import frame_of_run, submission_of
 from studies.faults import FAULTS
 from studies.likelihoods import open_weights
-from studies.plots import save
 from studies.thresholds import MU_GRID, Thresholds, as_text, compare, thresholds_from
 from studies.toys import SIMULATION, ToySettings, run_toys
 from workshop.claims import claimed, locked
 from workshop.errors import UsageError
 from workshop.files import write_frame, write_json
 from workshop.jobs import PARTS, run_parts
+from workshop.plots import save
 
 EXAMPLE = "--level counts --toys 24000 --mu 0.1 0.5 1 2 3 --workers 2 --output results/toys"
 THRESHOLDS = "thresholds"
