@@ -15,7 +15,7 @@ import pytest
 
 from harness.results import read_records
 from scripts import build_tables, evaluate, make_submission, make_weights, run_ingestion, score, train
-from scripts.__main__ import verbs
+from scripts.__main__ import grouped, verbs
 from tests import official
 
 ROOT = official.TESTS.parent
@@ -45,6 +45,8 @@ def only_error(capsys):
 def test_verbs_are_discovered():
     assert set(PROGRAMS) <= set(verbs())
     assert "common" not in verbs()
+    assert list(grouped(verbs())) == ["make", "run", "study"]
+    assert sorted(name for names in grouped(verbs()).values() for name in names) == sorted(verbs())
     listing = subprocess.run([sys.executable, "-m", "scripts"], cwd=ROOT, check=True, capture_output=True, text=True)
     for name in PROGRAMS:
         assert f"  {name} " in listing.stdout
