@@ -21,6 +21,7 @@ OPTIONAL = {"ladder.py": {"iminuit"}, "published.py": {"scipy"}}
 OFFLINE = {"workshop", "training", "harness", "methods", "studies", "report", "scripts", "benchmarks", "native"}
 MAY_IMPORT = {
     "sage.errors": set(),
+    "sage.child": {"sage.errors"},
     "sage.challenge": {"sage.errors"},
     "sage.network": {"sage.challenge", "sage.errors"},
     "sage.fit": {"sage.errors"},
@@ -37,7 +38,7 @@ MAY_IMPORT = {
         "sage.network",
         "sage.rates",
     },
-    "sage.rebuilding": {"sage.binned", "sage.challenge", "sage.errors", "sage.files", "sage.network"},
+    "sage.rebuilding": {"sage.binned", "sage.challenge", "sage.child", "sage.errors", "sage.files", "sage.network"},
     "sage.submission": {"sage.challenge", "sage.errors", "sage.files", "sage.measurement", "sage.network"},
     "model": {"sage"},
     "workshop": {"sage.errors"},

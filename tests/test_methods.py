@@ -94,7 +94,7 @@ def built(data, tmp_path_factory):
     """All methods, as folders by name, and SAGE's weights of the same events."""
     folder = tmp_path_factory.mktemp("methods")
     sage = folder / "sage"
-    make_weights(CONFIG, data, sage / "build", sage / "weights", resume=False, network=ROOT / "weights")
+    make_weights(CONFIG, data, sage / "build", sage / "weights", network=ROOT / "weights")
     for name in METHODS:
         build(name, Build(CONFIG, data, ROOT / "weights", folder / name, folder / "build" / name))
     return folder
