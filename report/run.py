@@ -33,7 +33,7 @@ MOST_SETS, MOST_EXPERIMENTS = 9, 100
 class Run:
     """A run as it is reported.
 
-    Arguments:
+    Args:
         name: Name of the submission.
         label: What the events are.
         results: Its results.
@@ -59,7 +59,7 @@ class Run:
 def read_run(folder: Path, name: str, label: str, bundle: Bundle) -> Run:
     """Read a run of this harness or of the official program.
 
-    Arguments:
+    Args:
         folder: Output folder of ``run_ingestion``.
         name: Name of the submission.
         label: What the events are.
