@@ -314,7 +314,7 @@ def _answers(run: Run) -> Section:
         rows = tuple((flag, count(n)) for flag, n in sorted(flags.items()))
         caption = "What did not go the normal way, in the model’s words; an answer can have several."
         blocks.append(Table("flags", "Flags", ("flag", "answers"), rows, caption))
-    rows = tuple(
+    times = tuple(
         (title, *(number(value, 3) for value in _times([getattr(record, key) for record in run.records])))
         for title, key in (("predict", "predict_seconds"), ("making the pseudo-data", "generation_seconds"))
     )
@@ -324,7 +324,7 @@ def _answers(run: Run) -> Section:
     )
     caption += "worker processes or a busy machine they are longer than alone."
     header = ("step", "median / s", "90 % below / s", "longest / s", "sum / s")
-    blocks.append(Table("timings", "Timings", header, rows, caption))
+    blocks.append(Table("timings", "Timings", header, times, caption))
     return Section("answers", "Answers and timings", "", tuple(blocks))
 
 

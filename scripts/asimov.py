@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -60,7 +61,7 @@ def work(given: argparse.Namespace) -> None:
         progress.set_description("pictures")
         names = ["mu", *(nuisance.name for nuisance in nuisances_of(bundle))]
         title = "SAGE, Asimov data"
-        pictures = {
+        pictures: dict[str, Callable[[], Any]] = {
             "scan": lambda: draw_scan(study.scan, study.interval, title),
             "pulls": lambda: draw_pulls(study.impacts, title),
             "impacts": lambda: draw_impacts(study.impacts, title),
