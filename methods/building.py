@@ -1,6 +1,6 @@
 """What the methods' builds share: finding them, and the way from events to a submission folder.
 
-What classifies events stands in ``network.npz``, and templates come from the events of the test part, as those of the
+What classifies events stands in ``network.npz``, and templates come from the events of the table part, as those of the
 weights in this repository do. ``fit`` may rebuild them as SAGE's does.
 """
 

@@ -1,6 +1,6 @@
 """Choose bins and build the yield tables for a trained network.
 
-Counts the test part of an events file at nuisance points and fits a smooth response to every bin. Writes tables.npz,
+Counts the table part of an events file at nuisance points and fits a smooth response to every bin. Writes tables.npz,
 response.npz, regions.json, tables.json (settings, checks) and cost.json. An interrupted build is continued by the same
 command; --held-out compares the result with counts at further points.
 """
@@ -25,7 +25,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     options.add_argument("--training", type=Path, required=True, help="folder of the trained network, or of weights")
     add_output(options)
-    add_config(options, "seed", "test_size", "workers", "region_set", "nodes", "held_out")
+    add_config(options, "seed", "table_fraction", "workers", "region_set", "nodes", "held_out")
     add_scheduler(options)
     return options.parse_args(argv)
 

@@ -26,7 +26,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     options.add_argument("--training", type=Path, required=True, help="folder of the trained network")
     add_output(options)
-    add_config(options, "seed", "test_size", "threads")
+    add_config(options, "seed", "table_fraction", "threads")
     options.add_argument(
         "--max-rows", type=checks.whole(0, 10**10), default=0, help="rows per class for trees and perceptron; 0: all"
     )

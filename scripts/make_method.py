@@ -27,7 +27,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--method", choices=known, required=True, help=listing)
     add_data_folder(options)
     add_weights(options)
-    add_config(options, "seed", "test_size", "workers")
+    add_config(options, "seed", "table_fraction", "workers")
     add("--output", type=Path, required=True, help="folder that becomes the submission")
     add("--build", type=Path, help="folder for intermediate results (default: OUTPUT with .build behind it)")
     return options.parse_args(argv)

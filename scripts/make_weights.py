@@ -26,7 +26,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--network", type=Path, help="folder whose network is taken; none is trained")
     add_output(options)
     options.add_argument("--build", type=Path, help="folder for intermediate results (default: OUTPUT.build)")
-    add_config(options, "seed", "test_size", "device", "threads", "workers", "region_set", "nodes", "held_out")
+    add_config(options, "seed", "table_fraction", "device", "threads", "workers", "region_set", "nodes", "held_out")
     add_scheduler(options)
     add_overwrite(options)
     return options.parse_args(argv)

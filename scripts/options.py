@@ -22,7 +22,7 @@ _DEFAULT = " (default: %(default)s)"
 
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "seed": (checks.seed, "seed of every random draw"),
-    "test_size": (
+    "table_fraction": (
         checks.fraction,
         "fraction of the rows, from the first on, for the tables; the network trains on the others",
     ),
@@ -112,10 +112,10 @@ def add_test_size(options: Options) -> None:
     options.add_argument("--test-size", type=test_size, default=TEST_SIZE, help=text)
 
 
-def add_fraction(options: Options, what: str, default: float) -> None:
-    """Add ``--test-size`` as a fraction; ``what`` the first rows are for."""
+def add_table_fraction(options: Options, what: str, default: float) -> None:
+    """Add ``--table-fraction``; ``what`` the first rows are for."""
     text = f"fraction of the rows, from the first on, {what}" + _DEFAULT
-    options.add_argument("--test-size", type=checks.fraction, default=default, help=text)
+    options.add_argument("--table-fraction", type=checks.fraction, default=default, help=text)
 
 
 def add_run(options: Options) -> None:

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from scripts import checks
 from scripts.common import parser, run_program
-from scripts.options import add_data_folder, add_fraction, add_output, add_seed, add_weights
+from scripts.options import add_data_folder, add_output, add_seed, add_table_fraction, add_weights
 from studies.likelihoods import open_weights
 from studies.plots import BLACK, BLUE, label
 from studies.pools import Summary, as_text, count_pools, read_events, study_pairs, summarise
 from workshop.files import write_json
 from workshop.plots import drawn, new_figure, save
 
-EXAMPLE = "--data build/events --pairs 2 --test-size 1.0 --output results/pools"
+EXAMPLE = "--data build/events --pairs 2 --table-fraction 1.0 --output results/pools"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,7 +39,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--nodes", type=checks.whole(1), default=48, help="nuisance points of each pool's tables (default: %(default)s)"
     )
-    add_fraction(options, "that the network was not trained on", 0.5)
+    add_table_fraction(options, "that the network was not trained on", 0.5)
     add_seed(options, "decides the pools and the toys")
     return options.parse_args(argv)
 
@@ -66,7 +66,7 @@ def draw(found: Summary) -> Any:
 def work(given: argparse.Namespace) -> None:
     """Count, fit, print and write."""
     bundle = open_weights(given.weights)
-    events, parents = read_events(given.data, given.test_size)
+    events, parents = read_events(given.data, given.table_fraction)
     pools = count_pools(bundle, events, parents, 2 * given.pairs, given.nodes, given.seed)
     pairs = study_pairs(bundle, pools, given.toys, given.seed, given.weights)
     found = summarise(list(tqdm(pairs, total=given.pairs, desc="pairs", disable=None)))

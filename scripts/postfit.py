@@ -17,7 +17,6 @@ from scripts.common import parser, run_program
 from scripts.options import (
     TEST_SIZE,
     add_data,
-    add_fraction,
     add_output,
     add_seed,
     add_systematics,
@@ -37,7 +36,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = options.add_argument
     add_weights(options)
     add_data(options)
-    add_fraction(options, "to draw from", TEST_SIZE)
+    text = "fraction of the rows, from the first on, to draw from (default: %(default)s)"
+    add("--test-size", type=checks.fraction, default=TEST_SIZE, help=text)
     add("--mu", type=checks.mu, default=1.0, help="true signal strength (default: %(default)s)")
     add_seed(options, "decides the pseudo-experiment")
     add_systematics(options)

@@ -24,7 +24,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser("train", __doc__, EXAMPLE)
     add_data_folder(options)
     add_output(options)
-    add_config(options, "seed", "test_size", "device", "threads", "checkpoint_minutes")
+    add_config(options, "seed", "table_fraction", "device", "threads", "checkpoint_minutes")
     add_overwrite(options)
     return options.parse_args(argv)
 

@@ -67,7 +67,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_file_is_what_the_reader_expects(made):
-    events = EventsFile(made, test_size=0.3)
+    events = EventsFile(made, table_fraction=0.3)
     table = pq.read_table(made / DATA_FILE).to_pandas()
     assert [str(kind) for kind in table.dtypes[:17]] == ["float32"] * 17
     assert list(table.columns) == [*PRIMARIES, "weights", "detailed_labels", "labels"]
