@@ -14,7 +14,6 @@ from pathlib import Path
 
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_scheduler, chosen_config
-from training.build_tables import build_tables, summary
 
 EXAMPLE = "--data data --training weights --workers 2 --output build/tables"
 
@@ -32,6 +31,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Count, fit, write and print."""
+    from training.build_tables import build_tables, summary
+
     report = build_tables(chosen_config(given), given.data, given.training, given.output, scheduler=given.scheduler)
     print(summary(report))
     print(f"written: {given.output}")

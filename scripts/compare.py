@@ -14,9 +14,7 @@ from pathlib import Path
 
 from scripts.common import logger, parser, run_program
 from scripts.options import add_run, run_options, run_settings
-from studies.compare import draw, report, run_all, tables
 from workshop.errors import UsageError
-from workshop.files import write_json
 
 EXAMPLE = (
     "--submissions sage=build/demo/sage_submission.zip build/mass_histogram --data data --test-size 0.5 --sets 10 "
@@ -57,6 +55,9 @@ def named(given: Sequence[str]) -> dict[str, Path]:
 
 def work(given: argparse.Namespace) -> None:
     """Run all submissions, write and print the comparison."""
+    from studies.compare import draw, report, run_all, tables
+    from workshop.files import write_json
+
     submissions = named(given.submissions)
     settings = run_settings(given)
     options = run_options(given, settings, Path(), given.output)

@@ -11,16 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage.binned.counting import Noise, choose_points
-from sage.network.classifier import NetworkClassifier
 from scripts import checks
 from scripts.common import ROOT, parser, run_program
 from scripts.options import add_data_folder, add_output, add_seed, add_table_fraction
-from training.build_tables import read_network, read_shares
-from training.compare_binnings import candidates, compare, table
-from training.events import EventsFile
-from training.filling import Evaluator
-from workshop.files import write_bytes, write_json
 
 EXAMPLE = "--data data --weights weights --uniform-bins 50 100 --output build/binnings"
 
@@ -56,6 +49,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Count, compare, write and print."""
+    from sage.binned.counting import Noise, choose_points
+    from sage.network.classifier import NetworkClassifier
+    from training.build_tables import read_network, read_shares
+    from training.compare_binnings import candidates, compare, table
+    from training.events import EventsFile
+    from training.filling import Evaluator
+    from workshop.files import write_bytes, write_json
+
     parameters, normalisation = read_network(given.weights)
     file = EventsFile(given.data, given.table_fraction)
     events = file.read(file.rows(given.part))

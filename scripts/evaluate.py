@@ -15,7 +15,6 @@ from pathlib import Path
 from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_resume, chosen_config
-from training.evaluate import EVALUATION_FILE, evaluate
 
 EXAMPLE = "--data data --training build/training --output build/evaluation --max-rows 75000"
 
@@ -39,6 +38,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Train the references, score, write and print."""
+    from training.evaluate import EVALUATION_FILE, evaluate
+
     report = evaluate(
         chosen_config(given),
         given.data,

@@ -20,8 +20,6 @@ from pathlib import Path
 
 from scripts.common import logger, parser, run_program
 from scripts.options import add_seed, add_table_fraction
-from training.simulation.joining import join_parts
-from training.simulation.parts import parse_parts
 
 EXAMPLE = "--parts build/large:tables build/more_z:all --table-fraction 0.5 --output build/tables_events"
 
@@ -44,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _join(arguments: argparse.Namespace) -> None:
+    from training.simulation.joining import join_parts
+    from training.simulation.parts import parse_parts
+
     metadata = join_parts(parse_parts(arguments.parts, arguments.table_fraction), arguments.output, arguments.seed)
     for part in metadata["join"]["parts"]:
         for name, sums in part["processes"].items():

@@ -6,15 +6,17 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.runner import RunOptions
 from harness.settings import DEFAULT_SEED, MU_RANGE, Settings, make_settings
 from sage.challenge.nuisances import NAMES
 from sage.errors import SettingsError
 from scripts import checks
 from scripts.common import ROOT
 from training.config import DEFAULT_CONFIG, Config, read_config
+
+if TYPE_CHECKING:
+    from harness.runner import RunOptions
 
 DEFAULT_SETS, DEFAULT_EXPERIMENTS = 10, 10
 TEST_SIZE = 0.3
@@ -190,6 +192,8 @@ def run_settings(given: argparse.Namespace) -> Settings:
 
 def run_options(given: argparse.Namespace, settings: Settings, submission: Path, output: Path) -> RunOptions:
     """Return what the harness runs, with a progress bar."""
+    from harness.runner import RunOptions
+
     return RunOptions(
         data=given.data,
         submission=submission,

@@ -23,9 +23,6 @@ from scripts.options import (
     add_weights,
     add_workers,
 )
-from studies.postfit import as_dict, postfit, probability_histograms, summary
-from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
-from workshop.files import write_json
 
 EXAMPLE = "--weights weights --data data --test-size 0.5 --mu 1.5 --seed 31415 --output results/postfit"
 
@@ -54,6 +51,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Fit, write and print."""
+    from studies.postfit import as_dict, postfit, probability_histograms, summary
+    from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
+    from workshop.files import write_json
+
     output: Path = given.output
     result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
     output.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from scripts import checks
-from scripts.common import logger, parser, run_program
+from scripts.common import ROOT, logger, parser, run_program
 from workshop.errors import UsageError
 
 REQUIRED = ("pythia8mc", "awkward", "numba")
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         "--workers", type=checks.whole(1, 1024), default=1, help="processes that work at the same time"
     )
     options.add_argument("--output", type=Path, required=True, help="folder for the events; new, or of the same run")
-    options.add_argument("--cache", type=Path, default=Path("build/simulation"), help="folder for the libraries")
+    options.add_argument("--cache", type=Path, default=ROOT / "build" / "simulation", help="folder for the libraries")
     options.add_argument(
         "--shard-events", type=checks.whole(), default=0, help="showered events per shard (default: the mode's)"
     )
