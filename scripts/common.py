@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -40,7 +40,7 @@ class ProgressHandler(logging.Handler):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help may be cut off by whoever reads it."""
+    """A parser that refuses in one line, as programs do; its help may be cut off by whoever reads it."""
 
     def print_help(self, file: Any = None) -> None:
         """Print the help."""
@@ -49,6 +49,10 @@ class Parser(argparse.ArgumentParser):
             sys.stdout.flush()
         except BrokenPipeError:
             _drop_output()
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        sys.exit(_fail(f"{message} (--help tells more)"))
 
 
 def parser(name: str, description: str | None, example: str) -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.checks import check_read
 from scripts.common import logger, parser, run_program
 from scripts.options import add_run, run_options, run_settings
 from workshop.errors import UsageError
@@ -59,6 +60,8 @@ def work(given: argparse.Namespace) -> None:
     from workshop.files import write_json
 
     submissions = named(given.submissions)
+    for path in submissions.values():
+        check_read("--submissions", path, "any")
     settings = run_settings(given)
     options = run_options(given, settings, Path(), given.output)
     for name, path in submissions.items():

@@ -19,7 +19,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.checks import check_output_file
 from scripts.common import ROOT, parser, run_program
 from workshop.errors import UsageError
 from workshop.files import json_bytes, write_bytes
@@ -103,6 +102,7 @@ def setting(text: str) -> tuple[str, Any]:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("make_submission", __doc__, EXAMPLE)
+    options.set_defaults(output_is="file")
     options.add_argument("--root", type=Path, default=ROOT, help="checkout to pack (default: this one)")
     options.add_argument("--weights", type=Path, help="weights folder to pack (default: that of the checkout)")
     options.add_argument(
@@ -120,7 +120,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Write the zip file and print what it is."""
-    check_output_file(given.output)
     data, files = build(given.root, given.weights, dict(given.settings))
     write_bytes(given.output, data)
     print(f"written {given.output}")

@@ -34,7 +34,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "checkpoint_minutes": (checks.real(0.0, 1e6), "time between checkpoints"),
     "region_set": (str, "regions of the measurement"),
     "nodes": (
-        lambda text: 0 if text == "all" else checks.whole(1)(text),
+        checks.nuisance_points,
         "nuisance points; all is the whole grid and takes hours",
     ),
     "held_out": (checks.whole(), "further points at which the tables are checked"),

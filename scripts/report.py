@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.checks import check_output_file
 from scripts.common import parser, run_program
 from scripts.options import add_weights
 from workshop.errors import UsageError
@@ -25,6 +24,7 @@ EXAMPLE = "--results results/demo --label 'other data: simulation, closure' --ou
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("report", __doc__, EXAMPLE)
+    options.set_defaults(output_is="file")
     add = options.add_argument
     add("--results", type=Path, required=True, help="output folder of run_ingestion, or of the official program")
     add("--output", type=Path, required=True, help="HTML file to write")
@@ -46,7 +46,6 @@ def work(given: argparse.Namespace) -> None:
     from studies.likelihoods import open_weights
     from workshop.files import write_json, write_text
 
-    check_output_file(given.output)
     if given.output.suffix == ".json":
         msg = f"--output {given.output} is the name of the numbers written beside the page; end it with .html"
         raise UsageError(msg)

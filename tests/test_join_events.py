@@ -20,6 +20,7 @@ from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
 from scripts.__main__ import verbs
 from scripts.join_events import main
+from tests.ending import exit_code
 from tests.events import DATA, DATA_FILE, METADATA_FILE
 from training.events import PARENTS_FILE, EventsFile
 from training.simulation import buckets, joining
@@ -77,7 +78,7 @@ def small_buckets(monkeypatch):
 
 def join(output, *parts, seed=4, table_fraction=TEST_SIZE):
     given = ["--parts", *parts, "--seed", seed, "--table-fraction", table_fraction, "--output", output]
-    return main([str(value) for value in given])
+    return exit_code(main, [str(value) for value in given])
 
 
 def row_names(frame):

@@ -166,9 +166,9 @@ def test_pools_add_up_to_all_events(bundle, tmp_path):
 
 
 def test_program(demo_weights, tmp_path, capsys):
-    data, output = write_events(tmp_path, 24000), tmp_path / "out"
+    data, output = write_events(tmp_path, 48_000), tmp_path / "out"
     given = ["--data", str(data), "--output", str(output), "--weights", str(demo_weights)]
-    given += ["--pairs", "2", "--toys", "2", "--nodes", "20"]
+    given += ["--table-fraction", "1.0", "--pairs", "2", "--toys", "2", "--nodes", "20"]
     assert program.main(given) == 0
     assert "spread of the shifts" in capsys.readouterr().out
     assert sorted(path.name for path in output.iterdir()) == ["pools.json", "pools.png", "pools.svg"]
