@@ -48,7 +48,8 @@ def check_schema(path: Path, schema: Any) -> tuple[str, ...]:
             if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
                 msg = f"{path}: column {name!r} has type {kind}, but process names are text; write it as strings"
                 raise UsageError(msg)
-        elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        elif pa.types.is_float16(kind) or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            # Sums of half precision end at 65504.
             msg = f"{path}: column {name!r} has type {kind}, but must be numeric; convert it to float32"
             raise UsageError(msg)
     return names

@@ -130,6 +130,13 @@ def test_damaged_files_are_refused(tmp_path):
     write_metadata(tmp_path, total_rows=7)
     with pytest.raises(InputError, match="'sum_weights' is missing"):
         EventsFile(tmp_path, 0.5)
+    for wrong in (1e20, float("nan"), float("inf"), 0.0, -1.0, True, "many", [1.0]):
+        write_metadata(tmp_path, total_rows=7, sum_weights=wrong)
+        with pytest.raises(InputError, match="'sum_weights' is missing or no number above 0"):
+            EventsFile(tmp_path, 0.5)
+        write_metadata(tmp_path, total_rows=wrong, sum_weights=1.0)
+        with pytest.raises(InputError, match="'total_rows' is missing or no number above 0"):
+            EventsFile(tmp_path, 0.5)
     (tmp_path / METADATA_FILE).write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
         EventsFile(tmp_path, 0.5)

@@ -27,6 +27,8 @@ METADATA_FILE = "FAIR_Universe_HiggsML_data_metadata.json"
 PARENTS_FILE = "parents.parquet"
 """Beside the events of our own simulation: the showered event that each row comes from."""
 LABEL_COLUMNS = ("weights", "detailed_labels", "labels")
+MOST_EVENTS = 1e12
+"""Rows or expected events; more is damage."""
 LUMINOSITY = 10
 """Integrated luminosity in inverse femtobarn that the weights stand for."""
 
@@ -243,7 +245,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         msg = f"{path}: cannot be read as JSON ({error}); download the data set again"
         raise InputError(msg) from error
     for name in ("total_rows", "sum_weights"):
-        if not isinstance(metadata, dict) or not isinstance(metadata.get(name), (int, float)):
-            msg = f"{path}: entry {name!r} is missing or not a number; use the metadata that came with the data file"
+        value = metadata.get(name) if isinstance(metadata, dict) else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= MOST_EVENTS:
+            msg = f"{path}: entry {name!r} is missing or no number above 0, at most {MOST_EVENTS:g}"
+            msg += "; use the metadata that came with the data file"
             raise InputError(msg)
     return dict(metadata)
