@@ -89,7 +89,8 @@ def command_lines(draw, folder):
         if word in paths:
             argv[place + 1] = draw(st.sampled_from(places))
     # Nor where nothing is read.
-    argv += {"toys": ["--weights", draw(st.sampled_from(places))], "simulate": ["--process", "wjets"]}.get(name, [])
+    nowhere = ["--weights", draw(st.sampled_from(places))]
+    argv += {"toys": nowhere, "asimov": nowhere, "simulate": ["--process", "wjets"]}.get(name, [])
     for _ in range(draw(st.integers(1, 3))):
         option = draw(st.sampled_from(flags(name)))
         value = draw(st.sampled_from((*BAD, *places)) | st.floats().map(str) | st.integers().map(str))
