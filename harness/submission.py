@@ -47,8 +47,17 @@ def opened(path: Path | str) -> Iterator[Path]:
         raise UsageError(msg)
     with temporary_folder("submission-") as folder:
         unpack(path, folder)
-        _check_root(path, folder)
-        yield folder
+        root = _parent_folder(folder) or folder
+        if root != folder:
+            logger.warning("%s: its only folder %s/ is taken for the root, as Codabench does", path, root.name)
+        _check_root(path, root)
+        yield root
+
+
+def _parent_folder(folder: Path) -> Path | None:
+    """Return the one folder that a whole submission was packed in, if it was."""
+    entries = [path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith(".")]
+    return entries[0] if len(entries) == 1 and (entries[0] / "model.py").is_file() else None
 
 
 def _check_root(path: Path, folder: Path) -> None:
@@ -56,10 +65,12 @@ def _check_root(path: Path, folder: Path) -> None:
         return
     msg = f"{path}: no model.py at its root"
     nested = next(folder.glob("*/model.py"), None)
-    if nested is not None:
-        msg += f"; it is in {nested.parent.name}/, so pack the content of that folder, not the folder itself"
-    else:
+    if nested is None:
         msg += "; a submission is a folder or zip file with model.py, which defines Model, at its root"
+    elif path == folder:
+        msg += f"; it is in {nested.parent.name}/, so give that folder"
+    else:
+        msg += f"; it is in {nested.parent.name}/, so pack the content of that folder, not the folder itself"
     raise UsageError(msg)
 
 
