@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measuring import describe, machine
-from model import WEIGHTS
 from sage.binned.response import Response
 from sage.binned.statistic import BinnedLikelihood, Counts, with_counts
 from sage.challenge.nuisances import Nuisance
@@ -26,6 +25,7 @@ from sage.files.bundle import read_bundle
 from sage.fit.ladder import climb
 from sage.fit.published import published_interval
 from sage.measurement import likelihood_of
+from sage.submission import WEIGHTS
 
 MU = (0.1, 3.0)
 ANNEALING_ITERATIONS = 20
@@ -58,7 +58,8 @@ def draw(rng: np.random.Generator, nuisances: tuple[Nuisance, ...]) -> np.ndarra
 def time_fits(bare: BinnedLikelihood, toys: int, seed: int) -> dict[str, Any]:
     """Fit toys; return times in milliseconds and what the ladder flagged."""
     rng = np.random.default_rng(seed)
-    times, flags, pulls, widths, covered = [], [], [], [], 0
+    flags: list[str] = []
+    times, pulls, widths, covered = [], [], [], 0
     for _ in range(toys):
         truth = draw(rng, bare.nuisances)
         counts = rng.poisson(bare.expected(truth)).astype(float)

@@ -2,26 +2,20 @@
 
 This package is what travels in the submission: numpy and the standard library, Python 3.10 syntax. torch is imported
 only where the native kernel cannot run, or where a GPU is asked for.
-Its modules follow the data, one step each:
+Its packages follow the data, and what stands below imports nothing of what stands above:
 
-    shifts      move the events to a nuisance point, apply the selection
-    features    the 12 derived quantities of the challenge and the 35 network inputs
-    graph       the fixed event graph: five nodes, their edges, which of them are present
-    network     the dual-branch graph network: inputs -> class probabilities, as a dense torch module
-    native      the same as a compiled kernel; ``engine`` chooses between them
-    regions     probabilities -> counts per region and bin
-    nodes       counts of simulated events at chosen nuisance points
-    response    smooth yields fitted to them
-    tables      yield tables and their trilinear interpolation
-    likelihood  Poisson negative log-likelihood with constraints
-    profiling   the fit over the nuisance parameters
-    interval    the 68 % interval of the signal strength; ``ladder`` where the normal way fails
-    rebuilding rebuilds the tables from the organisers' training events
-    deadline    bounds the time of a measurement
-    measurement all of the above, from a data frame to an answer
+    submission   what the ``Model`` of every method shares: weights, settings, the way to a worker
+    rebuilding   rebuilds the tables in ``fit``, in a process of its own (``child``)
+    measurement  all steps below, from a data frame to an answer
+    files        reads the weights folder without trusting it: arrays, manifest, settings, bundle
+    binned       probabilities -> counts: regions, counting, the smooth response of yields, tables, the statistic
+    likelihood   rates and a statistic: an objective; ``rates`` are the expected events as a function of the parameters
+    fit          any objective -> interval: newton, interval, ladder, deadline, misfit
+    network      events -> class probabilities: the graph, the network on it, the kernel, the engine that chooses
+    challenge    the organisers' rules: nuisances, shifts, features, the frame of a test set
 
-``nuisances`` is the one table of systematic uncertainties; ``bundle`` reads and checks the files in
-``weights/``, ``parameters`` knows the names and shapes of the network's.
+``challenge.nuisances`` is the one table of processes and uncertainties that everything reads. Two protocols are the
+seams at which a method may differ: ``network.classifier.Classifier`` and ``fit.objective.Objective``.
 """
 
 __version__ = "0.2.0"

@@ -25,5 +25,9 @@ class TimeLimitError(SageError):
     """There is no time left for a measurement."""
 
 
+class ChildError(SageError):
+    """Work in a process of its own failed, or was stopped for time or memory."""
+
+
 class FitError(SageError):
     """A fit gave no usable minimum or interval."""

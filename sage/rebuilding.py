@@ -3,13 +3,17 @@
 The network stays as it is. What it makes of events may differ between the simulation that the bundled tables come
 from and the events that the pseudo-experiments are drawn from; tables rebuilt from the latter leave no such bias. They
 are only worth their statistics, so few, heavy training events do not replace the bundled tables.
+
+The organisers' loader appends every row group of its file to a growing frame: a call's time and memory are not known
+before, and a look at the clock does not interrupt it. So events are loaded and counted in a process of their own, which
+is ended at its budget of time or memory and hands back counts, not events (``sage.child``).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from sage.binned.counting import NOMINAL, Noise, Sample, choose_points, count_points
-from sage.binned.response import Response, fill_grid, fit_counts
+from sage.binned.response import Point, Response, fill_grid, fit_counts
 from sage.binned.tables import YieldTables, default_axes
 from sage.challenge.nuisances import BACKGROUNDS, PROCESSES
 from sage.challenge.shifts import PRIMARIES
+from sage.child import Arrays, Report, can_fork, run_in_child
 from sage.errors import InputError, SageError
 from sage.files.bundle import Bundle
 from sage.files.settings import Rebuilding
@@ -56,7 +61,7 @@ def rebuild(
     Returns:
         The bundle to measure with, and a report of plain values: ``mode``, whether the rebuilt tables were ``adopted``
         with the ``reason``, ``seconds`` in all, and as far as it got ``call_seconds`` of the loader, its ``rows``,
-        ``rows_used``, the ``effective_weight`` of background events and the process's ``peak_memory`` in MB.
+        ``rows_used``, the ``effective_weight`` of background events and the ``peak_memory`` of it in MB.
     """
     began = time.monotonic()
     report: dict[str, Any] = {"mode": how.mode, "adopted": False}
@@ -70,8 +75,7 @@ def rebuild(
         logger.debug("rebuilding failed", exc_info=True)
         report["reason"] = f"{type(error).__name__}: {error}"
     report["seconds"] = round(time.monotonic() - began, 3)
-    memory = _peak_memory()
-    return bundle, report if memory is None else report | {"peak_memory": memory}
+    return bundle, report
 
 
 def _rebuilt(
@@ -89,6 +93,29 @@ def _rebuilt(
     if get_train_set is None:
         msg = "there is no get_train_set, so no training events; the bundled tables are used"
         raise InputError(msg)
+    points = choose_points(NODES, SEED)
+
+    def count(report: Report) -> Arrays:
+        return _counted(bundle, how, get_train_set, classifier, points, deadline, report)
+
+    # Where no process can be forked the loader runs here, and only what it leaves of the time can be bounded.
+    counted = run_in_child(count, report, deadline - time.monotonic()) if can_fork() else count(report)
+    response = fit_counts(points, counted["counts"], counted["moved"])
+    _check_yields(response, bundle)
+    tables = None if bundle.tables is None else YieldTables(default_axes(), fill_grid(response))
+    return replace(bundle, tables=tables, response=response, variances=counted["squares"][0])
+
+
+def _counted(
+    bundle: Bundle,
+    how: Rebuilding,
+    get_train_set: Callable[..., Any],
+    classifier: Classifier,
+    points: Sequence[Point],
+    deadline: float,
+    report: Report,
+) -> Arrays:
+    """Load training events and count as many of them as there is time for; see ``count_points``."""
     before = time.monotonic()
     with _seeded():
         frame = get_train_set(train_size=how.train_size)
@@ -98,7 +125,6 @@ def _rebuilt(
     report["rows"] = len(sample)
     _check_weight(sample, how, report)
 
-    points = choose_points(NODES, SEED)
     arguments = (bundle.regions, classifier)
     pilot = sample.take(np.random.default_rng(SEED).permutation(len(sample))[:PILOT_ROWS])
     before = time.monotonic()
@@ -110,11 +136,7 @@ def _rebuilt(
         _check_weight(sample, how, report)
     report["rows_used"] = len(sample)
 
-    counted = count_points(sample, points, *arguments, NOISE, deadline)
-    response = fit_counts(points, counted["counts"], counted["moved"])
-    _check_yields(response, bundle)
-    tables = None if bundle.tables is None else YieldTables(default_axes(), fill_grid(response))
-    return replace(bundle, tables=tables, response=response, variances=counted["squares"][0])
+    return count_points(sample, points, *arguments, NOISE, deadline)
 
 
 @contextmanager
@@ -214,12 +236,3 @@ def _check_yields(response: Response, bundle: Bundle) -> None:
         msg = f"the training events expect {ratio.round(3).tolist()} times the bundled events of {PROCESSES}, which "
         msg += "means that their weights are not scaled to 10 fb^-1; the bundled tables are used"
         raise InputError(msg)
-
-
-def _peak_memory() -> float | None:
-    """Return the largest memory of this process so far in MB, where the system tells."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

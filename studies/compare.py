@@ -135,7 +135,7 @@ def resampled_means(
         rows = np.flatnonzero(sets == number)
         times = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=n_bootstraps)
         sums += times.astype(np.float64) @ values[:, rows]
-    return sums / values.shape[1]
+    return np.asarray(sums / values.shape[1])
 
 
 def compare(records: Mapping[str, list[Record]], n_bootstraps: int = BOOTSTRAPS) -> dict[str, Any]:

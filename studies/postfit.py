@@ -52,7 +52,7 @@ class Expectation:
     @property
     def sigma(self) -> np.ndarray:
         """Standard deviation of the total of each bin, shape (n_bins,)."""
-        return np.sqrt((self.variations**2).sum(axis=0))
+        return np.asarray(np.sqrt((self.variations**2).sum(axis=0)))
 
     def integral(self, place: slice) -> tuple[float, float]:
         """Return the total of some bins and its standard deviation, correlations included."""

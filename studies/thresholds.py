@@ -44,7 +44,7 @@ class Thresholds:
 
     def at(self, mu: np.ndarray | pd.Series) -> np.ndarray:
         """Return the thresholds at any mu."""
-        return np.interp(mu, self.mu, self.delta_nll)
+        return np.asarray(np.interp(mu, self.mu, self.delta_nll))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -123,7 +123,8 @@ def draw_counts(bundle: Bundle, truth: Truth, settings: ToySettings, number: int
     if settings.simulation in ("both", "toys"):
         nominal = bundle.templates.terms(NOMINAL)[0]
         yields *= template_factors(nominal, bundle.variances, _rng(settings, number, 1))
-    return _rng(settings, number, 2).poisson(yields.sum(axis=0)).astype(np.float64)
+    counts: np.ndarray = _rng(settings, number, 2).poisson(yields.sum(axis=0)).astype(np.float64)
+    return counts
 
 
 def template_factors(yields: np.ndarray, variances: np.ndarray, rng: np.random.Generator) -> np.ndarray:

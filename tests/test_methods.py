@@ -64,7 +64,7 @@ ODD = {
     "some NaN": lambda d: d.assign(PRI_met=d.PRI_met.where(d.index % 50 > 0, np.nan)),
     "an infinity": lambda d: d.assign(PRI_had_pt=d.PRI_had_pt.where(d.index != 5, np.inf)),
     "a huge value": lambda d: d.assign(PRI_met=d.PRI_met.where(d.index != 5, np.float32(1e30))),
-    "integers": lambda d: d.astype(np.int64),
+    "float64": lambda d: d.astype(np.float64),
     "any index": lambda d: d.set_axis(np.zeros(len(d), dtype=int)),
 }
 """Frames that can."""
@@ -94,7 +94,7 @@ def built(data, tmp_path_factory):
     """All methods, as folders by name, and SAGE's weights of the same events."""
     folder = tmp_path_factory.mktemp("methods")
     sage = folder / "sage"
-    make_weights(CONFIG, data, sage / "build", sage / "weights", resume=False, network=ROOT / "weights")
+    make_weights(CONFIG, data, sage / "build", sage / "weights", network=ROOT / "weights")
     for name in METHODS:
         build(name, Build(CONFIG, data, ROOT / "weights", folder / name, folder / "build" / name))
     return folder

@@ -176,7 +176,8 @@ def judge(all_edges: Filled, half_edges: list[Filled], points: list[Point]) -> d
     out |= expected_precision(counts, all_edges.moved.sum(axis=1), variances, regions, points)
     total = counts[0].sum(axis=1)
     out["sigma_unbiased"] = profiled(unbiased_information(all_edges, points))
-    own, other = [], []
+    own: list[dict[str, float]] = []
+    other: list[dict[str, float]] = []
     for chosen, filled in enumerate(half_edges):
         for half in HALVES:
             scale = (total / filled.counts[0, half].sum(axis=1))[:, None]

@@ -224,6 +224,6 @@ def _pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
         return
     from distributed import Client
 
-    with Client(scheduler) as client:
+    with Client(scheduler) as client:  # type: ignore[no-untyped-call]  # the library has no types
         log.info("%s", client)
         yield Pool(client.get_executor(retries=RETRIES))

@@ -100,7 +100,7 @@ def network_classifier(folder: Path, threads: int) -> Classifier:
 def balanced(classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Scale weights so that all classes have the same total and the average is 1."""
     totals = np.bincount(classes, weights, minlength=len(PROCESSES))
-    return weights * (len(classes) / len(PROCESSES) / totals)[classes]
+    return np.asarray(weights * (len(classes) / len(PROCESSES) / totals)[classes])
 
 
 def sample(file: EventsFile, keep: Keep, fractions: np.ndarray) -> Sample:

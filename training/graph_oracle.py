@@ -16,8 +16,8 @@ from torch.nn.functional import leaky_relu, one_hot
 from torch_geometric.nn import MessagePassing, global_mean_pool
 from torch_geometric.utils import softmax
 
-from sage.network.dense import HIDDEN, N_CLASSES, ROUNDS
 from sage.network.graph import DETERMINISTIC, INPUTS, N_NODES, N_SLOTS, NODES, UNCERTAINTY_AWARE, Branch
+from sage.network.parameters import HIDDEN, N_CLASSES, ROUNDS
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def build_graphs(branch: Branch, values: Tensor, jets: Tensor) -> GraphBatch:
     )
 
 
-class MeanMessages(MessagePassing):
+class MeanMessages(MessagePassing):  # type: ignore[misc]  # the library has no types
     """Mean over incoming edges of ``activation(Linear(concat(x_source, e, ...)))``."""
 
     def __init__(self) -> None:

@@ -139,10 +139,10 @@ def fit_perceptron(train: Sample, held_out: Sample, seed: int) -> tuple[Classifi
 
     def predict(values: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
-            return torch.cat([torch.softmax(model(part), dim=1) for part in values.split(CHUNK)]).numpy()
+            return torch.cat([torch.softmax(model(part), dim=1) for part in torch.split(values, CHUNK)]).numpy()
 
     for _ in tqdm(range(EPOCHS), "perceptron", disable=None):
-        for rows in torch.from_numpy(rng.permutation(len(x))).split(BATCH):
+        for rows in torch.split(torch.from_numpy(rng.permutation(len(x))), BATCH):
             optimiser.zero_grad()
             loss = (cross_entropy(model(x[rows]), y[rows], reduction="none") * w[rows]).mean()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -74,5 +74,6 @@ class Thinning:
 
     def __call__(self, events: Events) -> np.ndarray:
         """Return which events are kept, shape (n,), boolean."""
-        kept = uniform(events.keys, THINNING, *self.purpose) < self.fractions[events.classes]
-        return kept & self.held_out.others(events)
+        kept: np.ndarray = uniform(events.keys, THINNING, *self.purpose) < self.fractions[events.classes]
+        kept &= self.held_out.others(events)
+        return kept

@@ -232,7 +232,7 @@ class Trainer:
         if not weight_sum > 0.0:
             msg = f"no event in rows {self.rows.start} to {self.rows.stop} is held out; raise validation_fraction"
             raise SettingsError(msg)
-        return loss_sum / weight_sum
+        return float(loss_sum / weight_sum)
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of a step: linear rise, then a cosine down to 0."""

@@ -21,8 +21,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import pandas as pd  # type: ignore[import-untyped]
-from tqdm import tqdm  # type: ignore[import-untyped]
+import pandas as pd
+from tqdm import tqdm
 
 from workshop.errors import UsageError
 from workshop.files import make_folder, write_frame

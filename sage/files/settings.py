@@ -46,15 +46,15 @@ class Rebuilding:
     Arguments:
         mode: ``bundled`` never asks for them. ``auto`` adopts tables rebuilt from them if they are good enough (see
             ``largest_weight``), ``rebuild`` whatever their statistics. What cannot be adopted leaves the bundled ones.
-        train_size: Fraction of the training part to load. A tenth of the public data set's is 15 million events, which
-            leave the tables a sixteenth of a data set's variance and take some minutes on two cores.
+        train_size: Fraction of the training part to load. A twentieth of the public data set's is 7.7 million events,
+            which leave the tables a fifth of a data set's variance (docs/method.md tells what loading them takes).
         time_budget: Seconds for loading and counting together; rows are left out, or the attempt is, to keep it.
         largest_weight: Largest effective weight of a background event (sum of squared weights over sum of weights:
             the tables' variance in units of that of one data set).
     """
 
     mode: str = "auto"
-    train_size: float = 0.1
+    train_size: float = 0.05
     time_budget: float = 1200.0
     largest_weight: float = 0.5
 

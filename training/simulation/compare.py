@@ -77,7 +77,8 @@ def plot(samples: dict[str, Sample], title: str) -> mpl.figure.Figure:
     for name, axis in zip(FEATURES, axes.flat, strict=True):
         values = {label: np.nan_to_num(part.columns[name], nan=UNDEFINED) for label, part in selected.items()}
         last = list(values.values())[-1]
-        edges = np.linspace(*np.quantile(last[last != UNDEFINED], [0.002, 0.99]), N_PLOT_BINS + 1)
+        low, high = np.quantile(last[last != UNDEFINED], [0.002, 0.99])
+        edges = np.linspace(low, high, N_PLOT_BINS + 1)
         colours = [*COLOURS[: len(values) - 1], "black"]
         for (label, column), colour in zip(values.items(), colours, strict=True):
             # Fractions of all events, so that a wrong number of jets shows in every jet quantity.

@@ -38,9 +38,9 @@ class Sample:
     weights: np.ndarray
     parents: np.ndarray
 
-    def selected(self, **shifts: float) -> Sample:
+    def selected(self, tes: float = 1.0, jes: float = 1.0) -> Sample:
         """Move events to a nuisance point, apply the official selection and add the derived features."""
-        columns, rows = select(shift(self.columns, **shifts))
+        columns, rows = select(shift(self.columns, tes, jes))
         return Sample({**columns, **derived(columns)}, self.weights[rows], self.parents[rows])
 
     def take(self, rows: np.ndarray) -> Sample:
@@ -171,7 +171,7 @@ def _matrix(columns: Columns) -> np.ndarray:
 def _cumulative(values: np.ndarray, weights: np.ndarray, grid: np.ndarray) -> np.ndarray:
     order = np.argsort(values)
     total = np.concatenate([[0.0], np.cumsum(weights[order], dtype=np.float64)])
-    return total[np.searchsorted(values[order], grid, side="right")] / total[-1]
+    return np.asarray(total[np.searchsorted(values[order], grid, side="right")] / total[-1])
 
 
 def _fraction_error(events: Sample, inside: np.ndarray, fraction: float) -> float:

@@ -22,12 +22,13 @@ def compiled(function: Function) -> Function:
     numba's own cache looks at the file of the function alone, and would go on using what was compiled from other
     files, or with their constants, before they changed. So the folder is named after all sources of this package.
     """
-    chosen: str = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_folder(chosen))
+    settings: Any = numba.config  # made at run time
+    chosen: str = settings.CACHE_DIR
+    settings.CACHE_DIR = str(_folder(chosen))
     try:
         return cast(Function, numba.njit(cache=True)(function))
     finally:
-        numba.config.CACHE_DIR = chosen
+        settings.CACHE_DIR = chosen
 
 
 @cache

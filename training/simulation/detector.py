@@ -84,7 +84,8 @@ def measure(deposits: Deposits, seeds: np.ndarray, *, only_selectable: bool = Fa
 
 def _columns(kind: type[Rows], rows: np.ndarray) -> Rows:
     """Turn rows into columns of the same names."""
-    return kind(**{field.name: np.ascontiguousarray(rows[field.name]) for field in fields(kind)})
+    columns: Rows = kind(**{field.name: np.ascontiguousarray(rows[field.name]) for field in fields(kind)})
+    return columns
 
 
 @compiled

@@ -146,13 +146,15 @@ def gather(offsets: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def take_rows(columns: Columns, rows: np.ndarray) -> Columns:
     """Return the given rows of a dataclass of arrays."""
-    return type(columns)(*(getattr(columns, field.name)[rows] for field in fields(columns)))
+    chosen: Columns = type(columns)(*(getattr(columns, field.name)[rows] for field in fields(columns)))
+    return chosen
 
 
 def join_rows(parts: Sequence[Columns]) -> Columns:
     """Put dataclasses of arrays one after the other; there must be at least one."""
     names = [field.name for field in fields(parts[0])]
-    return type(parts[0])(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    joined: Columns = type(parts[0])(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return joined
 
 
 def _joined(parts: Sequence[Columns], kind: type[Columns]) -> Columns:
@@ -162,7 +164,8 @@ def _joined(parts: Sequence[Columns], kind: type[Columns]) -> Columns:
         dtype = INTEGER_COLUMNS.get(field.name, np.float64)
         columns[field.name] = np.concatenate([np.zeros(0, dtype), *(getattr(part, field.name) for part in parts)])
         columns[field.name] = columns[field.name].astype(dtype)
-    return kind(**columns)
+    joined: Columns = kind(**columns)
+    return joined
 
 
 def _offsets(parts: Sequence[Particles] | Sequence[Taus]) -> np.ndarray:

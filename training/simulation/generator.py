@@ -342,4 +342,4 @@ def _is_quiet(event: pythia8mc.Event, leptons: list[pythia8mc.Particle]) -> bool
     if px**2 + py**2 > QUIET_PT**2:
         return False
     partons = (p for p in (event[i] for i in range(5, event.size())) if p.isFinal() and p.isParton())
-    return sum(p.pT() for p in partons) < QUIET_SUM
+    return bool(sum(p.pT() for p in partons) < QUIET_SUM)

@@ -36,7 +36,8 @@ def rapidity(pz: float, e: float, pt2: float) -> float:
 def _distance2(rap: np.ndarray, phi: np.ndarray, i: int, j: int) -> float:
     """Squared distance of two objects; azimuths in [-pi, pi]."""
     turn = abs(phi[i] - phi[j])
-    return (rap[i] - rap[j]) ** 2 + min(turn, 2.0 * math.pi - turn) ** 2
+    squared: float = (rap[i] - rap[j]) ** 2 + min(turn, 2.0 * math.pi - turn) ** 2
+    return squared
 
 
 @compiled
@@ -116,7 +117,8 @@ def _locate(p: np.ndarray, i: int, rap: np.ndarray, phi: np.ndarray, weight: np.
 @compiled
 def _clustering_distance(i: int, weight: np.ndarray, near: np.ndarray, near2: np.ndarray) -> float:
     """R^2 times the smallest of d_i and the d_ij of object i."""
-    return near2[i] * (weight[i] if near[i] == NONE else min(weight[i], weight[near[i]]))
+    distance: float = near2[i] * (weight[i] if near[i] == NONE else min(weight[i], weight[near[i]]))
+    return distance
 
 
 @compiled

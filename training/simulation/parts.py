@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -115,7 +115,7 @@ def parse_parts(texts: Sequence[str], test_size: float) -> list[Piece]:
         if not (Path(folder) / DATA_FILE).is_file():
             msg = f"{folder}: holds no {DATA_FILE}; give a folder of events (python -m scripts.simulate)"
             raise InputError(msg)
-        pieces.append(Piece(Path(folder), part, test_size))
+        pieces.append(Piece(Path(folder), cast(Part, part), test_size))
     for index, piece in enumerate(pieces):
         for other in pieces[:index]:
             _check_apart(other, piece)

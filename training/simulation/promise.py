@@ -7,6 +7,7 @@ was kept, so a bad guess costs statistics, not correctness, as long as it is not
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,13 +36,13 @@ Before the shower pt and direction are those without recoil, so the steps are wi
 HardSteps = tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...], float]
 
 
-def hard_promise(keep: Promise, leptons: np.ndarray, taus: np.ndarray) -> float:
+def hard_promise(keep: Promise, leptons: Sequence[tuple[float, float]], taus: Sequence[tuple[float, float]]) -> float:
     """Fraction of such events to shower.
 
     Args:
         keep: The process's fractions.
-        leptons: (pt, |eta|) of electrons and muons of the hard process, shape (l, 2).
-        taus: The same of taus, shape (t, 2).
+        leptons: (pt, |eta|) of electrons and muons of the hard process, one each.
+        taus: The same of taus.
     """
     lepton = sorted((_hard_quality(HARD_LEPTON, pt, eta) for pt, eta in leptons), reverse=True)
     tau = sorted((_hard_quality(HARD_TAU, pt, eta) for pt, eta in taus), reverse=True)

@@ -49,8 +49,7 @@ YIELDS = {
     "high MT, other": (26.02, 3826.9, 5054.3, 1409.4),
 }
 
-SHIFTS = (("tes", 0.99), ("tes", 1.01), ("tes", 0.97), ("tes", 1.03))
-SHIFTS += (("jes", 0.99), ("jes", 1.01), ("jes", 0.97), ("jes", 1.03))
+SHIFTS = tuple((name, scale) for name in ("tes", "jes") for scale in (0.99, 1.01, 0.97, 1.03))
 
 RESPONSES = {
     ("low MT, two jets", "htautau"): (-0.61, 0.59, -1.88, 1.74, -1.31, 1.29, -3.97, 3.83),

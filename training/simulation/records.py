@@ -54,13 +54,17 @@ def event_batch(n_events: int, parts: Sequence[Rows], taus: TauRows, data: pythi
     order = np.argsort(owner, kind="stable")
     kinds, which = np.unique(codes[order], return_inverse=True)
     charges = np.array([round(data.charge(int(kind))) for kind in kinds], dtype=np.int8)
-    particles = Particles(
-        codes[order].astype(np.int32), *_columns(momenta[order]), *_columns(places[order]), charges[which]
-    )
+    px, py, pz, e = _columns(momenta[order])
+    vx, vy, vz = _columns(places[order])
+    particles = Particles(codes[order].astype(np.int32), px, py, pz, e, vx, vy, vz, charges[which])
     tau_owner, visible, pt, eta, charge, prongs = taus
     by_event = np.argsort(tau_owner, kind="stable")
+    px, py, pz, e = _columns(visible[by_event])
     true_taus = Taus(
-        *_columns(visible[by_event]),
+        px,
+        py,
+        pz,
+        e,
         pt[by_event],
         eta[by_event],
         charge[by_event].astype(np.int8),

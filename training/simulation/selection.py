@@ -107,7 +107,7 @@ def pick_lepton(leptons: np.ndarray) -> int:
 @compiled
 def only_tag(tags: np.ndarray, chosen: int) -> float:
     """Probability that of independent tags with these probabilities the chosen one is there and no other."""
-    probability = tags[chosen]
+    probability: float = tags[chosen]
     for i in range(len(tags)):
         probability *= 1.0 if i == chosen else 1.0 - tags[i]
     return probability

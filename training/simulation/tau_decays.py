@@ -140,7 +140,16 @@ def to_lab(
 
 
 @compiled
-def _visible(kinds, rows, azimuths, draws, taus, charges, helicities, library):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _visible(
+    kinds: np.ndarray,
+    rows: np.ndarray,
+    azimuths: np.ndarray,
+    draws: np.ndarray,
+    taus: np.ndarray,
+    charges: np.ndarray,
+    helicities: np.ndarray,
+    library: np.ndarray,
+) -> np.ndarray:
     """Visible four-momenta (n, 4) in the laboratory of n decays, drawing leptonic ones and looking up others."""
     out = np.empty((len(kinds), 4))
     for i in range(len(kinds)):
@@ -154,7 +163,14 @@ def _visible(kinds, rows, azimuths, draws, taus, charges, helicities, library): 
 
 
 @compiled
-def _all_to_lab(rest, owner, taus, charges, helicities, azimuths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _all_to_lab(
+    rest: np.ndarray,
+    owner: np.ndarray,
+    taus: np.ndarray,
+    charges: np.ndarray,
+    helicities: np.ndarray,
+    azimuths: np.ndarray,
+) -> np.ndarray:
     """Four-momenta (m, 4) in the laboratory of products (m, 4) of the decays ``owner`` (m,)."""
     out = np.empty(rest.shape)
     for i in range(len(owner)):

@@ -169,7 +169,8 @@ def tower_at(layer: int, calorimeter: Calorimeter, eta: float, phi: float) -> in
         return NO_TOWER
     n_phi = calorimeter.n_phi[row]
     column = min(max(math.ceil((phi + math.pi) / (2.0 * math.pi) * n_phi) - 1, 0), n_phi - 1)
-    return (layer << LAYER_BIT) | (row << ETA_BIT) | column
+    tower: int = (layer << LAYER_BIT) | (row << ETA_BIT) | column
+    return tower
 
 
 @compiled

@@ -38,7 +38,8 @@ def step_value(steps: Steps, eta: float, pt: float) -> float:
     """Value of the first row (limit of |eta|, limit of pt, value) with |eta| <= and pt > its limit, else 0."""
     for i in range(len(steps)):
         if abs(eta) <= steps[i, 0] and pt > steps[i, 1]:
-            return steps[i, 2]
+            value: float = steps[i, 2]
+            return value
     return 0.0
 
 
