@@ -48,7 +48,7 @@ class EventFile:
     """Test and training part of one events file.
 
     Like the official ``Data`` it keeps the file open, so neither it nor its bound method ``load_train_set`` can be
-    pickled: a submission that keeps ``get_train_set`` fails here as it does there.
+    pickled.
 
     Args:
         path: The Parquet file, or a folder that holds it as ``FAIR_Universe_HiggsML_data.parquet``. Metadata is read
@@ -153,7 +153,7 @@ class EventFile:
         missing = [process for process, count in zip(PROCESS_ORDER, counts, strict=True) if not count]
         if missing and counts.any():
             logger.warning(
-                "%s: %s has no %s (%s); rows that are sorted by process must be shuffled",
+                "%s: %s has no %s (%s); if the rows are sorted by process, shuffle them",
                 *(self.path, part, " and no ".join(missing), _listed(counts)),
             )
 
@@ -218,6 +218,7 @@ class EventFile:
                 effective**0.5,
             )
 
+    @np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
     def load_train_set(self, train_size: float | None = None, selected_indices: Any = None) -> pd.DataFrame:
         """Read the training part, or some rows of it; this is what a submission gets as ``get_train_set``.
 

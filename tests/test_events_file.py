@@ -14,8 +14,8 @@ import pytest
 from harness import test_set
 from harness.columns import PROCESS_ORDER
 from harness.mapped import DiskPool, attach
+from harness.submission import pickle_model
 from harness.test_set import EventFile
-from harness.workers import pickle_model
 from tests import official
 from workshop.errors import UsageError
 
@@ -221,7 +221,8 @@ def test_bad_events_are_refused(tmp_path, case):
 
 LABELS = EVENTS["detailed_labels"]
 SORTED = {
-    "by process": (EVENTS.sort_values("detailed_labels", kind="stable"), "no ztautau and no ttbar and no htautau"),
+    "by process": (EVENTS.sort_values("detailed_labels", kind="stable"), "has no ztautau and no ttbar (ztautau 0"),
+    "only Z": (EVENTS[LABELS == "ztautau"], "has no diboson and no ttbar and no htautau"),
     "signal last": (EVENTS.sort_values("labels", kind="stable"), "has no htautau"),
     "signal first": (EVENTS.sort_values("labels", ascending=False, kind="stable").iloc[:400], "has no ztautau"),
     "one rare process": (EVENTS[(LABELS != "ttbar") | (np.arange(500) > 250)], "has no ttbar"),

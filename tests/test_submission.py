@@ -18,7 +18,8 @@ from harness.archive import unpack
 from harness.capture import captured_output
 from harness.fingerprint import fingerprint
 from harness.mapped import POOL_FOLDER
-from harness.submission import PROJECT, importable, opened, search_path, start
+from harness.submission import opened, start
+from harness.surroundings import PROGRAM, PROJECT, inside, search_path, surroundings
 from harness.test_set import EventFile
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
@@ -204,7 +205,7 @@ class TestSubmission:
     def test_own_sage_is_imported_and_ours_is_back_afterwards(self, tmp_path):
         import sage.challenge.nuisances as ours
 
-        folder = write(tmp_path / "s", "import sage.challenge.nuisances, helper\nfrom tool import VALUE\n" + MINIMAL)
+        folder = write(tmp_path / "s", "import sage.nuisances, helper\nfrom tool import VALUE\n" + MINIMAL)
         (folder / "sage").mkdir()
         (folder / "sage" / "__init__.py").touch()
         (folder / "sage" / "nuisances.py").write_text("CHALLENGE = 'theirs'")
@@ -213,13 +214,17 @@ class TestSubmission:
         (folder / "tools" / "tool.py").write_text("VALUE = 3")
         (folder / "__pycache__").mkdir()
         path, before = list(sys.path), {name: sys.modules.get(name) for name in ("model", "helper", "tool")}
-        with importable(folder):
+        with surroundings(folder):
             model = start(folder, None)
-            assert type(model).__module__ == "model"
-            assert sys.modules["model"].sage.nuisances.CHALLENGE == "theirs"
-            assert sys.modules["model"].VALUE == 3
-            assert sys.path[-4:] == [*search_path(folder), str(PROJECT)]
-            assert not any(entry.endswith("__pycache__") for entry in sys.path)
+            assert sys.path == path
+            assert sys.modules["sage.challenge.nuisances"] is ours
+            with inside(logging.INFO):
+                assert type(model) is sys.modules["model"].Model
+                assert sys.modules["model"].sage.nuisances.CHALLENGE == "theirs"
+                assert sys.modules["model"].VALUE == 3
+                assert sys.path[0] == str(PROGRAM)
+                assert sys.path[-3:] == search_path(folder) == [str(folder / name) for name in ("", "sage", "tools")]
+                assert str(PROJECT) not in sys.path
         assert sys.path == path
         assert sys.modules["sage.challenge.nuisances"] is ours
         assert {name: sys.modules.get(name) for name in before} == before
@@ -237,7 +242,7 @@ class TestSubmission:
     )
     def test_failures_name_what_was_done(self, tmp_path, text, named):
         folder = write(tmp_path, text)
-        with importable(folder), pytest.raises(UsageError, match=named) as caught:
+        with surroundings(folder), pytest.raises(UsageError, match=named) as caught:
             start(folder, None)
         assert isinstance(caught.value, SubmissionError)
         assert ("Traceback" in caught.value.details) == ("model.py has" not in str(caught.value))
@@ -245,8 +250,8 @@ class TestSubmission:
     def test_systematics_and_train_set_are_given(self, tmp_path, events_folder):
         text = MINIMAL.replace("systematics): pass", "systematics): self.frame = systematics(get_train_set())")
         folder = write(tmp_path, text)
-        with importable(folder):
-            assert 300 < len(start(folder, EventFile(events_folder).load_train_set).frame) <= 350
+        with surroundings(folder):
+            assert 300 < len(start(folder, EventFile(events_folder)).frame) <= 350
 
     def test_prints_go_to_the_log(self, caplog, monkeypatch, capfd):
         monkeypatch.setattr(logging.getLogger("sage"), "propagate", True)
