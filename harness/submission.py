@@ -109,8 +109,8 @@ def start(folder: Path, events: EventFile | None) -> Any:
         SubmissionError: If one of the three fails; ``details`` holds the traceback.
     """
     systematics = higgsml().systematics
-    model_class = load_model_class(folder)
     owner = call_submission("importing ingestion.py", lambda: importlib.import_module("ingestion").begin(events))
+    model_class = load_model_class(folder)
     model = call_submission(
         "calling Model(get_train_set=..., systematics=...)",
         lambda: model_class(get_train_set=owner.load_train_set, systematics=systematics),
