@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
-import functools
 import importlib
 import logging
 import multiprocessing
@@ -59,6 +58,7 @@ class Surroundings:
         self._folder = folder.resolve()
         self._shared = PROJECT.is_relative_to(self._folder)
         self._theirs: _State | None = None
+        self._places: dict[str, bool] = {}
 
     @contextmanager
     def inside(self, level: int) -> Iterator[None]:
@@ -66,14 +66,14 @@ class Surroundings:
         loggers = _ProjectLoggers()
         ours = _State.now(self._private)
         with captured_output(level):
-            (self._theirs or self._first(ours)).install(self._private)
+            (self._theirs or self._first(ours)).replace(ours)
             try:
                 yield
             finally:
                 with suppress(ValueError, OSError, AttributeError):
                     sys.stdout.flush()
                 self._theirs = _State.now(self._private)
-                ours.install(self._private)
+                ours.replace(self._theirs)
                 loggers.restore()
 
     def _first(self, ours: _State) -> _State:
@@ -96,10 +96,14 @@ class Surroundings:
         top = name.partition(".")[0]
         if top in OFFICIAL or name in ("__main__", "__mp_main__"):
             return True
-        places = module_places(module)
-        if any(_within(place, PROJECT) for place in places):
-            return not self._shared
-        return top == "model" or any(_within(place, self._folder) for place in places)
+        if top == "model" and self._shared:
+            return not any(_within(place, PROJECT) for place in module_places(module))
+        return top == "model" or any(map(self._place_is_private, module_places(module)))
+
+    def _place_is_private(self, place: str) -> bool:
+        if place not in self._places:
+            self._places[place] = not self._shared if _within(place, PROJECT) else _within(place, self._folder)
+        return self._places[place]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +151,11 @@ class _State:
             signal.getitimer(signal.ITIMER_REAL),
         )
 
-    def install(self, private: Private) -> None:
-        """Make this the state of the process."""
+    def replace(self, other: _State) -> None:
+        """Make this the state of the process, which is the other one now."""
         sys.path[:] = self.path
-        for name in [name for name, module in list(sys.modules.items()) if private(name, module)]:
-            del sys.modules[name]
+        for name in other.modules:
+            sys.modules.pop(name, None)
         sys.modules.update(self.modules)
         sys.stdout, sys.stderr = self.streams
         with suppress(OSError):
@@ -205,7 +209,6 @@ def module_places(module: ModuleType) -> list[str]:
         return []
 
 
-@functools.cache
 def _within(place: str, folder: Path) -> bool:
     path = Path(place).resolve()
     return path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts

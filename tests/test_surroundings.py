@@ -44,7 +44,7 @@ class Model:
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory):
-    return official.events_folder(tmp_path_factory.mktemp("events"))
+    return official.events_folder(tmp_path_factory.mktemp("events"), sum_weights=300.0)
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +169,9 @@ class TestOwnPackages:
     def test_names_of_this_project_are_free(self, events, tmp_path, workers, regular):
         names = ("scripts", "harness", "report", "training", "studies", "tests", "workshop", "methods", "sage")
         text = "".join(f"from {name} import mine as {name}\n" for name in names)
-        text += "import harness.submission, workshop.errors\nfrom scripts.mine import Kept\n"
+        text += "import harness.submission as part, workshop.errors as other\nfrom scripts.mine import Kept\n"
         parts = ", ".join(f"{name}.WHO" for name in names)
-        fit = f"self.kept, self.who = Kept(), [{parts}, harness.WHO]"
+        fit = f"self.kept, self.who = Kept(), [{parts}]"
         folder = write(
             tmp_path / "s", model(text, fit=fit, answer="len(set(self.who)) == 9 and self.kept.__class__ is Kept")
         )
