@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-mpl.use("Agg")
+from workshop.plots import drawn, new_figure
 
 
-def draw(report: dict[str, Any]) -> Figure:
+@drawn
+def draw(report: dict[str, Any]) -> Any:
     """Draw stages per number of threads, the speed of the networks, and the growth with the number of events.
 
     Args:
         report: What ``benchmarks.predict`` writes as JSON.
     """
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    stages, networks, growth = figure.subplots(1, 3)
+    figure, panels = new_figure(11, 3.6, columns=3)
+    stages, networks, growth = panels[0]
 
     for i, (threads, found) in enumerate(report["threads"].items()):
         label = f"{threads} thread{'s' if threads != '1' else ''}: predict {found['predict']['seconds']:.2f} s"

@@ -43,6 +43,7 @@ from sage.measurement import count_events, fit_interval, likelihood_of
 from sage.network.classifier import NetworkClassifier
 from sage.network.engine import KINDS, Engine
 from sage.network.graph import jets_present, normalise, raw_inputs
+from workshop.plots import save
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 5_000_000)
 
@@ -184,7 +185,7 @@ def main() -> None:
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "predict.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-    draw(report).savefig(arguments.output / "predict.png", dpi=150)
+    save(draw(report), arguments.output / "predict", ("png",))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def leaderboard_rows(scores: Scores, team: str, data: str) -> list[tuple[str, fl
 def leaderboard(scores: Scores, team: str, data: str) -> str:
     """Return a plain-text table: this run beside the published results, best quantiles score first.
 
-    Arguments:
+    Args:
         scores: Scores of the run; the row shows the means over its bootstraps, as the published rows do.
         team: Name in the first column.
         data: What the run was made on, for the last column.

@@ -71,7 +71,7 @@ def pulls(results: RunResults) -> Array:
 
     Not an official score. Their mean is 0 and their width 1 where intervals are right; width above 1: too narrow.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         parts = [(np.asarray(result.mu_hats) - result.mu) / np.asarray(result.delta_mu_hats) for result in results.sets]
     return np.concatenate(parts)
 
@@ -125,7 +125,7 @@ def mean_coverage(mu: float | Array, p16: Array, p84: Array) -> float:
 def score_results(results: RunResults, n_bootstraps: int = BOOTSTRAPS) -> Scores:
     """Compute all scores of a run.
 
-    Arguments:
+    Args:
         results: At least one set.
         n_bootstraps: How often the sets are resampled; 1000 in the final phase.
     """
@@ -167,7 +167,7 @@ def bootstrap_scores(sets: Sequence[SetScores], n_bootstraps: int = BOOTSTRAPS) 
     Bootstrap i draws as many sets as there are, with replacement and seed 42 + i, averages their coverages and widths
     with equal weight, and computes the quantiles score with the sum of their sizes.
 
-    Arguments:
+    Args:
         sets: Scores by set.
         n_bootstraps: Number of bootstraps.
     """

@@ -16,6 +16,8 @@ from workshop.errors import UsageError
 MU_RANGE = (0.1, 3.0)
 DEFAULT_SEED = 31415
 LARGEST_SEED = 2**32 - 1
+LARGEST_MU = 100.0
+"""Pseudo-data of a larger signal does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def make_settings(
 ) -> Settings:
     """Return checked settings.
 
-    Arguments:
+    Args:
         sets: Number of sets.
         experiments: Pseudo-experiments per set.
         seed: Initial seed; pseudo-experiment t of set s uses ``seed + s * experiments + t``.
@@ -88,8 +90,8 @@ def make_settings(
         UsageError: If a number is out of range, a name unknown, or there is not one signal strength per set.
     """
     for name, value in (("sets", sets), ("experiments", experiments)):
-        if value < 1:
-            msg = f"{name} is {value}, but must be at least 1"
+        if not 1 <= value <= LARGEST_SEED:
+            msg = f"{name} is {value}, but must be at least 1 and at most {LARGEST_SEED}"
             raise UsageError(msg)
     # Up to 6 is added for the Poisson draw of the last process.
     if seed < 0 or seed + sets * experiments + 6 > LARGEST_SEED:
@@ -108,8 +110,9 @@ def make_settings(
             msg = f"{len(true_mus)} ground-truth mus for {sets} sets; give one for each set"
             raise UsageError(msg)
         for mu in true_mus:
-            if not (math.isfinite(mu) and mu >= 0):
+            if not (math.isfinite(mu) and 0 <= mu <= LARGEST_MU):
                 msg = f"ground-truth mu {mu} is not possible; a signal strength is a finite number of at least 0"
+                msg += f" and at most {LARGEST_MU:g}"
                 raise UsageError(msg)
     on = tuple(name for name in NAMES if name in chosen)
     return Settings(sets, experiments, seed, on, tuple(true_mus), random_mu=mus is None)

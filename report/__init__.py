@@ -1,7 +1,7 @@
 """One HTML page about a run: its scores, pulls and timings, the studies, the weights, and how it was made.
 
 blocks     what a page is made of: tables, matrices, pictures
-svg        matplotlib pictures that may stand in a page: nothing foreign, colours of the theme
+svg        pictures as images inside a page
 figures    pictures of a run
 run        sections from the results of a run
 studies    sections from the studies

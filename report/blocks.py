@@ -56,7 +56,7 @@ class Picture:
     Arguments:
         name: Its anchor.
         title: What it shows.
-        svg: SVG element from ``report.svg``.
+        svg: image element from ``report.svg``.
         caption: What to look for.
         wide: Whether its text would be too small on a phone, so that it scrolls there.
     """

@@ -19,7 +19,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 def render(run: Run, sections: Sequence[Section], version: str) -> str:
     """Return the page.
 
-    Every text is escaped; pictures come from ``report.svg``, which lets nothing but drawing through.
+    Every text is escaped; pictures come from ``report.svg``, as images, in which no script runs.
 
     Arguments:
         run: The run.

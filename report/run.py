@@ -33,7 +33,7 @@ MOST_SETS, MOST_EXPERIMENTS = 9, 100
 class Run:
     """A run as it is reported.
 
-    Arguments:
+    Args:
         name: Name of the submission.
         label: What the events are.
         results: Its results.
@@ -59,7 +59,7 @@ class Run:
 def read_run(folder: Path, name: str, label: str, bundle: Bundle) -> Run:
     """Read a run of this harness or of the official program.
 
-    Arguments:
+    Args:
         folder: Output folder of ``run_ingestion``.
         name: Name of the submission.
         label: What the events are.
@@ -314,7 +314,7 @@ def _answers(run: Run) -> Section:
         rows = tuple((flag, count(n)) for flag, n in sorted(flags.items()))
         caption = "What did not go the normal way, in the model’s words; an answer can have several."
         blocks.append(Table("flags", "Flags", ("flag", "answers"), rows, caption))
-    rows = tuple(
+    times = tuple(
         (title, *(number(value, 3) for value in _times([getattr(record, key) for record in run.records])))
         for title, key in (("predict", "predict_seconds"), ("making the pseudo-data", "generation_seconds"))
     )
@@ -324,7 +324,7 @@ def _answers(run: Run) -> Section:
     )
     caption += "worker processes or a busy machine they are longer than alone."
     header = ("step", "median / s", "90 % below / s", "longest / s", "sum / s")
-    blocks.append(Table("timings", "Timings", header, rows, caption))
+    blocks.append(Table("timings", "Timings", header, times, caption))
     return Section("answers", "Answers and timings", "", tuple(blocks))
 
 

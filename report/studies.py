@@ -153,8 +153,8 @@ def toys_section(folder: Path) -> Section:
             for check in content["checks"]
         )
         caption = "Bounds are four standard errors, or the stated tolerance if that is more."
-        header = ("check", "value", "from", "to", "result")
-        blocks.append(Table("toys-checks", "Checks of toys", header, checks, caption, texts=(0, 4), folded=True))
+        columns = ("check", "value", "from", "to", "result")
+        blocks.append(Table("toys-checks", "Checks of toys", columns, checks, caption, texts=(0, 4), folded=True))
     return Section("toys", "Toys", text, tuple(blocks))
 
 

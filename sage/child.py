@@ -7,15 +7,15 @@ pickling it, and its end is not ours.
 
 from __future__ import annotations
 
-import io
 import json
+import math
 import os
 import select
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ GRACE = 2.0
 CHUNK = 1 << 20
 SHARE_OF_MEMORY = 0.8
 """Part of the memory that is free when the child begins which it may take."""
-REPORT, ERROR = "report", "error"
+ERROR = "error"
 
 
 def can_fork() -> bool:
@@ -85,9 +85,7 @@ def run_in_child(
     if not content:
         msg = f"the process that loaded the training events ended without a result ({_cause(status)})"
         raise ChildError(msg)
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    said = json.loads(arrays.pop(REPORT).tobytes())
+    arrays, said = _unpack(content)
     error = said.pop(ERROR, None)
     report.update(said)
     if error is not None:
@@ -98,7 +96,6 @@ def run_in_child(
 def _work(function: Callable[[Report], Arrays], report: Report, sender: int) -> None:
     """Do the child's work and end it, whatever happens."""
     try:
-        _first_to_go()
         arrays: Arrays = {}
         try:
             arrays = function(report)
@@ -106,11 +103,8 @@ def _work(function: Callable[[Report], Arrays], report: Report, sender: int) -> 
             report[ERROR] = str(error)
         except BaseException as error:  # noqa: BLE001 (the parent raises it)
             report[ERROR] = f"{type(error).__name__}: {error}"
-        buffer = io.BytesIO()
-        encoded: Mapping[str, Any] = {REPORT: np.frombuffer(json.dumps(report).encode(), np.uint8), **arrays}
-        np.savez(buffer, **encoded)
         with os.fdopen(sender, "wb") as stream:
-            stream.write(buffer.getvalue())
+            stream.write(_pack(arrays, report))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -118,12 +112,22 @@ def _work(function: Callable[[Report], Arrays], report: Report, sender: int) -> 
         os._exit(1)
 
 
-def _first_to_go() -> None:
-    """Let the system end this process before its parent if memory runs out."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        return
+def _pack(arrays: Arrays, report: Report) -> bytes:
+    """Return arrays and report as one line of JSON and the arrays' values."""
+    layout = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
+    head = json.dumps({"report": report, "arrays": layout}).encode()
+    return b"\n".join([head, b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())])
+
+
+def _unpack(content: bytes) -> tuple[Arrays, Report]:
+    head, _, values = content.partition(b"\n")
+    said = json.loads(head)
+    arrays, start = {}, 0
+    for name, (kind, shape) in said["arrays"].items():
+        dtype, size = np.dtype(kind), math.prod(shape)
+        arrays[name] = np.frombuffer(values, dtype, size, start).reshape(shape).copy()
+        start += size * dtype.itemsize
+    return arrays, dict(said["report"])
 
 
 def _receive(child: int, receiver: int, seconds: float, memory: float) -> bytes:

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+GROUPS = {
+    "make": (
+        "get_data",
+        "simulate",
+        "join_events",
+        "train",
+        "build_tables",
+        "make_weights",
+        "make_method",
+        "make_submission",
+    ),
+    "run": ("run_ingestion", "score", "report"),
+    "study": ("asimov", "toys", "pools", "postfit", "compare", "compare_binnings", "evaluate", "compare_simulation"),
+}
+"""Programs by what they are for."""
 
 
 def verbs() -> dict[str, str]:
@@ -17,10 +34,20 @@ def verbs() -> dict[str, str]:
     return found
 
 
+def grouped(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the programs by what they are for; those of no group come last."""
+    left = list(names)
+    found = {group: [name for name in members if name in left] for group, members in GROUPS.items()}
+    others = [name for name in left if not any(name in members for members in found.values())]
+    return found | ({"other": others} if others else {})
+
+
 if __name__ == "__main__":
     lines = verbs()
     width = max(map(len, lines))
     print("usage: python -m scripts.VERB [options]; each VERB has --help\n")
-    for verb, line in lines.items():
-        print(f"  {verb:<{width}}  {line}")
+    for group, members in grouped(lines).items():
+        print(f"{group}:")
+        for verb in members:
+            print(f"  {verb:<{width}}  {lines[verb]}")
     sys.exit(0)

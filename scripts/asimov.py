@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
+from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_output, add_weights, nuisance_value
 from studies.asimov import SCAN_POINTS, as_json, as_text, study_asimov
 from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
 from studies.likelihoods import nuisances_of, open_weights, parameters_at
-from studies.plots import save
-from workshop.errors import UsageError
 from workshop.files import write_json
+from workshop.plots import save
 
 EXAMPLE = "--mu 1 --nuisance soft_met=0.5 diboson_scale=1.2 --output build/asimov"
 
@@ -31,7 +32,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = options.add_argument
     add_weights(options)
     add_output(options)
-    add("--mu", type=float, default=1.0, help="true signal strength (default: %(default)s)")
+    add("--mu", type=checks.mu, default=1.0, help="true signal strength (default: %(default)s)")
     add(
         "--nuisance",
         type=nuisance_value,
@@ -40,15 +41,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="true physical values (soft_met in GeV); others have the median of their prior (nu = 0, soft_met 1 GeV)",
     )
-    add("--points", type=int, default=SCAN_POINTS, help="points of the scan (default: %(default)s)")
+    add(
+        "--points", type=checks.whole(3, 100_000), default=SCAN_POINTS, help="points of the scan (default: %(default)s)"
+    )
     return options.parse_args(argv)
 
 
 def work(given: argparse.Namespace) -> None:
     """Study, print and write."""
-    if given.points < 3:
-        msg = f"--points is {given.points}; a scan needs at least 3"
-        raise UsageError(msg)
     bundle = open_weights(given.weights)
     truth = parameters_at(bundle, given.mu, dict(given.nuisance))
     with tqdm(total=6, unit="step", leave=False, disable=None) as progress:
@@ -61,7 +61,7 @@ def work(given: argparse.Namespace) -> None:
         progress.set_description("pictures")
         names = ["mu", *(nuisance.name for nuisance in nuisances_of(bundle))]
         title = "SAGE, Asimov data"
-        pictures = {
+        pictures: dict[str, Callable[[], Any]] = {
             "scan": lambda: draw_scan(study.scan, study.interval, title),
             "pulls": lambda: draw_pulls(study.impacts, title),
             "impacts": lambda: draw_impacts(study.impacts, title),

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sage.errors import SageError
+from scripts.checks import check_paths
 from workshop.errors import disk_error
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +41,7 @@ class ProgressHandler(logging.Handler):
 def parser(name: str, description: str | None, example: str) -> argparse.ArgumentParser:
     """Return a parser whose help ends with an example.
 
-    Arguments:
+    Args:
         name: Name of the program's module.
         description: The program's docstring.
         example: Its options in a command line that works.
@@ -75,7 +76,7 @@ def shown_log(verbose: bool) -> Iterator[None]:
 def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
     """Run a program's work and turn what goes wrong into one line and an exit code.
 
-    Arguments:
+    Args:
         work: Does the work.
         arguments: Parsed arguments; ``verbose`` is used here.
 
@@ -86,6 +87,7 @@ def run_program(work: Callable[[argparse.Namespace], None], arguments: argparse.
     done = False
     try:
         with shown_log(arguments.verbose):
+            check_paths(arguments)
             work(arguments)
         done = True
         if sys.stdout is not None:

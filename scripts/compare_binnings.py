@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sage.binned.counting import Noise, choose_points
 from sage.network.classifier import NetworkClassifier
+from scripts import checks
 from scripts.common import ROOT, parser, run_program
 from scripts.options import add_data_folder, add_fraction, add_output, add_seed
 from training.build_tables import read_network, read_shares
@@ -33,10 +34,21 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_output(options)
     add("--part", choices=("test", "train", "all"), default="test", help="events that are counted")
     add_fraction(options, "that are the test part", 0.5)
-    add("--points", type=int, default=36, help="nuisance points (default: %(default)s)")
-    add("--noise-draws", type=int, default=2, help="soft-MET noise vectors averaged over (default: %(default)s)")
-    add("--min-effective", type=float, nargs="+", default=[250.0], help="effective background entries of a bin")
-    add("--uniform-bins", type=int, nargs="+", default=[100], help="bins to start from")
+    add("--points", type=checks.whole(2), default=36, help="nuisance points (default: %(default)s)")
+    add(
+        "--noise-draws",
+        type=checks.whole(1),
+        default=2,
+        help="soft-MET noise vectors averaged over (default: %(default)s)",
+    )
+    add(
+        "--min-effective",
+        type=checks.real(0.0, 1e12),
+        nargs="+",
+        default=[250.0],
+        help="effective background entries of a bin",
+    )
+    add("--uniform-bins", type=checks.whole(1), nargs="+", default=[100], help="bins to start from")
     add("--region-sets", nargs="+", help="only these (default: all)")
     add_seed(options, "decides points, noise and halves")
     return options.parse_args(argv)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_resume, chosen_config
 from training.evaluate import EVALUATION_FILE, evaluate
@@ -26,8 +27,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--training", type=Path, required=True, help="folder of the trained network")
     add_output(options)
     add_config(options, "seed", "test_size", "threads")
-    options.add_argument("--max-rows", type=int, default=0, help="rows per class for trees and perceptron; 0: all")
-    options.add_argument("--score-rows", type=int, default=0, help="held-out rows that are scored; 0: all")
+    options.add_argument(
+        "--max-rows", type=checks.whole(0, 10**10), default=0, help="rows per class for trees and perceptron; 0: all"
+    )
+    options.add_argument(
+        "--score-rows", type=checks.whole(0, 10**10), default=0, help="held-out rows that are scored; 0: all"
+    )
     add_resume(options)
     return options.parse_args(argv)
 

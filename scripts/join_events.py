@@ -22,7 +22,6 @@ from scripts.common import logger, parser, run_program
 from scripts.options import add_fraction, add_seed
 from training.simulation.joining import join_parts
 from training.simulation.parts import parse_parts
-from workshop.errors import UsageError
 
 EXAMPLE = "--parts build/large:test build/more_z:all --test-size 0.5 --output build/tables_events"
 
@@ -39,9 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _join(arguments: argparse.Namespace) -> None:
-    if arguments.seed < 0:
-        msg = f"--seed is {arguments.seed}; it must be at least 0"
-        raise UsageError(msg)
     metadata = join_parts(parse_parts(arguments.parts, arguments.test_size), arguments.output, arguments.seed)
     for part in metadata["join"]["parts"]:
         for name, sums in part["processes"].items():

@@ -24,6 +24,7 @@ from sage.errors import SettingsError
 from sage.files.bundle import read_bundle
 from sage.files.manifest import signed
 from sage.files.settings import read_settings
+from scripts.checks import check_output_file
 from scripts.common import ROOT, parser, run_program
 from workshop.errors import UsageError
 from workshop.files import json_bytes, write_bytes
@@ -117,6 +118,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Write the zip file and print what it is."""
+    check_output_file(given.output)
     data, files = build(given.root, given.weights, dict(given.settings))
     write_bytes(given.output, data)
     print(f"written {given.output}")

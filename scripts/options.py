@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from harness.runner import RunOptions
 from harness.settings import DEFAULT_SEED, MU_RANGE, Settings, make_settings
 from sage.challenge.nuisances import NAMES
+from sage.errors import SettingsError
+from scripts import checks
 from scripts.common import ROOT
 from training.config import DEFAULT_CONFIG, Config, read_config
 
@@ -18,15 +21,21 @@ TEST_SIZE = 0.3
 _DEFAULT = " (default: %(default)s)"
 
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "seed": (int, "seed of every random draw"),
-    "test_size": (float, "fraction of the rows, from the first on, for the tables; the network trains on the others"),
+    "seed": (checks.seed, "seed of every random draw"),
+    "test_size": (
+        checks.fraction,
+        "fraction of the rows, from the first on, for the tables; the network trains on the others",
+    ),
     "device": (str, "torch device of the training"),
-    "threads": (int, "threads of the training"),
-    "workers": (int, "processes that fill the tables; results do not depend on it"),
-    "checkpoint_minutes": (float, "time between checkpoints"),
+    "threads": (checks.whole(1, 1024), "threads of the training"),
+    "workers": (checks.whole(1, 1024), "processes that fill the tables; results do not depend on it"),
+    "checkpoint_minutes": (checks.real(0.0, 1e6), "time between checkpoints"),
     "region_set": (str, "regions of the measurement"),
-    "nodes": (lambda text: 0 if text == "all" else int(text), "nuisance points; all is the whole grid and takes hours"),
-    "held_out": (int, "further points at which the tables are checked"),
+    "nodes": (
+        lambda text: 0 if text == "all" else checks.whole(1)(text),
+        "nuisance points; all is the whole grid and takes hours",
+    ),
+    "held_out": (checks.whole(), "further points at which the tables are checked"),
 }
 """Settings of the configuration that the command line can replace: how they are read, and what they mean."""
 
@@ -71,13 +80,13 @@ def add_resume(options: Options) -> None:
 
 def add_seed(options: Options, what: str = "initial seed") -> None:
     """Add ``--seed``; ``what`` it decides."""
-    options.add_argument("--seed", type=int, default=DEFAULT_SEED, help=what + _DEFAULT)
+    options.add_argument("--seed", type=checks.seed, default=DEFAULT_SEED, help=what + _DEFAULT)
 
 
 def add_workers(options: Options) -> None:
     """Add ``--workers``."""
     text = "processes; results do not depend on it" + _DEFAULT
-    options.add_argument("--workers", type=int, default=1, help=text)
+    options.add_argument("--workers", type=checks.whole(1, 1024), default=1, help=text)
 
 
 def add_systematics(options: Options) -> None:
@@ -94,7 +103,7 @@ def add_systematics(options: Options) -> None:
 def add_sets(options: Options) -> None:
     """Add ``--sets``."""
     text = f"sets, each with its own true mu (default: {DEFAULT_SETS}, or one per given mu)"
-    options.add_argument("--sets", type=int, help=text)
+    options.add_argument("--sets", type=checks.whole(1), help=text)
 
 
 def add_test_size(options: Options) -> None:
@@ -106,7 +115,7 @@ def add_test_size(options: Options) -> None:
 def add_fraction(options: Options, what: str, default: float) -> None:
     """Add ``--test-size`` as a fraction; ``what`` the first rows are for."""
     text = f"fraction of the rows, from the first on, {what}" + _DEFAULT
-    options.add_argument("--test-size", type=float, default=default, help=text)
+    options.add_argument("--test-size", type=checks.fraction, default=default, help=text)
 
 
 def add_run(options: Options) -> None:
@@ -115,14 +124,14 @@ def add_run(options: Options) -> None:
     add_output(options)
     add_sets(options)
     text = "pseudo-experiments per set" + _DEFAULT
-    options.add_argument("--experiments", type=int, default=DEFAULT_EXPERIMENTS, help=text)
+    options.add_argument("--experiments", type=checks.whole(1), default=DEFAULT_EXPERIMENTS, help=text)
     add_workers(options)
     add_seed(options)
     add_systematics(options)
     low, high = MU_RANGE
     options.add_argument(
         "--ground-truth-mus",
-        type=float,
+        type=checks.mu,
         nargs="+",
         metavar="MU",
         help=f"true mu of each set (default: drawn uniformly from {low} to {high} with the seed)",
@@ -144,7 +153,7 @@ def add_config(options: Options, *names: str) -> None:
 def add_scheduler(options: Options) -> None:
     """Add ``--scheduler``."""
     text = "dask scheduler that counts, e.g. tcp://10.0.0.1:8786 (default: --workers processes here)"
-    options.add_argument("--scheduler", metavar="ADDRESS", help=text)
+    options.add_argument("--scheduler", type=checks.scheduler, metavar="ADDRESS", help=text)
 
 
 def chosen_config(given: argparse.Namespace) -> Config:
@@ -153,7 +162,20 @@ def chosen_config(given: argparse.Namespace) -> Config:
     Raises:
         SettingsError: If the file or a value is not one.
     """
-    return read_config(given.config, **{name: getattr(given, name, None) for name in SETTINGS})
+    config = read_config(given.config, **{name: getattr(given, name, None) for name in SETTINGS})
+    if hasattr(given, "device") and config.training.device != "cpu":
+        _check_device(config.training.device)
+    return config
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    kind, _, number = name.partition(":")
+    there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(number or 0) >= there:
+        msg = f"device is {name!r}, but this machine has {there} of that kind; choose another, or cpu"
+        raise SettingsError(msg)
 
 
 def run_settings(given: argparse.Namespace) -> Settings:
@@ -203,16 +225,22 @@ def nuisance_value(text: str) -> tuple[str, float]:
     """Read NAME=VALUE, a nuisance and its physical value, from the command line."""
     name, _, value = text.partition("=")
     try:
-        return name.strip(), float(value)
+        number = float(value)
     except ValueError:
-        msg = f"{text!r} is not NAME=VALUE, as in tes=1.01"
-        raise argparse.ArgumentTypeError(msg) from None
+        number = math.nan
+    if not math.isfinite(number):
+        msg = f"{text!r} is not NAME=VALUE with a finite number, as in tes=1.01"
+        raise argparse.ArgumentTypeError(msg)
+    return name.strip(), number
 
 
 def test_size(text: str) -> float:
     """Read a number of rows or a fraction from the command line."""
     try:
-        return float(text) if "." in text else int(text)
+        value: float = int(text) if text.strip().lstrip("+").isdecimal() else float(text)
     except ValueError:
-        msg = f"{text!r} is neither a number of rows (100000) nor a fraction (0.3)"
-        raise argparse.ArgumentTypeError(msg) from None
+        value = math.nan
+    if not (value >= 1 if isinstance(value, int) else 0.0 < value <= 1.0):
+        msg = f"{text!r} is neither a number of rows (100000) nor a fraction from 0.0 to 1.0 (0.3)"
+        raise argparse.ArgumentTypeError(msg)
+    return value

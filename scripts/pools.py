@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_data_folder, add_fraction, add_output, add_seed, add_weights
 from studies.likelihoods import open_weights
-from studies.plots import BLACK, BLUE, label, new_figure, save
+from studies.plots import BLACK, BLUE, label
 from studies.pools import Summary, as_text, count_pools, read_events, study_pairs, summarise
-from workshop.errors import UsageError
 from workshop.files import write_json
+from workshop.plots import drawn, new_figure, save
 
 EXAMPLE = "--data build/events --pairs 2 --test-size 1.0 --output results/pools"
 
@@ -33,14 +34,17 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     add_weights(options)
     add_output(options)
-    add("--pairs", type=int, default=8, help="pairs of pools (default: %(default)s)")
-    add("--toys", type=int, default=100, help="toys per pair; 0 for none (default: %(default)s)")
-    add("--nodes", type=int, default=48, help="nuisance points of each pool's tables (default: %(default)s)")
+    add("--pairs", type=checks.whole(2), default=8, help="pairs of pools (default: %(default)s)")
+    add("--toys", type=checks.whole(), default=100, help="toys per pair; 0 for none (default: %(default)s)")
+    add(
+        "--nodes", type=checks.whole(1), default=48, help="nuisance points of each pool's tables (default: %(default)s)"
+    )
     add_fraction(options, "that the network was not trained on", 0.5)
     add_seed(options, "decides the pools and the toys")
     return options.parse_args(argv)
 
 
+@drawn
 def draw(found: Summary) -> Any:
     """Draw the shift of each pair with the predicted spread, and the mean pull of its toys."""
     figure, axes = new_figure(6.0, 1.4 + 0.32 * len(found.pairs))
@@ -61,10 +65,6 @@ def draw(found: Summary) -> Any:
 
 def work(given: argparse.Namespace) -> None:
     """Count, fit, print and write."""
-    for name, value, least in (("pairs", given.pairs, 2), ("toys", given.toys, 0), ("seed", given.seed, 0)):
-        if value < least:
-            msg = f"--{name} is {value}; it must be at least {least}"
-            raise UsageError(msg)
     bundle = open_weights(given.weights)
     events, parents = read_events(given.data, given.test_size)
     pools = count_pools(bundle, events, parents, 2 * given.pairs, given.nodes, given.seed)

@@ -8,11 +8,11 @@ by the same command.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import (
     TEST_SIZE,
@@ -26,7 +26,6 @@ from scripts.options import (
 )
 from studies.postfit import as_dict, postfit, probability_histograms, summary
 from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
-from workshop.errors import UsageError
 from workshop.files import write_json
 
 EXAMPLE = "--weights weights --data data --test-size 0.5 --mu 1.5 --seed 31415 --output results/postfit"
@@ -39,10 +38,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_weights(options)
     add_data(options)
     add_fraction(options, "to draw from", TEST_SIZE)
-    add("--mu", type=float, default=1.0, help="true signal strength (default: %(default)s)")
+    add("--mu", type=checks.mu, default=1.0, help="true signal strength (default: %(default)s)")
     add_seed(options, "decides the pseudo-experiment")
     add_systematics(options)
-    add("--nodes", type=int, default=24, help="nuisance nodes the probabilities are averaged over; 0 for none")
+    add(
+        "--nodes",
+        type=checks.whole(),
+        default=24,
+        help="nuisance nodes the probabilities are averaged over; 0 for none",
+    )
     add_workers(options)
     add_output(options)
     return options.parse_args(argv)
@@ -50,12 +54,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Fit, write and print."""
-    if not (math.isfinite(given.mu) and given.mu >= 0):
-        msg = f"mu is {given.mu}; a signal strength is a finite number of at least 0"
-        raise UsageError(msg)
-    if given.nodes < 0 or given.workers < 1:
-        msg = f"nodes is {given.nodes} and workers {given.workers}; they must be at least 0 and 1"
-        raise UsageError(msg)
     output: Path = given.output
     result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
     output.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,11 @@ from report.page import as_json, render
 from report.run import how_section, read_run, run_sections
 from report.studies import asimov_section, compare_section, postfit_section, toys_section
 from sage import __version__
+from scripts.checks import check_output_file
 from scripts.common import parser, run_program
 from scripts.options import add_weights
 from studies.likelihoods import open_weights
+from workshop.errors import UsageError
 from workshop.files import write_json, write_text
 
 EXAMPLE = "--results results/demo --label 'other data: simulation, closure' --output results/demo/report.html"
@@ -43,6 +45,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Read, draw and write."""
+    check_output_file(given.output)
+    if given.output.suffix == ".json":
+        msg = f"--output {given.output} is the name of the numbers written beside the page; end it with .html"
+        raise UsageError(msg)
     with tqdm(total=4, unit="step", leave=False, disable=None) as progress:
         progress.set_description("run")
         bundle = open_weights(given.weights)

@@ -12,15 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from harness.leaderboard import leaderboard, scores_as_dict, sets_table
 from harness.plots import draw_intervals
 from harness.results import read_results
-from harness.scores import pulls, score_results
+from harness.scores import Array, pulls, score_results
 from scripts.common import parser, run_program
 from workshop.files import write_text
 
+LARGEST_PULL = 1e6
 EXAMPLE = "--results results/first --label 'full simulation'"
 
 
@@ -32,6 +34,16 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--name", default="SAGE (local)", help="team name in the table (default: %(default)s)")
     options.add_argument("--label", default="local", help="what the data is, for the table (default: %(default)s)")
     return options.parse_args(argv)
+
+
+def pull_line(found: Array) -> str:
+    """Return mean and width of the pulls that can be told; one of an estimate without a width has no value."""
+    finite = found[np.isfinite(found) & (np.abs(found) < LARGEST_PULL)]
+    left_out = len(found) - len(finite)
+    without = f"; {left_out} without a usable delta_mu_hat are left out" if left_out else ""
+    if not len(finite):
+        return f"Pulls (mu_hat - mu) / delta_mu_hat: none{without}."
+    return f"Pulls (mu_hat - mu) / delta_mu_hat: mean {finite.mean():.2f}, width {finite.std():.2f}{without}."
 
 
 def work(given: argparse.Namespace) -> None:
@@ -56,7 +68,7 @@ def work(given: argparse.Namespace) -> None:
     spread = ", ".join(f"{name} {values['std']:.4f}" for name, values in content["bootstrap"].items())
     print(f"Standard deviations of this run's bootstraps: {spread}.")
     found = pulls(results)
-    print(f"Pulls (mu_hat - mu) / delta_mu_hat: mean {found.mean():.2f}, width {found.std():.2f}.")
+    print(pull_line(found))
     if results.statuses is not None:
         print(f"Answers by status: {', '.join(f'{name} {count}' for name, count in results.statuses.items())}.")
     print(f"Written: {output / 'scores.json'}, {output / 'intervals.png'}")

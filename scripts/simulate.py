@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from scripts import checks
 from scripts.common import logger, parser, run_program
 from workshop.errors import UsageError
 
@@ -31,14 +32,18 @@ def main(argv: list[str] | None = None) -> int:
         help="rows of each process, or of those named; whole shards, so a few more",
     )
     options.add_argument("--mode", default="fast", help="full: one detector pass per event; fast: several")
-    options.add_argument("--seed", type=int, required=True, help="decides all random numbers")
-    options.add_argument("--workers", type=int, default=1, help="processes that work at the same time")
+    options.add_argument("--seed", type=checks.seed, required=True, help="decides all random numbers")
+    options.add_argument(
+        "--workers", type=checks.whole(1, 1024), default=1, help="processes that work at the same time"
+    )
     options.add_argument("--output", type=Path, required=True, help="folder for the events; new, or of the same run")
     options.add_argument("--cache", type=Path, default=Path("build/simulation"), help="folder for the libraries")
-    options.add_argument("--shard-events", type=int, default=0, help="showered events per shard (default: the mode's)")
+    options.add_argument(
+        "--shard-events", type=checks.whole(), default=0, help="showered events per shard (default: the mode's)"
+    )
     options.add_argument(
         "--z-quiet",
-        type=float,
+        type=checks.real(0.0, 1.0, above=True),
         default=1.0,
         help="fraction of Z events with little recoil that are kept; smaller weights for those with hard jets",
     )
@@ -49,14 +54,6 @@ def _simulate(arguments: argparse.Namespace) -> None:
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         msg = f"package {missing[0]!r} is not installed; pip install -r requirements-simulation.txt"
-        raise UsageError(msg)
-    for name, least in (("workers", 1), ("seed", 0), ("shard_events", 0)):
-        value = getattr(arguments, name)
-        if value < least:
-            msg = f"--{name.replace('_', '-')} is {value}; it must be at least {least}"
-            raise UsageError(msg)
-    if not 0.0 < arguments.z_quiet <= 1.0:
-        msg = f"--z-quiet is {arguments.z_quiet}; it is a fraction above 0, at most 1"
         raise UsageError(msg)
     _run(arguments)
 
@@ -72,6 +69,10 @@ def _rows(arguments: argparse.Namespace) -> list[tuple[str, int]]:
             )
             raise UsageError(msg)
         out.append((name.strip() or arguments.process, int(number)))
+    twice = [name for i, (name, _) in enumerate(out) if name in [other for other, _ in out[:i]]]
+    if twice:
+        msg = f"--events is {arguments.events}; it names {twice[0]} twice: give each process once"
+        raise UsageError(msg)
     return out
 
 
@@ -85,6 +86,8 @@ def _run(arguments: argparse.Namespace) -> None:
     n_rows = {process.name: rows for name, rows in _rows(arguments) for process in find_processes(name)}
     shard_events = arguments.shard_events or find_mode(arguments.mode).shard_events
     production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet)
+    for name, rows in n_rows.items():
+        logger.info("%s: %d rows asked for; whole shards of %d showered events are made", name, rows, shard_events)
     with claimed_by(production, arguments.output):
         shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers)
         metadata = merge(production, shards, arguments.output)

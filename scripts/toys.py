@@ -22,6 +22,7 @@ import pandas as pd
 
 from harness.runner import run
 from harness.settings import MU_RANGE, make_settings
+from scripts import checks
 from scripts.common import ROOT, parser, run_program
 from scripts.options import (
     add_data,
@@ -42,13 +43,13 @@ from studies.analysis import analyse
 from studies.event_toys import frame_of_run, submission_of
 from studies.faults import FAULTS
 from studies.likelihoods import open_weights
-from studies.plots import save
 from studies.thresholds import MU_GRID, Thresholds, as_text, compare, thresholds_from
 from studies.toys import SIMULATION, ToySettings, run_toys
 from workshop.claims import claimed, locked
 from workshop.errors import UsageError
 from workshop.files import write_frame, write_json
 from workshop.jobs import PARTS, run_parts
+from workshop.plots import save
 
 EXAMPLE = "--level counts --toys 24000 --mu 0.1 0.5 1 2 3 --workers 2 --output results/toys"
 THRESHOLDS = "thresholds"
@@ -65,13 +66,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--level", choices=("counts", "events"), default="counts", help="what is drawn (default: %(default)s)")
     add_weights(options)
     add_output(options)
-    add("--toys", type=int, default=1000, help="number of toys (default: %(default)s)")
+    add("--toys", type=checks.whole(1), default=1000, help="number of toys (default: %(default)s)")
     add_seed(options, "toy number i has seed SEED + i")
     add_workers(options)
-    add("--mu", type=float, nargs="+", help="true signal strengths, the same number of toys each")
+    add("--mu", type=checks.mu, nargs="+", help="true signal strengths, the same number of toys each")
     add(
         "--mu-range",
-        type=float,
+        type=checks.mu,
         nargs=2,
         default=MU_RANGE,
         metavar=("LOW", "HIGH"),
@@ -98,7 +99,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     counts.add_argument("--inject", choices=tuple(FAULTS), help=f"put a fault into the fit ({faults})")
     counts.add_argument(
         "--thresholds",
-        type=int,
+        type=checks.whole(2),
         metavar="TOYS",
         help="derive thresholds for exact coverage from so many further toys at each of a grid of mu",
     )
@@ -111,7 +112,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Make toys, analyse them, print and write."""
+    if given.mu_range[0] > given.mu_range[1]:
+        msg = f"--mu-range is {given.mu_range[0]:g} {given.mu_range[1]:g}; give the lower end first"
+        raise UsageError(msg)
     if given.level == "events":
+        _check_events(given)
         with locked(given.output):
             _report(given, _event_toys(given))
         return
@@ -186,8 +191,8 @@ def _claimed(given: argparse.Namespace, folder: Path, settings: ToySettings) -> 
     return claimed(folder, settings.identity(), results=(f"{PARTS}/*.parquet",), overwrite=given.overwrite)
 
 
-def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
-    """Run the ingestion in a folder of its own and bring its results into the toys' form."""
+def _check_events(given: argparse.Namespace) -> None:
+    """Refuse what level events cannot use."""
     if given.data is None:
         msg = "--data is missing; level events draws pseudo-experiments from an events file"
         raise UsageError(msg)
@@ -195,6 +200,10 @@ def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
         if getattr(given, name) is not None:
             msg = f"--{name} works at --level counts only; leave it out"
             raise UsageError(msg)
+
+
+def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
+    """Run the ingestion in a folder of its own and bring its results into the toys' form."""
     bundle = open_weights(given.weights)
     sets = number_of_sets(given.sets, given.mu)
     settings = make_settings(sets, math.ceil(given.toys / sets), given.seed, given.systematics, given.mu)

@@ -10,12 +10,14 @@ import numpy as np
 from sage.fit.interval import RISE, Interval
 from studies.asimov import Scan
 from studies.impacts import Impact
-from studies.plots import BLACK, BLUE, GREY, MU, NUISANCE_LABELS, RED, bands, label, new_figure
+from studies.plots import BLACK, BLUE, GREY, MU, NUISANCE_LABELS, RED, bands, label
+from workshop.plots import drawn, new_figure
 
 TALLEST = 5.0
 """Largest rise of the negative log-likelihood that is shown: beyond 3 standard deviations."""
 
 
+@drawn
 def draw_scan(scan: Scan, interval: Interval, title: str = "SAGE") -> Any:
     """Draw the profiled and the statistical rise against mu, with the 68 % interval, above the profiled nuisances."""
     figure, panels = new_figure(6.0, 6.4, rows=2, sharex=True, height_ratios=(3, 2))
@@ -46,6 +48,7 @@ def draw_scan(scan: Scan, interval: Interval, title: str = "SAGE") -> Any:
     return figure
 
 
+@drawn
 def draw_pulls(impacts: Sequence[Impact], title: str = "SAGE") -> Any:
     """Draw each nuisance's pull with its postfit uncertainty over the bands of the constraint."""
     figure, axes = new_figure(6.0, 1.2 + 0.4 * len(impacts))
@@ -66,6 +69,7 @@ def draw_pulls(impacts: Sequence[Impact], title: str = "SAGE") -> Any:
     return figure
 
 
+@drawn
 def draw_impacts(impacts: Sequence[Impact], title: str = "SAGE") -> Any:
     """Draw impacts (upper axis; hollow before the fit, filled after it) with the pulls (lower axis) over them."""
     ordered = sorted(impacts, key=lambda impact: max(map(abs, impact.fixed_postfit)))
@@ -102,6 +106,7 @@ def draw_impacts(impacts: Sequence[Impact], title: str = "SAGE") -> Any:
     return figure
 
 
+@drawn
 def draw_correlations(correlation: np.ndarray, names: Sequence[str], title: str = "SAGE") -> Any:
     """Draw a correlation matrix with its numbers in %."""
     figure, axes = new_figure(6.2, 5.4)

@@ -19,8 +19,9 @@ from harness.leaderboard import scores_as_dict
 from harness.results import EXPERIMENTS_FILE, read_records, read_results
 from harness.runner import RunOptions, run
 from harness.scores import BOOTSTRAP_SEED, BOOTSTRAPS, ONE_SIGMA, mae_score, quantiles_score, rmse_score, score_results
-from studies.plots import GREY, MU, MU_HAT, new_figure, save
+from studies.plots import GREY, MU, MU_HAT
 from workshop.errors import UsageError
+from workshop.plots import drawn, new_figure, save
 
 STATISTICS = {
     "coverage": "coverage",
@@ -53,7 +54,7 @@ def run_all(submissions: Mapping[str, Path], options: RunOptions) -> dict[str, l
     every submission: of a million events each, they are too large to keep, and two submissions in one process would
     share modules of the same name.
 
-    Arguments:
+    Args:
         submissions: Folder or zip file by name.
         options: Settings of every run; ``submission`` is not used.
 
@@ -101,7 +102,7 @@ def columns(records: list[Record]) -> np.ndarray:
 def statistics(means: np.ndarray, experiments: int) -> dict[str, np.ndarray]:
     """Return the statistics of averaged columns.
 
-    Arguments:
+    Args:
         means: Averages of ``columns``, shape (..., 9).
         experiments: Number of pseudo-experiments they are over.
 
@@ -120,7 +121,7 @@ def resampled_means(
 ) -> np.ndarray:
     """Average over pseudo-experiments drawn with replacement, as many from each set as it has.
 
-    Arguments:
+    Args:
         values: Columns of k submissions, shape (k, n, c).
         sets: Set of each pseudo-experiment, shape (n,).
         n_bootstraps: Number of draws.
@@ -141,7 +142,7 @@ def resampled_means(
 def compare(records: Mapping[str, list[Record]], n_bootstraps: int = BOOTSTRAPS) -> dict[str, Any]:
     """Return value and bootstrap error of each submission's statistics, and of the differences to the first.
 
-    Arguments:
+    Args:
         records: Records by submission, as ``run_all`` returns them.
         n_bootstraps: Number of bootstraps.
 
@@ -173,7 +174,7 @@ def compare(records: Mapping[str, list[Record]], n_bootstraps: int = BOOTSTRAPS)
 def report(folder: Path, records: Mapping[str, list[Record]]) -> dict[str, Any]:
     """Return the content of comparison.json: ``compare``, the official scores and the statistics by set.
 
-    Arguments:
+    Args:
         folder: Folder with a sub-folder of results for each submission.
         records: Records by submission.
     """
@@ -209,10 +210,11 @@ def tables(content: Mapping[str, Any]) -> str:
     return text
 
 
+@drawn
 def draw(content: Mapping[str, Any], stem: Path) -> list[Path]:
     """Draw statistics with their errors, and below them coverage, interval and RMS against the true mu.
 
-    Arguments:
+    Args:
         content: What ``report`` returns.
         stem: Path of the pictures without an ending.
 

@@ -1,12 +1,8 @@
-"""What the pictures of all studies share: figures without a display, labels, colours, files that do not change."""
+"""What the pictures of all studies share: labels, colours, bands."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import Any
-
-from workshop.files import write_bytes
 
 LUMINOSITY = r"10 fb$^{-1}$ (13 TeV)"
 MU = r"signal strength $\mu$"
@@ -24,30 +20,6 @@ NUISANCE_LABELS = {
     "diboson_scale": "VV rate",
     "bkg_scale": "background rate",
 }
-DPI = 130
-
-
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **subplots: Any) -> tuple[Any, Any]:
-    """Return a figure that needs no display, and its panels.
-
-    Arguments:
-        width: Inches.
-        height: Inches.
-        rows: Rows of panels.
-        columns: Columns of panels.
-        subplots: Further arguments of matplotlib's ``Figure.subplots``.
-
-    Returns:
-        Figure and axes; the axes are an array of shape (rows, columns), or one object if there is one panel.
-    """
-    # Imported here because it takes a second.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, **subplots)
-    return figure, axes[0, 0] if rows == columns == 1 else axes
 
 
 def label(axes: Any, text: str = "SAGE") -> None:
@@ -59,7 +31,7 @@ def label(axes: Any, text: str = "SAGE") -> None:
 def bands(axes: Any, *, vertical: bool = True, centre: float = 0.0, width: float = 1.0) -> None:
     """Draw the 1 sigma (green) and 2 sigma (yellow) bands behind everything else.
 
-    Arguments:
+    Args:
         axes: Panel.
         vertical: Bands of x (True) or of y.
         centre: Middle of the bands.
@@ -70,27 +42,3 @@ def bands(axes: Any, *, vertical: bool = True, centre: float = 0.0, width: float
     for size, colour in ((2, TWO_SIGMA), (1, ONE_SIGMA)):
         span(centre - size * width, centre + size * width, color=colour, lw=0, zorder=0)
     line(centre, color=BLACK, lw=0.8, zorder=1)
-
-
-def save(figure: Any, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; the same figure gives the same bytes.
-
-    Arguments:
-        figure: The figure.
-        stem: Path without an ending.
-
-    Returns:
-        The files.
-    """
-    import matplotlib as mpl
-
-    paths = []
-    # Without the salt, names inside an SVG are random.
-    with mpl.rc_context({"svg.hashsalt": "sage"}):
-        for kind, options in (("png", {"dpi": DPI}), ("svg", {"metadata": {"Date": None}})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, **options)
-            path = stem.with_name(f"{stem.name}.{kind}")
-            write_bytes(path, buffer.getvalue())
-            paths.append(path)
-    return paths

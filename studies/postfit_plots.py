@@ -8,19 +8,8 @@ from typing import Any
 import numpy as np
 
 from sage.challenge.nuisances import BACKGROUNDS, PROCESSES, SIGNAL
-from studies.plots import (
-    BLACK,
-    GREY,
-    MU_HAT,
-    NUISANCE_LABELS,
-    PROCESS_COLOURS,
-    PROCESS_LABELS,
-    RED,
-    bands,
-    label,
-    new_figure,
-    save,
-)
+from studies.plots import BLACK, GREY, MU_HAT, NUISANCE_LABELS, PROCESS_COLOURS, PROCESS_LABELS, RED, bands, label
+from workshop.plots import drawn, new_figure, save
 
 STACK = (*BACKGROUNDS[::-1], SIGNAL)
 """Processes from the bottom of the stack to its top."""
@@ -28,6 +17,7 @@ OBSERVABLES = {"p_htautau": r"$p(H\to\tau\tau)$", "m_vis": r"$m_{\mathrm{vis}}$ 
 MAX_TICKS = 6
 
 
+@drawn
 def draw_regions(content: dict[str, Any], stem: Path) -> list[Path]:
     """Draw data and expectation of every region: before the fit above, after it below, each with a ratio panel.
 
@@ -64,6 +54,7 @@ def draw_regions(content: dict[str, Any], stem: Path) -> list[Path]:
     return save(figure, stem)
 
 
+@drawn
 def draw_pulls(content: dict[str, Any], stem: Path) -> list[Path]:
     """Draw the fitted nuisance parameters with their uncertainties, and the true ones."""
     nuisances = content["nuisances"]
@@ -92,6 +83,7 @@ def draw_pulls(content: dict[str, Any], stem: Path) -> list[Path]:
     return save(figure, stem)
 
 
+@drawn
 def draw_probabilities(histograms: dict[str, Any], stem: Path) -> list[Path]:
     """Draw each output of the network: mean over the nuisance nodes, and a band of one standard deviation."""
     figure, axes = new_figure(9.0, 6.4, rows=2, columns=2, sharex=True)

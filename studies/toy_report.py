@@ -11,9 +11,10 @@ from scipy import stats
 
 from harness.scores import ONE_SIGMA
 from studies.analysis import UNPULLED, Analysis, flat_band, mu_pulls, nuisance_pulls
-from studies.plots import BLACK, BLUE, GREY, MU, MU_HAT, NUISANCE_LABELS, RED, label, new_figure
+from studies.plots import BLACK, BLUE, GREY, MU, MU_HAT, NUISANCE_LABELS, RED, label
 from studies.plots import ONE_SIGMA as GREEN
 from studies.toys import FAILED
+from workshop.plots import drawn, new_figure
 
 RANGE = 4.0
 """Pulls are shown from minus to plus this."""
@@ -65,6 +66,7 @@ def as_text(found: Analysis) -> str:
     return "\n".join(lines)
 
 
+@drawn
 def draw_pulls(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     """Draw the pulls of mu and the nuisances beside the unit Gaussian."""
     good = frame[frame["status"] != FAILED]
@@ -88,6 +90,7 @@ def draw_pulls(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     return figure
 
 
+@drawn
 def draw_estimates(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     """Draw mu_hat against mu: all toys as a density, mean and RMS by group."""
     good = frame[frame["status"] != FAILED]
@@ -111,10 +114,11 @@ def draw_estimates(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     return figure
 
 
+@drawn
 def draw_coverage(found: Analysis, title: str, corrected: Mapping[float, tuple[float, float]] | None = None) -> Any:
     """Draw coverage with binomial errors and the challenge's flat band, above the mean interval, against mu.
 
-    Arguments:
+    Args:
         found: The analysis.
         title: Text above the panels.
         corrected: Coverage and interval with corrected thresholds by mu, if any.
@@ -148,6 +152,7 @@ def draw_coverage(found: Analysis, title: str, corrected: Mapping[float, tuple[f
     return figure
 
 
+@drawn
 def draw_p_values(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     """Draw the p-values of the test statistic at the true mu and of the goodness of fit."""
     good = frame[frame["status"] != FAILED]

@@ -18,6 +18,7 @@ from studies.asimov import as_text, scan_mu, study_asimov, yield_changes
 from studies.impacts import breakdown_by_auxiliary_data, breakdown_by_freezing, correlations, frozen, impacts
 from studies.likelihoods import asimov_likelihood, nuisances_of, open_weights, parameters_at, process_yields
 from tests.conftest import ROOT
+from tests.ending import exit_code
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +166,9 @@ def test_program(tmp_path, capsys):
         (["--nuisance", "tau=1"], "no nuisance is called 'tau'"),
         (["--nuisance", "tes=2"], "tes is 2.0, but lies from 0.9 to 1.1"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--points", "2"], "--points is 2"),
+        (["--points", "2"], "--points: '2'"),
     ],
 )
 def test_unusable_input(tmp_path, capsys, given, said):
-    assert asimov.main(["--output", str(tmp_path), *given]) == 2
+    assert exit_code(asimov.main, ["--output", str(tmp_path), *given]) == 2
     assert said in capsys.readouterr().err

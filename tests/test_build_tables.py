@@ -23,7 +23,7 @@ from tests.conftest import analytic_yields
 from tests.events import small_data
 from training.build_tables import build_tables, read_network
 from training.config import Config, TablesConfig, TrainingConfig
-from training.counting import Counter, Job, count_nodes
+from training.counting import Counter, CountingJob, count_nodes
 from training.events import EventsFile
 from training.make_weights import make_weights, write_weights
 from training.validation import validate
@@ -133,7 +133,7 @@ def test_interrupted_counting_goes_on(built, data, tmp_path, monkeypatch):
     points = choose_points(22, 3)[:4]
     whole = count_nodes(counter, points, regions, tmp_path / "whole")
     calls = []
-    original = Job.__call__
+    original = CountingJob.__call__
 
     def interrupted(job):
         calls.append((job.rows, job.points))
@@ -141,7 +141,7 @@ def test_interrupted_counting_goes_on(built, data, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(job)
 
-    monkeypatch.setattr(Job, "__call__", interrupted)
+    monkeypatch.setattr(CountingJob, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         count_nodes(counter, points, regions, tmp_path / "part")
     resumed = count_nodes(counter, points, regions, tmp_path / "part")

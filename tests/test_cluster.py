@@ -17,7 +17,7 @@ import pytest
 from sage.binned.counting import KINDS, Noise, choose_points
 from sage.files.bundle import read_bundle
 from tests.events import ROOT, small_data
-from training.counting import Counter, Job, count_nodes
+from training.counting import Counter, CountingJob, count_nodes
 
 
 @contextmanager
@@ -98,6 +98,6 @@ def test_a_worker_that_dies_loses_nothing_and_doubles_nothing(counter, tmp_path,
         np.testing.assert_array_equal(there[name], here[name])
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in (tmp_path / "here").iterdir())
     # All is there, so neither a cluster nor this process counts again.
-    monkeypatch.setattr(Job, "__call__", lambda job: pytest.fail("counted again"))
+    monkeypatch.setattr(CountingJob, "__call__", lambda job: pytest.fail("counted again"))
     again = count_nodes(events, points, regions, folder)
     np.testing.assert_array_equal(again["counts"], here["counts"])

@@ -296,7 +296,7 @@ def test_errors(folders, joined, tmp_path, capsys):
         ([folders.all, more], {}, "simulated with seed 1", "different seeds"),
         ([joined.folder, more], {}, "simulated with seed 1", "different seeds"),
         ([weightless], {}, "ttbar events add up to 0.0"),
-        ([folders.all], {"seed": -1}, "--seed is -1"),
+        ([folders.all], {"seed": -1}, "--seed: '-1'"),
     ):
         assert join(new, *parts, **options) == 2
         error = error_of(capsys)

@@ -31,6 +31,7 @@ from studies.pools import (
     study_pairs,
     summarise,
 )
+from tests.ending import exit_code
 from tests.events import small_data
 from workshop.errors import UsageError
 
@@ -176,5 +177,5 @@ def test_program(demo_weights, tmp_path, capsys):
     (data / PARENTS_FILE).unlink()
     assert program.main(given) == 2
     assert "parents.parquet is missing" in capsys.readouterr().err
-    assert program.main([*given[:6], "--pairs", "1"]) == 2
-    assert "--pairs is 1" in capsys.readouterr().err
+    assert exit_code(program.main, [*given[:6], "--pairs", "1"]) == 2
+    assert "--pairs: '1'" in capsys.readouterr().err

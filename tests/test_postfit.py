@@ -13,6 +13,7 @@ from scripts import postfit as program
 from studies.likelihoods import process_yields
 from studies.postfit import PROBABILITY_EDGES, expectation, probability_histograms
 from tests.conftest import ROOT
+from tests.ending import exit_code
 
 TTBAR = PROCESSES.index("ttbar")
 
@@ -131,5 +132,5 @@ def test_run_and_continue(bundle, tmp_path, capsys):
 
 @pytest.mark.parametrize("wrong", [("--mu", "-1"), ("--mu", "nan"), ("--nodes", "-1"), ("--weights", "nowhere")])
 def test_wrong_input_ends_with_one_line(wrong, tmp_path, capsys):
-    assert program.main(["--data", str(ROOT / "data"), "--output", str(tmp_path), *wrong]) == 2
+    assert exit_code(program.main, ["--data", str(ROOT / "data"), "--output", str(tmp_path), *wrong]) == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -11,6 +11,7 @@ import pytest
 from harness.leaderboard import leaderboard, scores_as_dict
 from harness.results import RunResults, SetResult, read_results
 from harness.scores import coverage_penalty, pulls, quantiles_score, score_results
+from scripts.score import pull_line
 from tests import official
 from workshop.errors import UsageError
 
@@ -145,3 +146,17 @@ def test_pulls_are_those_of_every_pseudo_experiment():
     one = SetResult(1.0, (1.5, 0.0), (0.5, 0.5), (1.0, -0.5), (2.0, 0.5))
     other = SetResult(2.0, (2.0,), (1.0,), (1.0,), (3.0,))
     np.testing.assert_allclose(pulls(RunResults((one, other), None, None)), [1.0, -2.0, 0.0])
+
+
+@pytest.mark.parametrize("values", [[np.inf, -np.inf, np.nan], [], [1e308]])
+def test_pulls_of_nothing_are_said_to_be_none(values):
+    line = pull_line(np.array(values))
+    assert ": none" in line
+    assert "inf" not in line
+    assert "nan" not in line
+
+
+def test_pulls_without_a_width_are_left_out():
+    assert pull_line(np.array([1.0, -1.0, np.inf])).endswith(
+        "mean 0.00, width 1.00; 1 without a usable delta_mu_hat are left out."
+    )

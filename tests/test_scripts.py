@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from harness.results import read_records
-from scripts import build_tables, make_submission, make_weights, run_ingestion, score, train
-from scripts.__main__ import verbs
+from scripts import build_tables, evaluate, make_submission, make_weights, run_ingestion, score, train
+from scripts.__main__ import grouped, verbs
 from tests import official
 
 ROOT = official.TESTS.parent
@@ -45,6 +45,8 @@ def only_error(capsys):
 def test_verbs_are_discovered():
     assert set(PROGRAMS) <= set(verbs())
     assert "common" not in verbs()
+    assert list(grouped(verbs())) == ["make", "run", "study"]
+    assert sorted(name for names in grouped(verbs()).values() for name in names) == sorted(verbs())
     listing = subprocess.run([sys.executable, "-m", "scripts"], cwd=ROOT, check=True, capture_output=True, text=True)
     for name in PROGRAMS:
         assert f"  {name} " in listing.stdout
@@ -108,6 +110,15 @@ def test_switches(events, tmp_path):
         ("--systematics", "tau"),
         ("--test-size", "a third"),
         ("--sets", "two"),
+        ("--sets", "4000000000"),
+        ("--sets", "0"),
+        ("--test-size", "1.5"),
+        ("--test-size", "nan"),
+        ("--test-size", "0"),
+        ("--ground-truth-mus", "1e300"),
+        ("--ground-truth-mus", "nan"),
+        ("--ground-truth-mus=-1",),
+        ("--seed=-3",),
         ("--unknown",),
     ],
 )
@@ -115,7 +126,7 @@ def test_unusable_arguments(events, tmp_path, given, capsys):
     with pytest.raises(SystemExit) as caught:
         ingest(events, tmp_path / "run", *given)
     assert caught.value.code == 2
-    assert given[-1] in capsys.readouterr().err
+    assert given[-1].rpartition("=")[2] in capsys.readouterr().err
 
 
 def test_user_errors(events, tmp_path, capsys):
@@ -126,7 +137,6 @@ def test_user_errors(events, tmp_path, capsys):
         (lambda: ingest(tmp_path / "events.parquet", run), "events.parquet", "column 'PRI_met_phi' is missing"),
         (lambda: ingest(tmp_path / "nowhere", run), "nowhere", "no such events file"),
         (lambda: ingest(events, run, *mus), "1 ground-truth mus for 2 sets"),
-        (lambda: ingest(events, run, "--test-size", "1.5"), "1.5", "fraction from 0.0 to 1.0"),
         (lambda: ingest(events, tmp_path), "not empty"),
         (lambda: ingest(events, tmp_path / "events.parquet"), "in the place of a folder"),
         (lambda: ingest(events, tmp_path / "events.parquet" / "x"), "in the place of a folder"),
@@ -145,7 +155,10 @@ def test_user_errors_of_training(tmp_path, capsys):
     for program, given, *named in (
         (train, ["--data", "nowhere"], "nowhere", "no such folder"),
         (train, ["--data", str(ROOT / "data"), "--config", str(tmp_path / "bad.yaml")], "bad.yaml", "not YAML"),
-        (train, ["--data", str(ROOT / "data"), "--seed", "-3"], "seed is -3"),
+        (train, ["--data", str(ROOT / "data"), "--device", "gpu"], "device is 'gpu'", "choose cpu"),
+        (train, ["--data", str(ROOT / "data"), "--device", "cuda:999"], "device is 'cuda:999'"),
+        (evaluate, ["--data", str(ROOT / "data"), "--training", str(tmp_path / "tpyo")], "tpyo", "no such folder"),
+        (make_weights, ["--data", str(ROOT / "data"), "--region-set", "nope"], "'nope'", "disjoint, five"),
         (
             build_tables,
             ["--data", str(ROOT / "data"), "--training", str(ROOT / "data")],
@@ -162,6 +175,38 @@ def test_user_errors_of_training(tmp_path, capsys):
         error = only_error(capsys)
         for text in named:
             assert text in error
+        assert not (tmp_path / "tpyo").exists()
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("toys", ("--mu", "nan"), "nan"),
+        ("toys", ("--mu=-5",), "-5"),
+        ("toys", ("--toys", "1e9"), "1e9"),
+        ("asimov", ("--mu", "inf"), "inf"),
+        ("asimov", ("--nuisance", "tes=nan"), "tes=nan"),
+        ("make_weights", ("--data", "data", "--held-out=-1"), "-1"),
+        ("make_weights", ("--data", "data", "--nodes", "0"), "0"),
+        ("make_weights", ("--data", "data", "--scheduler", "nonsense"), "nonsense"),
+        ("simulate", ("--events", "3", "--seed", "1", "--z-quiet", "nan"), "nan"),
+    ],
+)
+def test_values_are_checked_before_anything_is_made(name, given, value, tmp_path, capsys):
+    program = importlib.import_module(f"scripts.{name}")
+    with pytest.raises(SystemExit) as caught:
+        program.main([*given, "--output", str(tmp_path / "out")])
+    assert caught.value.code == 2
+    assert value in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_page_does_not_overwrite_its_numbers(tmp_path, capsys):
+    report = importlib.import_module("scripts.report")
+    for output, rule in ((tmp_path / "x.json", "end it with .html"), (tmp_path, "a folder in the place of a file")):
+        assert report.main(["--results", str(tmp_path), "--output", str(output)]) == 2
+        assert rule in only_error(capsys)
 
 
 def test_failing_submission(events, tmp_path, capsys):

@@ -43,6 +43,7 @@ from studies.toys import (
     toy_row,
 )
 from tests.conftest import REAL_EVENTS, ROOT
+from tests.ending import exit_code
 from workshop import jobs
 from workshop.claims import claimed
 from workshop.errors import UsageError
@@ -355,7 +356,7 @@ def test_program(tmp_path, capsys):
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (output / f"{name}.svg").is_file()
     assert "fits not by the first step: 0\n" in printed
-    assert program.main([*given, "--inject", "tes-constraint"]) == 2
+    assert exit_code(program.main, [*given, "--inject", "tes-constraint"]) == 2
     assert "fault (there None, now 'tes-constraint')" in capsys.readouterr().err
 
 
@@ -425,13 +426,13 @@ def test_fallbacks_and_order_of_pseudo_experiments(bundle):
         (["--level", "events", "--data", "x", "--inject", "tes-constraint"], "--inject works at --level counts only"),
         (["--level", "events", "--data", "x", "--fix", "tes=1.02"], "--fix works at --level counts only"),
         (["--fix", "tes=2"], "tes is 2.0, but lies from 0.9 to 1.1"),
-        (["--toys", "0"], "toys is 0"),
-        (["--workers", "0"], "workers is 0"),
+        (["--toys", "0"], "--toys: '0'"),
+        (["--workers", "0"], "--workers: '0'"),
         (["--weights", "nowhere"], "nowhere"),
     ],
 )
 def test_unusable_input(tmp_path, capsys, given, said):
-    assert program.main(["--output", str(tmp_path / "out"), *given]) == 2
+    assert exit_code(program.main, ["--output", str(tmp_path / "out"), *given]) == 2
     assert said in capsys.readouterr().err
 
 

@@ -31,7 +31,7 @@ from training.inputs import draw_points
 from training.parallel import Processes, joined
 from training.preparation import prepare
 from training.sampling import HeldOut
-from training.train import NETWORK_FILE, REPORT_FILE, Objective, Trainer, train, with_shares
+from training.train import NETWORK_FILE, REPORT_FILE, Trainer, TrainingLoss, train, with_shares
 from workshop.errors import UsageError
 from workshop.files import read_arrays, write_arrays
 
@@ -195,7 +195,7 @@ def test_loss_is_the_weighted_mean_over_selected_events(data):
     preparation = prepare(file, file.rows("train"), HELD)
     trainer = trainer_of(CONFIG, data)
     with torch.no_grad():
-        total, weight = summed(Objective(CONFIG, preparation, ALONE), trainer.network, events)
+        total, weight = summed(TrainingLoss(CONFIG, preparation, ALONE), trainer.network, events)
     points = draw_points(np.random.default_rng(3), 2, len(events), torch.device("cpu"))
     expected, expected_weight = 0.0, 0.0
     constants = preparation.normalisation

@@ -33,7 +33,7 @@ from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import Normalisation
 from training.binning import BinningRule, choose_edges
 from training.config import Config
-from training.counting import Counter, Job, count_nodes
+from training.counting import Counter, CountingJob, count_nodes
 from training.events import DATA_FILE
 from training.train import NETWORK_FILE, REPORT_FILE
 from training.validation import validate
@@ -187,7 +187,7 @@ def print_cost(counter: Counter, points: Sequence[Point], n_events: int, regions
     """Say what counting will cost, judged by the nominal point of one shard."""
     rows, share = max(counter.shards(), key=lambda shard: len(shard[0]))
     began = time.perf_counter()
-    Job(counter, rows, share, (NOMINAL,), regions)()
+    CountingJob(counter, rows, share, (NOMINAL,), regions)()
     rate = len(rows) / (time.perf_counter() - began)
     evaluations = n_events * counter.noise.evaluations(points)
     log.info(

@@ -6,6 +6,8 @@ costs a training run. Command line options replace single values.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from sage.binned.regions import region_set as find_region_set
 from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
 
@@ -28,7 +31,7 @@ T = TypeVar("T")
 class TrainingConfig:
     """How the network is trained.
 
-    Arguments:
+    Args:
         device: Torch device; with several processes ``cuda`` means one GPU for each.
         bf16: Compute the network in bfloat16 where torch's autocast does so; meant for GPUs.
         networks: Networks to train. More than one are trained on bootstrapped events, and their logits averaged.
@@ -83,6 +86,14 @@ class TrainingConfig:
         Raises:
             SettingsError: If a number is out of its range or the distribution has no such name.
         """
+        if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", self.device):
+            msg = f"training: device is {self.device!r}; choose cpu, cuda, cuda:NUMBER or mps"
+            raise SettingsError(msg)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not (math.isfinite(value) and 0.0 <= value <= 1e9):
+                msg = f"training: {item.name} is {value}; it must be a finite number of at least 0"
+                raise SettingsError(msg)
         if self.points not in DISTRIBUTIONS:
             msg = f"training: points is {self.points!r}; choose one of {', '.join(DISTRIBUTIONS)}"
             raise SettingsError(msg)
@@ -105,7 +116,7 @@ class TrainingConfig:
 class TablesConfig:
     """How bins and yield tables are made.
 
-    Arguments:
+    Args:
         region_set: Name in ``sage.binned.regions.REGION_SETS``.
         uniform_bins: Bins of the observable from which merging starts.
         min_count: Expected background events a bin must have.
@@ -128,12 +139,28 @@ class TablesConfig:
     noise_draws: int = 4
     common_noise: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what no type tells.
+
+        Raises:
+            SettingsError: If a number is out of its range or the region set has no such name.
+        """
+        find_region_set(self.region_set)
+        for name, least in {"uniform_bins": 1, "nodes": 0, "held_out": 0, "noise_draws": 1}.items():
+            if getattr(self, name) < least:
+                msg = f"tables: {name} is {getattr(self, name)}; it must be at least {least}"
+                raise SettingsError(msg)
+        for name in ("min_count", "min_effective"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):
+                msg = f"tables: {name} is {getattr(self, name)}; it must be a finite number of at least 0"
+                raise SettingsError(msg)
+
 
 @dataclass(frozen=True)
 class MeasurementConfig:
     """What the weights say about how they are used; see ``sage.files.settings``.
 
-    Arguments:
+    Args:
         nuisances: Variant of the nuisance table.
         templates: ``smooth`` or ``grid``.
         simulation_uncertainty: Whether the fit knows that the tables come from finite simulation.
@@ -148,7 +175,7 @@ class MeasurementConfig:
 class Config:
     """All settings of a weights folder.
 
-    Arguments:
+    Args:
         seed: Seed of every random draw.
         test_size: Fraction of the rows, the first ones, that fill the tables; the network trains on the others.
         workers: Processes, each with one thread, that fill the tables.

@@ -100,7 +100,7 @@ class Counter:
 
     def count(self, points: Sequence[Point], regions: RegionSet) -> dict[str, np.ndarray]:
         """Count at points in this process; returns what ``sage.binned.counting.count_points`` does."""
-        results = [Job(self, rows, share, tuple(points), regions)() for rows, share in self.shards()]
+        results = [CountingJob(self, rows, share, tuple(points), regions)() for rows, share in self.shards()]
         return {name: sum((result[name] for result in results[1:]), start=results[0][name]) for name in KINDS}
 
     def variances(self, regions: RegionSet) -> np.ndarray:
@@ -138,7 +138,7 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class Job:
+class CountingJob:
     """Counting of some rows at some points.
 
     Arguments:
@@ -194,7 +194,7 @@ def count_nodes(
     """
     digest, shards = counter.digest(), counter.shards()
     groups = [tuple(points[first : first + POINTS_PER_JOB]) for first in range(0, len(points), POINTS_PER_JOB)]
-    jobs = [[Job(counter, rows, share, group, regions) for rows, share in shards] for group in groups]
+    jobs = [[CountingJob(counter, rows, share, group, regions) for rows, share in shards] for group in groups]
     files = [[folder / f"{job.key(digest)}.npz" for job in row] for row in jobs]
     missing = {
         file: job for row in zip(jobs, files, strict=True) for job, file in zip(*row, strict=True) if not file.exists()

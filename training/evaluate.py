@@ -37,7 +37,7 @@ from training.config import Config
 from training.evaluation_plots import draw_reliability, draw_shifts
 from training.events import EventsFile, Keep
 from training.metrics import auc, ks_distance, log_loss, reliability
-from training.reference_classifiers import Classifier, Sample, fit_boosting, fit_perceptron
+from training.reference_classifiers import Classify, TrainingSample, fit_boosting, fit_perceptron
 from training.sampling import HeldOut, Thinning
 from training.train import NETWORK_FILE, train
 from workshop.files import sha256, write_json
@@ -85,7 +85,7 @@ class Scored:
     regions: dict[str, np.ndarray]
 
 
-def network_classifier(folder: Path, threads: int) -> Classifier:
+def network_classifier(folder: Path, threads: int) -> Classify:
     """Return the network, or the mean of the networks, that ``training.train`` wrote."""
     parameters, constants = read_network(folder)
     engine = Engine(parameters, threads=threads)
@@ -103,16 +103,16 @@ def balanced(classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(weights * (len(classes) / len(PROCESSES) / totals)[classes])
 
 
-def sample(file: EventsFile, keep: Keep, fractions: np.ndarray) -> Sample:
+def sample(file: EventsFile, keep: Keep, fractions: np.ndarray) -> TrainingSample:
     """Read selected nominal training events with the weights of the training."""
     events = file.read(file.rows("train"), keep)
     columns, kept = select(shift(events.columns))
     classes = events.classes[kept]
     columns = {name: column.astype(np.float32) for name, column in columns.items()}
-    return Sample(columns, classes, balanced(classes, (events.weights / fractions[events.classes])[kept]))
+    return TrainingSample(columns, classes, balanced(classes, (events.weights / fractions[events.classes])[kept]))
 
 
-def score(file: EventsFile, classify: Classifier, names: list[str], seed: int, max_rows: int) -> Scored:
+def score(file: EventsFile, classify: Classify, names: list[str], seed: int, max_rows: int) -> Scored:
     """Run a classifier over the test part, up to ``max_rows`` events of it, at the named points."""
     parts: list[Scored] = []
     rows = file.rows("test")
@@ -292,7 +292,7 @@ def evaluate(
     return report
 
 
-def _samples(file: EventsFile, config: Config, max_rows: int) -> tuple[Sample, Sample]:
+def _samples(file: EventsFile, config: Config, max_rows: int) -> tuple[TrainingSample, TrainingSample]:
     """Read the events that train the references and those that stop them."""
     held_out = HeldOut(config.seed, config.training.validation_fraction)
     everything = np.ones(len(PROCESSES))

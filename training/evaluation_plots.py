@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from sage.challenge.nuisances import PROCESSES
 from workshop.files import write_bytes
+from workshop.plots import drawn, image, new_figure
 
 COLOURS = {"averaged": "#1f6fb2", "nominal": "#d1495b", "boosting": "#3a7d44", "perceptron": "#8a6fb0"}
 
 
+@drawn
 def draw_reliability(results: Mapping[str, Any], path: Path) -> None:
     """Draw observed minus predicted frequency against the prediction, a panel for each process."""
-    figure = Figure(figsize=(9.0, 6.4), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True).ravel()
+    figure, axes = new_figure(9.0, 6.4, rows=2, columns=2, sharex=True)
+    panels = axes.ravel()
     for panel, process in zip(panels, PROCESSES, strict=True):
         panel.axhline(0.0, color="#999999", lw=1)
         for name, result in results.items():
@@ -35,13 +34,14 @@ def draw_reliability(results: Mapping[str, Any], path: Path) -> None:
         panel.tick_params(labelsize=8)
     figure.supxlabel("predicted probability", fontsize=10)
     figure.supylabel("observed frequency - predicted probability", fontsize=10)
-    _write(figure, path)
+    write_bytes(path, image(figure, "png"))
 
 
+@drawn
 def draw_shifts(results: Mapping[str, Any], path: Path) -> None:
     """Draw the relative change of the signal-like yields at each point, a panel for each process."""
-    figure = Figure(figsize=(9.0, 6.4), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True).ravel()
+    figure, axes = new_figure(9.0, 6.4, rows=2, columns=2, sharex=True)
+    panels = axes.ravel()
     width = 0.8 / len(results)
     for panel, process in zip(panels, PROCESSES, strict=True):
         panel.axhline(0.0, color="#999999", lw=1)
@@ -54,11 +54,4 @@ def draw_shifts(results: Mapping[str, Any], path: Path) -> None:
         panel.tick_params(labelsize=8)
     panels[0].legend(fontsize=8, frameon=False)
     figure.supylabel("change of the yield in the signal-like bin (%)", fontsize=10)
-    _write(figure, path)
-
-
-def _write(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, image(figure, "png"))

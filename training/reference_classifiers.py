@@ -38,14 +38,14 @@ LEARNING_RATE = 3e-3
 CHUNK = 65536
 """Events per pass of the perceptron when it predicts."""
 
-Classifier = Callable[[Mapping[str, Any]], np.ndarray]
+Classify = Callable[[Mapping[str, Any]], np.ndarray]
 """Takes the primary columns of selected events, returns class probabilities (n, 4)."""
 
 log = logging.getLogger("sage.training.reference_classifiers")
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """Selected nominal events.
 
     Arguments:
@@ -67,7 +67,9 @@ def features(columns: Mapping[str, Any]) -> np.ndarray:
     return values
 
 
-def fit_boosting(train: Sample, held_out: Sample, seed: int, threads: int) -> tuple[Classifier, dict[str, Any]]:
+def fit_boosting(
+    train: TrainingSample, held_out: TrainingSample, seed: int, threads: int
+) -> tuple[Classify, dict[str, Any]]:
     """Fit scikit-learn's HistGradientBoostingClassifier.
 
     Returns:
@@ -107,7 +109,7 @@ def fit_boosting(train: Sample, held_out: Sample, seed: int, threads: int) -> tu
     return classify, {"tried": tried, "train_rows": len(x)}
 
 
-def fit_perceptron(train: Sample, held_out: Sample, seed: int) -> tuple[Classifier, dict[str, Any]]:
+def fit_perceptron(train: TrainingSample, held_out: TrainingSample, seed: int) -> tuple[Classify, dict[str, Any]]:
     """Fit a 28-128-128-4 network with the schedule of ``training.train``: warm-up, cosine, best held-out epoch.
 
     Returns:

@@ -59,7 +59,7 @@ ORDER, POINTS, VALIDATION = range(3)
 log = logging.getLogger("sage.training.train")
 
 
-class Objective:
+class TrainingLoss:
     """The loss of a network on some events at some nuisance points.
 
     Args:
@@ -119,7 +119,7 @@ class Trainer:
         settings = config.training
         self.rows = file.rows("train")
         self.held_out = HeldOut(config.seed, settings.validation_fraction)
-        self.objective = Objective(config, preparation, processes)
+        self.objective = TrainingLoss(config, preparation, processes)
         wanted = np.full(len(PROCESSES), settings.max_rows or math.inf)
         self.fractions = np.minimum(1.0, wanted / preparation.rows)
         self.steps_per_epoch = math.ceil(float(self.fractions @ preparation.rows) / settings.batch_size)
