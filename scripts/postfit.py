@@ -25,7 +25,7 @@ from scripts.options import (
     add_workers,
 )
 from studies.postfit import as_dict, postfit, probability_histograms, summary
-from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
+from studies.postfit_plots import draw_fitted_nuisances, draw_probabilities, draw_regions
 from workshop.files import write_json
 
 EXAMPLE = "--weights weights --data data --test-size 0.5 --mu 1.5 --seed 31415 --output results/postfit"
@@ -58,7 +58,7 @@ def work(given: argparse.Namespace) -> None:
     result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
     output.mkdir(parents=True, exist_ok=True)
     content = as_dict(result)
-    pictures = [*draw_regions(content, output / "regions"), *draw_pulls(content, output / "pulls")]
+    pictures = [*draw_regions(content, output / "regions"), *draw_fitted_nuisances(content, output / "pulls")]
     if given.nodes:
         histograms = probability_histograms(
             result.bundle, given.data, given.test_size, given.nodes, given.seed, output / "nodes", given.workers

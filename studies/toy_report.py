@@ -67,7 +67,7 @@ def as_text(found: Analysis) -> str:
 
 
 @drawn
-def draw_pulls(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
+def draw_toy_pulls(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     """Draw the pulls of mu and the nuisances beside the unit Gaussian."""
     good = frame[frame["status"] != FAILED]
     values = {"mu": mu_pulls(good)} | {name: nuisance_pulls(good, name) for name in found.pulls if name != "mu"}

@@ -21,7 +21,7 @@ from harness.scores import score_results
 from harness.settings import make_settings
 from harness.test_set import EventFile
 from report.blocks import MISSING, flat, number, with_error
-from report.plots import draw_pulls
+from report.plots import draw_run_pulls
 from report.run import read_run, run_sections
 from report.svg import inline, svg_of
 from sage.challenge.nuisances import CHALLENGE
@@ -376,7 +376,7 @@ def test_settings_of_others_do_not_reach_pictures():
     import matplotlib as mpl
 
     def draw():
-        figure = draw_pulls({"mu": np.array([0.5, -1.0]), "tes": np.array([])})
+        figure = draw_run_pulls({"mu": np.array([0.5, -1.0]), "tes": np.array([])})
         return svg_of(figure)
 
     expected = draw()
