@@ -285,7 +285,7 @@ def test_comparison_and_postfit(results, tmp_path):
     found = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert found.tables["compare-table"] == [
         ["quantity", HOSTILE, "other"],
-        ["coverage", "0.6800 ± 0.0100", "0.5000 ± 0.0100"],
+        ["coverage", "0.680 ± 0.010", "0.500 ± 0.010"],
         ["predict seconds", "0.5000", "2.0000"],
     ]
     assert found.tables["compare-differences"][1] == ["coverage", "−0.1800 ± 0.0100"]
