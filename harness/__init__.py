@@ -23,27 +23,3 @@ input is refused with a message, and any number of worker processes gives the sa
 
 Nothing here is part of the submission.
 """
-
-from __future__ import annotations
-
-from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
-from harness.results import read_results
-from harness.runner import RunOptions, run
-from harness.scores import Scores, score_results
-from harness.settings import Settings, make_settings
-from harness.test_set import EventFile
-from workshop.errors import UsageError
-
-__all__ = [
-    "EventFile",
-    "RunOptions",
-    "Scores",
-    "Settings",
-    "UsageError",
-    "draw_nuisances",
-    "make_pseudo_data",
-    "make_settings",
-    "read_results",
-    "run",
-    "score_results",
-]

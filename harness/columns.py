@@ -62,6 +62,10 @@ def check_schema(path: Path, schema: Any) -> tuple[str, ...]:
                 continue
             msg = f"{path}: column {name!r} has type {kind}, but must be numeric; convert it to float32"
             raise UsageError(msg)
+        elif pa.types.is_float16(kind):
+            # Sums of half precision end at 65504.
+            msg = f"{path}: column {name!r} has type {kind}, but must be numeric; convert it to float32"
+            raise UsageError(msg)
         kept.append(name)
     return tuple(kept)
 

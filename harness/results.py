@@ -11,10 +11,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,8 @@ OTHER_FILES = (
     *("scores.json", "intervals.png", "report.html", "report.json"),
 )
 """What a run writes besides its identity and the pseudo-experiments."""
+LARGEST = 1e300
+"""Of numbers in files of a run; sums of such numbers are finite."""
 RESULT_KEYS = {"mu_hats": "mu_hat", "delta_mu_hats": "delta_mu_hat", "p16": "p16", "p84": "p84"}
 """Keys of the official result files, and of the answer they are taken from."""
 
@@ -131,7 +132,7 @@ def read_records(path: Path) -> tuple[list[Record], int]:
         try:
             if not line.endswith(b"\n"):
                 break
-            records.append(Record(**json.loads(line)))
+            records.append(_checked(Record(**json.loads(line))))
         except (ValueError, TypeError) as error:
             if size + len(line) == len(data):
                 break
@@ -196,7 +197,60 @@ def read_results(folder: Path) -> RunResults:
     duration = None
     if (folder / DURATION_FILE).is_file():
         duration = _read_json(folder / DURATION_FILE).get("ingestion_duration")
+        if not (duration is None or _is_number(duration)):
+            msg = f"{folder / DURATION_FILE}: 'ingestion_duration' is {duration!r}, not a number; remove the file"
+            raise UsageError(msg)
     return RunResults(tuple(sets), duration, _count_statuses(records))
+
+
+def _checked(record: Record) -> Record:
+    """Return a record whose values are of the right types; of ``result``, what is not as SAGE's is left out.
+
+    Raises:
+        ValueError: If a value is of another type, or not finite.
+    """
+    whole = {name: getattr(record, name) for name in ("set", "index", "seed", "events")}
+    real = {name: getattr(record, name) for name in ("mu", "generation_seconds", "predict_seconds")}
+    for name in ("answer", "nuisances"):
+        values = getattr(record, name)
+        if not isinstance(values, dict):
+            msg = f"{name} is {values!r}, not an object"
+            raise ValueError(msg)
+    missing = [name for name in RESULT_KEYS.values() if name not in record.answer]
+    if missing:
+        msg = f"answer has no {missing[0]!r}"
+        raise ValueError(msg)
+    real |= record.answer | {name: value for name, value in record.nuisances.items() if value is not None}
+    for name, value in (whole | real).items():
+        if not (type(value) is int and abs(value) < 2**63 if name in whole else _is_number(value)):
+            msg = f"{name} is {value!r}, not a finite number"
+            raise ValueError(msg)
+    result = record.result if isinstance(record.result, dict) else {}
+    usual = {name: value for name, value in result.items() if USUAL.get(name, _anything)(value)}
+    return dataclasses.replace(record, result=usual or None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _is_table(value: object) -> bool:
+    rows = list(value.values()) if isinstance(value, dict) else [None]
+    cells = [row.get(name, "") if isinstance(row, dict) else "" for row in rows for name in ("nu", "sigma")]
+    return all(cell is None or _is_number(cell) for cell in cells)
+
+
+def _anything(_: object) -> bool:
+    return True
+
+
+USUAL: dict[str, Callable[[object], bool]] = {
+    "status": lambda value: isinstance(value, str),
+    "flags": lambda value: isinstance(value, list) and all(isinstance(flag, str) for flag in value),
+    "nll": lambda value: value is None or _is_number(value),
+    "nuisances": _is_table,
+}
+"""What tables and pictures read of a model's ``last_result``; another method may keep other things there."""
 
 
 def _count_statuses(records: Sequence[Record]) -> dict[str, int] | None:
@@ -223,7 +277,7 @@ def _numbers(content: Mapping[str, Any], key: str, path: Path) -> tuple[float, .
         msg = f"{path}: {key!r} must be a list of numbers; run the ingestion again"
         raise UsageError(msg)
     for position, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not _is_number(value):
             msg = f"{path}: {key!r} holds {value!r} at position {position}, but scores need finite numbers"
             raise UsageError(msg)
     return tuple(values)

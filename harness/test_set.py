@@ -29,6 +29,8 @@ BATCH_ROWS = 1 << 20
 HASH_ALL_BELOW = 64 << 20
 CONSISTENT = 1.25
 """Factor by which the sum of the weights may differ from what the metadata says, scaled to the rows of a part."""
+LARGEST = 1e9
+"""Of the numbers in the metadata: rows, and events that are expected."""
 HEAVY = 0.5
 """Effective weight of background events from which on a test part is too small: 0.02 in the public data set."""
 
@@ -347,9 +349,10 @@ class EventFile:
         for key, kinds in (("total_rows", (int,)), ("sum_weights", (int, float))):
             value = metadata.get(key)
             if value is not None and (
-                isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < 1e300
+                isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= LARGEST
             ):
-                msg = f"{self.metadata_path}: {key!r} is {value!r}, but must be a finite number of at least 0"
+                msg = f"{self.metadata_path}: {key!r} is {value!r}, but must be a number from 0 to {LARGEST:g}, else "
+                msg += "pseudo-data do not fit into memory; use the metadata that came with the events"
                 raise UsageError(msg)
         return {key: value for key, value in metadata.items() if value is not None}
 

@@ -1,12 +1,11 @@
-"""What the methods' builds share: finding them, and the way from events to a submission folder.
+"""What the methods' builds share: the way from events to a submission folder.
 
-What classifies events stands in ``network.npz``, and templates come from the events of the test part, as those of the
+What classifies events stands in ``network.npz``, and templates come from the events of the table part, as those of the
 weights in this repository do. ``fit`` may rebuild them as SAGE's does.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import json
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.packing import package_files
+from methods import FOLDER
 from sage.binned.regions import RegionSet
 from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import MANIFEST, signed
@@ -30,7 +30,6 @@ from training.make_weights import write_weights
 from training.train import NETWORK_FILE, REPORT_FILE
 from workshop.files import sha256, write_arrays, write_json
 
-FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 UNSCALED = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
 """Feature constants that leave the inputs as they are."""
@@ -55,19 +54,11 @@ class Build:
     intermediate: Path
 
 
-def summaries() -> dict[str, str]:
-    """Return all methods, which are the folders with a ``build.py``: one line about each by name."""
-    modules = {path.parent.name: path for path in sorted(FOLDER.glob("*/build.py"))}
-    # Read, not imported: a build may need packages that the others do not.
-    texts = {name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for name, path in modules.items()}
-    return {name: (text or "").partition("\n")[0] for name, text in texts.items()}
-
-
 def build(name: str, this: Build) -> Bundle:
     """Make the submission folder of a method.
 
     Args:
-        name: Key of ``summaries``.
+        name: Key of ``methods.summaries``.
         this: From what and where to.
 
     Returns:

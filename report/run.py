@@ -71,6 +71,7 @@ def read_run(folder: Path, name: str, label: str, bundle: Bundle) -> Run:
     results = read_results(folder)
     records = tuple(read_records(folder / EXPERIMENTS_FILE)[0])
     identity = read_json(folder / RUN_FILE)
+    _check_objects(identity, folder / RUN_FILE, "systematics")
     found = pulls(results)
     every = {"mu": found[np.isfinite(found)]}
     soft_met = (0, 0)
@@ -83,7 +84,15 @@ def read_run(folder: Path, name: str, label: str, bundle: Bundle) -> Run:
             measured = frame[f"fit_{UNPULLED}"].notna()
             soft_met = int((off <= frame[f"sigma_{UNPULLED}"]).sum()), int(measured.sum())
     environment = read_json(folder / ENVIRONMENT_FILE)
+    _check_objects(environment, folder / ENVIRONMENT_FILE, "data", "machine", "versions")
     return Run(name, label, results, score_results(results), records, identity, environment, every, soft_met)
+
+
+def _check_objects(content: dict[str, Any], path: Path, *names: str) -> None:
+    for name in names:
+        if not isinstance(content.get(name, {}), dict):
+            msg = f"{path}: {name!r} is {content[name]!r}, not an object; make it again"
+            raise UsageError(msg)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -149,7 +158,8 @@ def how_section(run: Run) -> Section:
     data = run.environment.get("data", {})
     if data:
         rows.append(("data file", str(data.get("file"))))
-        rows.append(("rows", f"{count(data['rows'])}, of which the test part is the first {count(data['test_rows'])}"))
+        all_rows, test_rows = (count(data[key]) if type(data.get(key)) is int else "?" for key in ("rows", "test_rows"))
+        rows.append(("rows", f"{all_rows}, of which the test part is the first {test_rows}"))
     if run.environment:
         machine = run.environment.get("machine", {})
         rows.append(("worker processes", str(run.environment.get("workers"))))

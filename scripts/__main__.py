@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from scripts.common import run_program
 
 GROUPS = {
     "make": (
@@ -17,6 +21,7 @@ GROUPS = {
         "make_weights",
         "make_method",
         "make_submission",
+        "convert_weights",
     ),
     "run": ("run_ingestion", "score", "report"),
     "study": ("asimov", "toys", "pools", "postfit", "compare", "compare_binnings", "evaluate", "compare_simulation"),
@@ -42,12 +47,17 @@ def grouped(names: Iterable[str]) -> dict[str, list[str]]:
     return found | ({"other": others} if others else {})
 
 
-if __name__ == "__main__":
+def show(_: argparse.Namespace) -> None:
+    """Print the list."""
     lines = verbs()
     width = max(map(len, lines))
-    print("usage: python -m scripts.VERB [options]; each VERB has --help\n")
-    for group, members in grouped(lines).items():
-        print(f"{group}:")
-        for verb in members:
-            print(f"  {verb:<{width}}  {lines[verb]}")
-    sys.exit(0)
+    with suppress(BrokenPipeError):  # whoever reads it has seen enough
+        print("usage: python -m scripts.VERB [options]; each VERB has --help\n")
+        for group, members in grouped(lines).items():
+            print(f"{group}:")
+            for verb in members:
+                print(f"  {verb:<{width}}  {lines[verb]}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(show, argparse.Namespace(verbose=False)))

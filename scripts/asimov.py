@@ -17,11 +17,7 @@ from tqdm import tqdm
 from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_output, add_weights, nuisance_value
-from studies.asimov import SCAN_POINTS, as_json, as_text, study_asimov
-from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
-from studies.likelihoods import nuisances_of, open_weights, parameters_at
-from workshop.files import write_json
-from workshop.plots import save
+from studies.asimov import SCAN_POINTS
 
 EXAMPLE = "--mu 1 --nuisance soft_met=0.5 diboson_scale=1.2 --output build/asimov"
 
@@ -49,6 +45,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Study, print and write."""
+    from studies.asimov import as_json, as_text, study_asimov
+    from studies.asimov_plots import draw_correlations, draw_impacts, draw_pulls, draw_scan
+    from studies.likelihoods import nuisances_of, open_weights, parameters_at
+    from workshop.files import write_json
+    from workshop.plots import save
+
     bundle = open_weights(given.weights)
     truth = parameters_at(bundle, given.mu, dict(given.nuisance))
     with tqdm(total=6, unit="step", leave=False, disable=None) as progress:

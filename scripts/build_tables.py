@@ -1,6 +1,6 @@
 """Choose bins and build the yield tables for a trained network.
 
-Counts the test part of an events file at nuisance points and fits a smooth response to every bin. Writes tables.npz,
+Counts the table part of an events file at nuisance points and fits a smooth response to every bin. Writes tables.npz,
 response.npz, regions.json, tables.json (settings, checks) and cost.json. An interrupted build is continued by the same
 command; --held-out compares the result with counts at further points.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_scheduler, chosen_config
-from training.build_tables import build_tables, summary
 
 EXAMPLE = "--data data --training weights --workers 2 --output build/tables"
 
@@ -25,13 +24,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     options.add_argument("--training", type=Path, required=True, help="folder of the trained network, or of weights")
     add_output(options)
-    add_config(options, "seed", "test_size", "workers", "region_set", "nodes", "held_out")
+    add_config(options, "seed", "table_fraction", "workers", "region_set", "nodes", "held_out")
     add_scheduler(options)
     return options.parse_args(argv)
 
 
 def work(given: argparse.Namespace) -> None:
     """Count, fit, write and print."""
+    from training.build_tables import build_tables, summary
+
     report = build_tables(chosen_config(given), given.data, given.training, given.output, scheduler=given.scheduler)
     print(summary(report))
     print(f"written: {given.output}")

@@ -63,6 +63,17 @@ mu = real(0.0, LARGEST_MU)
 fraction = real(0.0, 1.0)
 
 
+def nuisance_points(text: str) -> int:
+    """Read a number of nuisance points; 0 stands for all."""
+    if text == "all":
+        return 0
+    try:
+        return whole(1)(text)
+    except argparse.ArgumentTypeError as error:
+        msg = f"{error}, or all"
+        raise argparse.ArgumentTypeError(msg) from error
+
+
 def scheduler(text: str) -> str:
     """Read the address of a dask scheduler."""
     if not ADDRESS.fullmatch(text):
@@ -83,9 +94,9 @@ def check_paths(given: argparse.Namespace) -> None:
                 continue
             try:
                 if name in READ:
-                    _check_read(f"--{name}", path, READ[name])
+                    check_read(f"--{name}", path, READ[name])
                 elif name in ("output", "build", "cache"):
-                    _check_written(path)
+                    _check_written(f"--{name}", path, getattr(given, f"{name}_is", "folder"))
             except (OSError, ValueError) as error:
                 if isinstance(error, SageError):
                     raise
@@ -93,20 +104,24 @@ def check_paths(given: argparse.Namespace) -> None:
                 raise UsageError(msg) from error
 
 
-def _check_read(option: str, path: Path, kind: str) -> None:
+def check_read(option: str, path: Path, kind: str) -> None:
+    """Look at what an option names: a ``folder``, a ``file``, or ``any`` of both.
+
+    Raises:
+        UsageError: If it is not there or of the wrong kind.
+    """
     if not path.exists():
         what = {"folder": "no such folder", "file": "no such file", "any": "no such folder, and no such events file"}
-        if option == "--submission":
+        if option.startswith("--submission"):
             what["any"] = "no such folder or zip file"
         msg = f"{option} {path}: {what[kind]}; give one that is there"
         raise UsageError(msg)
-    if (kind == "folder" and not path.is_dir()) or (kind == "file" and not path.is_file()):
-        other = "a file in the place of a folder" if kind == "folder" else "a folder in the place of a file"
-        msg = f"{option} {path}: {other}; give a {kind}"
-        raise UsageError(msg)
+    _check_kind(option, path, kind)
 
 
-def _check_written(path: Path) -> None:
+def _check_written(option: str, path: Path, kind: str) -> None:
+    if path.exists():
+        _check_kind(option, path, kind)
     for parent in path.parents:
         if parent.exists():
             if not parent.is_dir():
@@ -115,25 +130,10 @@ def _check_written(path: Path) -> None:
             return
 
 
-def check_output_folder(path: Path) -> None:
-    """Refuse an output that is a file.
-
-    Raises:
-        UsageError: If there is a file.
-    """
-    if path.exists() and not path.is_dir():
-        msg = f"--output {path} is a file in the place of a folder; give a folder"
-        raise UsageError(msg)
-
-
-def check_output_file(path: Path) -> None:
-    """Refuse an output that is a folder.
-
-    Raises:
-        UsageError: If there is a folder.
-    """
-    if path.is_dir() or path.name == "":
-        msg = f"--output {path} is a folder in the place of a file; give the name of a file"
+def _check_kind(option: str, path: Path, kind: str) -> None:
+    if (kind == "folder" and not path.is_dir()) or (kind == "file" and path.is_dir()):
+        other = "a file in the place of a folder" if kind == "folder" else "a folder in the place of a file"
+        msg = f"{option} {path}: {other}; give a {kind}"
         raise UsageError(msg)
 
 

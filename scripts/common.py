@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -38,6 +39,22 @@ class ProgressHandler(logging.Handler):
             self.handleError(record)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one line, as programs do; its help may be cut off by whoever reads it."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help."""
+        super().print_help(file)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        sys.exit(_fail(f"{message} (--help tells more)"))
+
+
 def parser(name: str, description: str | None, example: str) -> argparse.ArgumentParser:
     """Return a parser whose help ends with an example.
 
@@ -47,7 +64,7 @@ def parser(name: str, description: str | None, example: str) -> argparse.Argumen
         example: Its options in a command line that works.
     """
     program = f"python -m scripts.{name}"
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog=program,
         description=description,
         epilog=f"example:\n  {program} {example}",

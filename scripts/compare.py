@@ -12,11 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.checks import check_read
 from scripts.common import logger, parser, run_program
 from scripts.options import add_run, run_options, run_settings
-from studies.compare import draw, report, run_all, tables
 from workshop.errors import UsageError
-from workshop.files import write_json
 
 EXAMPLE = (
     "--submissions sage=build/demo/sage_submission.zip build/mass_histogram --data data --test-size 0.5 --sets 10 "
@@ -57,7 +56,12 @@ def named(given: Sequence[str]) -> dict[str, Path]:
 
 def work(given: argparse.Namespace) -> None:
     """Run all submissions, write and print the comparison."""
+    from studies.compare import draw, report, run_all, tables
+    from workshop.files import write_json
+
     submissions = named(given.submissions)
+    for path in submissions.values():
+        check_read("--submissions", path, "any")
     settings = run_settings(given)
     options = run_options(given, settings, Path(), given.output)
     for name, path in submissions.items():

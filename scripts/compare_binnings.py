@@ -11,16 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage.binned.counting import Noise, choose_points
-from sage.network.classifier import NetworkClassifier
 from scripts import checks
 from scripts.common import ROOT, parser, run_program
-from scripts.options import add_data_folder, add_fraction, add_output, add_seed
-from training.build_tables import read_network, read_shares
-from training.compare_binnings import candidates, compare, table
-from training.events import EventsFile
-from training.filling import Evaluator
-from workshop.files import write_bytes, write_json
+from scripts.options import add_data_folder, add_output, add_seed, add_table_fraction
 
 EXAMPLE = "--data data --weights weights --uniform-bins 50 100 --output build/binnings"
 
@@ -32,8 +25,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     add("--weights", type=Path, default=ROOT / "weights", help="of SAGE, or folder of a trained network")
     add_output(options)
-    add("--part", choices=("test", "train", "all"), default="test", help="events that are counted")
-    add_fraction(options, "that are the test part", 0.5)
+    add("--part", choices=("tables", "training", "all"), default="tables", help="events that are counted")
+    add_table_fraction(options, "that are the table part", 0.5)
     add("--points", type=checks.whole(2), default=36, help="nuisance points (default: %(default)s)")
     add(
         "--noise-draws",
@@ -56,8 +49,16 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Count, compare, write and print."""
+    from sage.binned.counting import Noise, choose_points
+    from sage.network.classifier import NetworkClassifier
+    from training.build_tables import read_network, read_shares
+    from training.compare_binnings import candidates, compare, table
+    from training.events import EventsFile
+    from training.filling import Evaluator
+    from workshop.files import write_bytes, write_json
+
     parameters, normalisation = read_network(given.weights)
-    file = EventsFile(given.data, given.test_size)
+    file = EventsFile(given.data, given.table_fraction)
     events = file.read(file.rows(given.part))
     chosen = candidates(given.min_effective, given.uniform_bins, given.region_sets)
     points = choose_points(given.points, given.seed)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from scripts.common import parser, run_program
 from scripts.options import add_output
-from training.simulation.compare import compare
 
 EXAMPLE = "--events build/events --reference DIR --output build/comparison"
 
@@ -31,6 +30,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Compare, write and print."""
+    from training.simulation.compare import compare
+
     compare(given.events, given.reference, given.output, given.beside)
     print(f"written: {given.output}")
 

@@ -11,11 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from methods.building import summaries
-from sage.errors import SettingsError, WeightsError
-from sage.files.arrays import REMEDY
-from sage.files.bundle import FILES, assemble
-from sage.files.manifest import BEFORE, FORMAT, MANIFEST, read_manifest, signed
 from scripts.common import parser, run_program
 from workshop.files import write_bytes, write_json
 
@@ -26,6 +21,8 @@ RENAMED = {"seed": "published"}
 
 def converted(manifest: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Return a manifest of the format before as one of this format, signed."""
+    from sage.files.manifest import FORMAT, signed
+
     settings = {"rebuilding" if key == "calibration" else key: value for key, value in manifest["settings"].items()}
     origin, regions = manifest["origin"], manifest["region_set"]
     config = {
@@ -54,6 +51,11 @@ def convert(weights: Path, output: Path, method: str) -> None:
         SettingsError: If there are weights in ``output`` already.
         WeightsError: If those in ``weights`` are not in order, or of another format.
     """
+    from sage.errors import SettingsError, WeightsError
+    from sage.files.arrays import REMEDY
+    from sage.files.bundle import FILES, assemble
+    from sage.files.manifest import BEFORE, MANIFEST, read_manifest
+
     if (output / MANIFEST).exists():
         msg = f"{output} holds a {MANIFEST} already; choose a folder without one"
         raise SettingsError(msg)
@@ -72,6 +74,9 @@ def convert(weights: Path, output: Path, method: str) -> None:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
+    from methods import summaries
+    from sage.files.manifest import BEFORE, FORMAT
+
     options = parser("convert_weights", __doc__, EXAMPLE)
     options.add_argument("--weights", type=Path, required=True, help=f"weights folder of format {BEFORE}")
     options.add_argument("--output", type=Path, required=True, help=f"folder for those of format {FORMAT}")

@@ -15,7 +15,6 @@ from pathlib import Path
 from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_resume, chosen_config
-from training.evaluate import EVALUATION_FILE, evaluate
 
 EXAMPLE = "--data data --training build/training --output build/evaluation --max-rows 75000"
 
@@ -26,7 +25,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     options.add_argument("--training", type=Path, required=True, help="folder of the trained network")
     add_output(options)
-    add_config(options, "seed", "test_size", "threads")
+    add_config(options, "seed", "table_fraction", "threads")
     options.add_argument(
         "--max-rows", type=checks.whole(0, 10**10), default=0, help="rows per class for trees and perceptron; 0: all"
     )
@@ -39,6 +38,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Train the references, score, write and print."""
+    from training.evaluate import EVALUATION_FILE, evaluate
+
     report = evaluate(
         chosen_config(given),
         given.data,

@@ -11,10 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.download import ARCHIVE_NAME, RemoteFile, download, extract, file_digest, find_archive
-from harness.test_set import FILE_NAME
 from scripts.common import logger, parser, run_program
-from workshop.claims import locked
 from workshop.errors import UsageError
 
 EXAMPLE = "--output public_data"
@@ -32,6 +29,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Download, check and unpack what is not there yet."""
+    from harness.download import ARCHIVE_NAME
+    from harness.test_set import FILE_NAME
+    from workshop.claims import locked
+
     output: Path = given.output
     if (output / FILE_NAME).exists():
         print(f"{output / FILE_NAME} is there already; remove it to download again")
@@ -45,6 +46,8 @@ def work(given: argparse.Namespace) -> None:
 
 
 def _get(given: argparse.Namespace, archive: Path, algorithm: str, digest: str) -> None:
+    from harness.download import RemoteFile, download, extract, file_digest, find_archive
+
     if not archive.exists():
         remote = RemoteFile(given.address, None, algorithm, digest) if given.address else find_archive()
         if given.checksum:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from methods.building import Build, build, summaries
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_weights, chosen_config
 
@@ -22,12 +21,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("make_method", __doc__, EXAMPLE)
     add = options.add_argument
+    from methods import summaries
+
     known = summaries()
     listing = " ".join(f"{name}: {summary}" for name, summary in known.items())
     add("--method", choices=known, required=True, help=listing)
     add_data_folder(options)
     add_weights(options)
-    add_config(options, "seed", "test_size", "workers")
+    add_config(options, "seed", "table_fraction", "workers")
     add("--output", type=Path, required=True, help="folder that becomes the submission")
     add("--build", type=Path, help="folder for intermediate results (default: OUTPUT with .build behind it)")
     return options.parse_args(argv)
@@ -35,6 +36,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Build the folder and say what is in it."""
+    from methods.building import Build, build
+
     output: Path = given.output
     intermediate = given.build or output.with_name(f"{output.name}.build")
     bundle = build(given.method, Build(chosen_config(given), given.data, given.weights, output, intermediate))

@@ -19,12 +19,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from harness.packing import MANIFEST, bundle_files
-from sage.errors import SettingsError
-from sage.files.bundle import read_bundle
-from sage.files.manifest import signed
-from sage.files.settings import read_settings
-from scripts.checks import check_output_file
 from scripts.common import ROOT, parser, run_program
 from workshop.errors import UsageError
 from workshop.files import json_bytes, write_bytes
@@ -49,6 +43,8 @@ def build(root: Path, weights: Path | None = None, settings: Mapping[str, Any] |
         UsageError: If a file is missing or differs from the manifest, or the zip file is too large.
         SageError: If a setting has no such name or value.
     """
+    from harness.packing import MANIFEST, bundle_files
+
     files = bundle_files(root, weights)
     changed = {MANIFEST.as_posix(): with_settings(files[MANIFEST.as_posix()], settings)} if settings else {}
     buffer = io.BytesIO()
@@ -74,6 +70,11 @@ def with_settings(manifest: Path, settings: Mapping[str, Any]) -> bytes:
     Raises:
         SageError: If the weights are not in order, or a setting has no such name or value.
     """
+    from sage.errors import SettingsError
+    from sage.files.bundle import read_bundle
+    from sage.files.manifest import signed
+    from sage.files.settings import read_settings
+
     read_bundle(manifest.parent)
     content = json.loads(manifest.read_text(encoding="utf-8"))
     content["settings"] |= settings
@@ -101,6 +102,7 @@ def setting(text: str) -> tuple[str, Any]:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("make_submission", __doc__, EXAMPLE)
+    options.set_defaults(output_is="file")
     options.add_argument("--root", type=Path, default=ROOT, help="checkout to pack (default: this one)")
     options.add_argument("--weights", type=Path, help="weights folder to pack (default: that of the checkout)")
     options.add_argument(
@@ -118,7 +120,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Write the zip file and print what it is."""
-    check_output_file(given.output)
     data, files = build(given.root, given.weights, dict(given.settings))
     write_bytes(given.output, data)
     print(f"written {given.output}")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_overwrite, add_scheduler, chosen_config
-from training.make_weights import make_weights
 
 EXAMPLE = "--data data --network weights --workers 2 --output build/weights"
 
@@ -26,7 +25,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--network", type=Path, help="folder whose network is taken; none is trained")
     add_output(options)
     options.add_argument("--build", type=Path, help="folder for intermediate results (default: OUTPUT.build)")
-    add_config(options, "seed", "test_size", "device", "threads", "workers", "region_set", "nodes", "held_out")
+    add_config(options, "seed", "table_fraction", "device", "threads", "workers", "region_set", "nodes", "held_out")
     add_scheduler(options)
     add_overwrite(options)
     return options.parse_args(argv)
@@ -34,6 +33,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Make the folder and say what is in it."""
+    from training.make_weights import make_weights
+
     output: Path = given.output
     bundle = make_weights(
         chosen_config(given),

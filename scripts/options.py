@@ -6,9 +6,8 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.runner import RunOptions
 from harness.settings import DEFAULT_SEED, MU_RANGE, Settings, make_settings
 from sage.challenge.nuisances import NAMES
 from sage.errors import SettingsError
@@ -16,13 +15,16 @@ from scripts import checks
 from scripts.common import ROOT
 from training.config import DEFAULT_CONFIG, Config, read_config
 
+if TYPE_CHECKING:
+    from harness.runner import RunOptions
+
 DEFAULT_SETS, DEFAULT_EXPERIMENTS = 10, 10
 TEST_SIZE = 0.3
 _DEFAULT = " (default: %(default)s)"
 
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "seed": (checks.seed, "seed of every random draw"),
-    "test_size": (
+    "table_fraction": (
         checks.fraction,
         "fraction of the rows, from the first on, for the tables; the network trains on the others",
     ),
@@ -32,7 +34,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "checkpoint_minutes": (checks.real(0.0, 1e6), "time between checkpoints"),
     "region_set": (str, "regions of the measurement"),
     "nodes": (
-        lambda text: 0 if text == "all" else checks.whole(1)(text),
+        checks.nuisance_points,
         "nuisance points; all is the whole grid and takes hours",
     ),
     "held_out": (checks.whole(), "further points at which the tables are checked"),
@@ -112,10 +114,10 @@ def add_test_size(options: Options) -> None:
     options.add_argument("--test-size", type=test_size, default=TEST_SIZE, help=text)
 
 
-def add_fraction(options: Options, what: str, default: float) -> None:
-    """Add ``--test-size`` as a fraction; ``what`` the first rows are for."""
+def add_table_fraction(options: Options, what: str, default: float) -> None:
+    """Add ``--table-fraction``; ``what`` the first rows are for."""
     text = f"fraction of the rows, from the first on, {what}" + _DEFAULT
-    options.add_argument("--test-size", type=checks.fraction, default=default, help=text)
+    options.add_argument("--table-fraction", type=checks.fraction, default=default, help=text)
 
 
 def add_run(options: Options) -> None:
@@ -190,6 +192,8 @@ def run_settings(given: argparse.Namespace) -> Settings:
 
 def run_options(given: argparse.Namespace, settings: Settings, submission: Path, output: Path) -> RunOptions:
     """Return what the harness runs, with a progress bar."""
+    from harness.runner import RunOptions
+
     return RunOptions(
         data=given.data,
         submission=submission,

@@ -10,21 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from scripts import checks
 from scripts.common import parser, run_program
-from scripts.options import add_data_folder, add_fraction, add_output, add_seed, add_weights
-from studies.likelihoods import open_weights
-from studies.plots import BLACK, BLUE, label
-from studies.pools import Summary, as_text, count_pools, read_events, study_pairs, summarise
-from workshop.files import write_json
-from workshop.plots import drawn, new_figure, save
+from scripts.options import add_data_folder, add_output, add_seed, add_table_fraction, add_weights
 
-EXAMPLE = "--data build/events --pairs 2 --test-size 1.0 --output results/pools"
+EXAMPLE = "--data build/events --pairs 2 --table-fraction 1.0 --output results/pools"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,34 +32,21 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--nodes", type=checks.whole(1), default=48, help="nuisance points of each pool's tables (default: %(default)s)"
     )
-    add_fraction(options, "that the network was not trained on", 0.5)
+    add_table_fraction(options, "that the network was not trained on", 0.5)
     add_seed(options, "decides the pools and the toys")
     return options.parse_args(argv)
 
 
-@drawn
-def draw(found: Summary) -> Any:
-    """Draw the shift of each pair with the predicted spread, and the mean pull of its toys."""
-    figure, axes = new_figure(6.0, 1.4 + 0.32 * len(found.pairs))
-    y = np.arange(len(found.pairs))
-    for size, shade in ((2, 0.12), (1, 0.22)):
-        axes.axvspan(-size * found.predicted, size * found.predicted, color=BLUE, alpha=shade, lw=0)
-    axes.axvline(0, color=BLACK, lw=0.8)
-    axes.plot([pair.shift / pair.sigma for pair in found.pairs], y, "o", color=BLACK, ms=6, label="Asimov shift")
-    axes.plot([pair.pull_mean for pair in found.pairs], y, "D", mfc="none", color="#d1495b", label="mean pull of toys")
-    axes.set_yticks(y, [f"pair {number}" for number in y])
-    axes.set_xlabel(
-        r"shift of $\hat\mu$ in units of its uncertainty; bands: predicted 1 and 2 standard deviations", fontsize=8
-    )
-    axes.legend(frameon=False, fontsize=8)
-    label(axes, "SAGE, independent pools")
-    return figure
-
-
 def work(given: argparse.Namespace) -> None:
     """Count, fit, print and write."""
+    from studies.likelihoods import open_weights
+    from studies.pools import as_text, count_pools, read_events, study_pairs, summarise
+    from studies.pools_plots import draw
+    from workshop.files import write_json
+    from workshop.plots import save
+
     bundle = open_weights(given.weights)
-    events, parents = read_events(given.data, given.test_size)
+    events, parents = read_events(given.data, given.table_fraction)
     pools = count_pools(bundle, events, parents, 2 * given.pairs, given.nodes, given.seed)
     pairs = study_pairs(bundle, pools, given.toys, given.seed, given.weights)
     found = summarise(list(tqdm(pairs, total=given.pairs, desc="pairs", disable=None)))

@@ -17,16 +17,12 @@ from scripts.common import parser, run_program
 from scripts.options import (
     TEST_SIZE,
     add_data,
-    add_fraction,
     add_output,
     add_seed,
     add_systematics,
     add_weights,
     add_workers,
 )
-from studies.postfit import as_dict, postfit, probability_histograms, summary
-from studies.postfit_plots import draw_fitted_nuisances, draw_probabilities, draw_regions
-from workshop.files import write_json
 
 EXAMPLE = "--weights weights --data data --test-size 0.5 --mu 1.5 --seed 31415 --output results/postfit"
 
@@ -37,7 +33,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = options.add_argument
     add_weights(options)
     add_data(options)
-    add_fraction(options, "to draw from", TEST_SIZE)
+    text = "fraction of the rows, from the first on, to draw from (default: %(default)s)"
+    add("--test-size", type=checks.fraction, default=TEST_SIZE, help=text)
     add("--mu", type=checks.mu, default=1.0, help="true signal strength (default: %(default)s)")
     add_seed(options, "decides the pseudo-experiment")
     add_systematics(options)
@@ -54,6 +51,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Fit, write and print."""
+    from studies.postfit import as_dict, postfit, probability_histograms, summary
+    from studies.postfit_plots import draw_fitted_nuisances, draw_probabilities, draw_regions
+    from workshop.files import write_json
+
     output: Path = given.output
     result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
     output.mkdir(parents=True, exist_ok=True)

@@ -14,17 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from report.bundle import weights_section
-from report.page import as_json, render
-from report.run import how_section, read_run, run_sections
-from report.studies import asimov_section, compare_section, postfit_section, toys_section
-from sage import __version__
-from scripts.checks import check_output_file
 from scripts.common import parser, run_program
 from scripts.options import add_weights
-from studies.likelihoods import open_weights
 from workshop.errors import UsageError
-from workshop.files import write_json, write_text
 
 EXAMPLE = "--results results/demo --label 'other data: simulation, closure' --output results/demo/report.html"
 
@@ -32,6 +24,7 @@ EXAMPLE = "--results results/demo --label 'other data: simulation, closure' --ou
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("report", __doc__, EXAMPLE)
+    options.set_defaults(output_is="file")
     add = options.add_argument
     add("--results", type=Path, required=True, help="output folder of run_ingestion, or of the official program")
     add("--output", type=Path, required=True, help="HTML file to write")
@@ -45,7 +38,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Read, draw and write."""
-    check_output_file(given.output)
+    from report.bundle import weights_section
+    from report.page import as_json, render
+    from report.run import how_section, read_run, run_sections
+    from report.studies import asimov_section, compare_section, postfit_section, toys_section
+    from sage import __version__
+    from studies.likelihoods import open_weights
+    from workshop.files import write_json, write_text
+
     if given.output.suffix == ".json":
         msg = f"--output {given.output} is the name of the numbers written beside the page; end it with .html"
         raise UsageError(msg)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.runner import run
 from scripts.common import ROOT, parser, run_program
 from scripts.options import add_run, run_options, run_settings
 from workshop.errors import SubmissionError
@@ -36,6 +35,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Run the ingestion and say where the results are."""
+    from harness.runner import run
+
     settings = run_settings(given)
     try:
         run(run_options(given, settings, given.submission, given.output))

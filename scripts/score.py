@@ -11,16 +11,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm import tqdm
 
-from harness.leaderboard import leaderboard, scores_as_dict, sets_table
-from harness.plots import draw_intervals
-from harness.results import read_results
-from harness.scores import Array, pulls, score_results
 from scripts.common import parser, run_program
-from workshop.files import write_text
+
+if TYPE_CHECKING:
+    from harness.scores import Array
 
 LARGEST_PULL = 1e6
 EXAMPLE = "--results results/first --label 'full simulation'"
@@ -38,6 +36,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def pull_line(found: Array) -> str:
     """Return mean and width of the pulls that can be told; one of an estimate without a width has no value."""
+    import numpy as np
+
     finite = found[np.isfinite(found) & (np.abs(found) < LARGEST_PULL)]
     left_out = len(found) - len(finite)
     without = f"; {left_out} without a usable delta_mu_hat are left out" if left_out else ""
@@ -48,6 +48,12 @@ def pull_line(found: Array) -> str:
 
 def work(given: argparse.Namespace) -> None:
     """Compute, write and print the scores."""
+    from harness.leaderboard import leaderboard, scores_as_dict, sets_table
+    from harness.plots import draw_intervals
+    from harness.results import read_results
+    from harness.scores import pulls, score_results
+    from workshop.files import write_text
+
     output = given.output or given.results
     with tqdm(total=3, unit="step", leave=False, disable=None) as progress:
         progress.set_description("scores")

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from scripts import checks
-from scripts.common import logger, parser, run_program
+from scripts.common import ROOT, logger, parser, run_program
 from workshop.errors import UsageError
 
 REQUIRED = ("pythia8mc", "awkward", "numba")
+FEWEST = 100
+"""Showered events of a shard."""
+SHOWERED_PER_ROW = 4
+"""Enough of most processes."""
 EXAMPLE = "--process all --events 100000 --mode fast --seed 1 --workers 2 --output build/events"
 
 
@@ -37,9 +43,12 @@ def main(argv: list[str] | None = None) -> int:
         "--workers", type=checks.whole(1, 1024), default=1, help="processes that work at the same time"
     )
     options.add_argument("--output", type=Path, required=True, help="folder for the events; new, or of the same run")
-    options.add_argument("--cache", type=Path, default=Path("build/simulation"), help="folder for the libraries")
+    options.add_argument("--cache", type=Path, default=ROOT / "build" / "simulation", help="folder for the libraries")
     options.add_argument(
-        "--shard-events", type=checks.whole(), default=0, help="showered events per shard (default: the mode's)"
+        "--shard-events",
+        type=checks.whole(),
+        default=0,
+        help="showered events per shard (default: the mode's; fewer for few rows; those of OUTPUT if it goes on)",
     )
     options.add_argument(
         "--z-quiet",
@@ -76,15 +85,26 @@ def _rows(arguments: argparse.Namespace) -> list[tuple[str, int]]:
     return out
 
 
+def _shard_events(arguments: argparse.Namespace, rows: int) -> int:
+    """Return the showered events of a shard: those of the run that goes on, else so few that a small run is quick."""
+    from training.simulation.production import find_mode
+    from training.simulation.shards import SETTINGS_FILE
+
+    usual: int = find_mode(arguments.mode).shard_events
+    with suppress(OSError, ValueError, LookupError, TypeError):  # a damaged file is refused when the run begins
+        return int(json.loads((arguments.output / SETTINGS_FILE).read_text(encoding="utf-8"))["shard_events"])
+    return min(usual, max(FEWEST, SHOWERED_PER_ROW * rows))
+
+
 def _run(arguments: argparse.Namespace) -> None:
     # Only now: these import Pythia.
     from training.simulation.output import merge
     from training.simulation.processes import TABLE, find_processes
-    from training.simulation.production import Production, find_mode
+    from training.simulation.production import Production
     from training.simulation.shards import claimed_by, produce
 
     n_rows = {process.name: rows for name, rows in _rows(arguments) for process in find_processes(name)}
-    shard_events = arguments.shard_events or find_mode(arguments.mode).shard_events
+    shard_events = arguments.shard_events or _shard_events(arguments, max(n_rows.values()))
     production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet)
     for name, rows in n_rows.items():
         logger.info("%s: %d rows asked for; whole shards of %d showered events are made", name, rows, shard_events)

@@ -17,11 +17,8 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from harness.runner import run
-from harness.settings import MU_RANGE, make_settings
 from scripts import checks
 from scripts.common import ROOT, parser, run_program
 from scripts.options import (
@@ -38,18 +35,15 @@ from scripts.options import (
     number_of_sets,
     run_options,
 )
-from studies import toy_report
-from studies.analysis import analyse
-from studies.event_toys import frame_of_run, submission_of
 from studies.faults import FAULTS
-from studies.likelihoods import open_weights
-from studies.thresholds import MU_GRID, Thresholds, as_text, compare, thresholds_from
-from studies.toys import SIMULATION, ToySettings, run_toys
-from workshop.claims import claimed, locked
+from studies.likelihoods import SIMULATION, open_weights
 from workshop.errors import UsageError
-from workshop.files import write_frame, write_json
-from workshop.jobs import PARTS, run_parts
-from workshop.plots import save
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from studies.thresholds import Thresholds
+    from studies.toys import ToySettings
 
 EXAMPLE = "--level counts --toys 24000 --mu 0.1 0.5 1 2 3 --workers 2 --output results/toys"
 THRESHOLDS = "thresholds"
@@ -61,6 +55,8 @@ logger = logging.getLogger("sage.scripts.toys")
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
+    from harness.settings import MU_RANGE
+
     options = parser("toys", __doc__, EXAMPLE)
     add = options.add_argument
     add("--level", choices=("counts", "events"), default="counts", help="what is drawn (default: %(default)s)")
@@ -112,6 +108,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Make toys, analyse them, print and write."""
+    from studies.toys import run_toys
+    from workshop.claims import locked
+    from workshop.jobs import run_parts
+
     if given.mu_range[0] > given.mu_range[1]:
         msg = f"--mu-range is {given.mu_range[0]:g} {given.mu_range[1]:g}; give the lower end first"
         raise UsageError(msg)
@@ -132,6 +132,12 @@ def work(given: argparse.Namespace) -> None:
 
 
 def _report(given: argparse.Namespace, frame: pd.DataFrame) -> None:
+    from studies import toy_report
+    from studies.analysis import analyse
+    from studies.thresholds import as_text, compare
+    from workshop.files import write_frame, write_json
+    from workshop.plots import save
+
     write_frame(given.output / "toys.parquet", frame)
     found = analyse(frame)
     content = found.to_dict() | {"seed": given.seed, "level": given.level}
@@ -162,6 +168,8 @@ def _report(given: argparse.Namespace, frame: pd.DataFrame) -> None:
 
 
 def _settings(given: argparse.Namespace) -> ToySettings:
+    from studies.toys import ToySettings
+
     bundle = open_weights(given.weights)
     simulation = given.simulation or ("both" if bundle.settings.get("simulation_uncertainty") else "none")
     return ToySettings(
@@ -178,6 +186,10 @@ def _settings(given: argparse.Namespace) -> ToySettings:
 
 def _thresholds(given: argparse.Namespace) -> Thresholds:
     """Make the toys behind the thresholds in a folder of their own, and derive them."""
+    from studies.thresholds import MU_GRID, thresholds_from
+    from studies.toys import ToySettings, run_toys
+    from workshop.jobs import run_parts
+
     settings = _settings(given)
     seed = (settings.seed + THRESHOLDS_SEED) % 2**32
     further = ToySettings(**{**vars(settings), "seed": seed, "mus": MU_GRID})
@@ -188,6 +200,9 @@ def _thresholds(given: argparse.Namespace) -> Thresholds:
 
 
 def _claimed(given: argparse.Namespace, folder: Path, settings: ToySettings) -> AbstractContextManager[None]:
+    from workshop.claims import claimed
+    from workshop.jobs import PARTS
+
     return claimed(folder, settings.identity(), results=(f"{PARTS}/*.parquet",), overwrite=given.overwrite)
 
 
@@ -204,6 +219,10 @@ def _check_events(given: argparse.Namespace) -> None:
 
 def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
     """Run the ingestion in a folder of its own and bring its results into the toys' form."""
+    from harness.runner import run
+    from harness.settings import make_settings
+    from studies.event_toys import frame_of_run, submission_of
+
     bundle = open_weights(given.weights)
     sets = number_of_sets(given.sets, given.mu)
     settings = make_settings(sets, math.ceil(given.toys / sets), given.seed, given.systematics, given.mu)
@@ -214,6 +233,8 @@ def _event_toys(given: argparse.Namespace) -> pd.DataFrame:
 
 
 def _rows_there(output: Path) -> int:
+    from workshop.jobs import PARTS
+
     spans = [path.stem.split("-") for path in (output / PARTS).glob("*.parquet")]
     return sum(int(stop) - int(start) for start, stop in spans)
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_overwrite, chosen_config
-from training.train import NETWORK_FILE, train
 
 EXAMPLE = "--data data --output build/training"
 
@@ -24,13 +23,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser("train", __doc__, EXAMPLE)
     add_data_folder(options)
     add_output(options)
-    add_config(options, "seed", "test_size", "device", "threads", "checkpoint_minutes")
+    add_config(options, "seed", "table_fraction", "device", "threads", "checkpoint_minutes")
     add_overwrite(options)
     return options.parse_args(argv)
 
 
 def work(given: argparse.Namespace) -> None:
     """Train and say where the network is."""
+    from training.train import NETWORK_FILE, train
+
     report = train(chosen_config(given), given.data, given.output, given.overwrite)
     best = min(entry["validation"] for entry in report["losses"])
     print(f"held-out loss {best:.5f}; written: {given.output / NETWORK_FILE}")

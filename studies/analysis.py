@@ -17,6 +17,7 @@ from scipy import stats
 
 from harness.scores import ONE_SIGMA, quantiles_score
 from studies.toys import FAILED
+from workshop.errors import UsageError
 
 FEW_MUS = 20
 """Up to so many different true mus are grouped by value; more are grouped in ``MU_GROUPS`` equal ranges."""
@@ -157,8 +158,16 @@ class Analysis:
 
 
 def analyse(frame: pd.DataFrame) -> Analysis:
-    """Analyse toys; see ``Analysis``."""
+    """Analyse toys; see ``Analysis``.
+
+    Raises:
+        UsageError: If none of them was fitted.
+    """
     good = frame[frame["status"] != FAILED]
+    if not len(good):
+        flags = "; ".join(sorted(set(frame["flags"].astype(str))))
+        msg = f"none of {len(frame)} toys was fitted ({flags}); check that --weights and --data belong together"
+        raise UsageError(msg)
     names = [name.removeprefix("fit_") for name in frame.columns if name.startswith("fit_")]
     coverage = fraction(int(covered(good).sum()), len(frame))
     width = good["p84"] - good["p16"]

@@ -76,17 +76,18 @@ def parabolic_rise(mu: float, mu_hat: float, p16: float, p84: float) -> float:
 
 def _row(number: int, record: Record, nuisances: Sequence[Nuisance], degrees: int) -> dict[str, Any]:
     result = record.result or {}
-    measured = result.get("status") != FALLBACK and bool(result.get("nuisances"))
+    fits = result.get("nuisances", {})
+    measured = result.get("status", FALLBACK) != FALLBACK and all(nuisance.name in fits for nuisance in nuisances)
     mu_hat, p16, p84 = (record.answer[name] for name in ("mu_hat", "p16", "p84"))
     row: dict[str, Any] = {"number": number, "mu": record.mu, "mu_hat": mu_hat, "p16": p16, "p84": p84}
     for nuisance in nuisances:
-        alpha = record.nuisances[nuisance.name]
+        alpha = record.nuisances.get(nuisance.name)
         row[f"true_{nuisance.name}"] = nuisance.nu(1.0 if alpha is None else alpha)
-        fitted = result["nuisances"][nuisance.name] if measured else {"nu": math.nan, "sigma": math.nan}
+        fitted = fits[nuisance.name] if measured else {"nu": math.nan, "sigma": math.nan}
         row |= {f"fit_{nuisance.name}": fitted["nu"], f"sigma_{nuisance.name}": fitted["sigma"]}
     return row | {
         "sigma_mu": record.answer["delta_mu_hat"],
-        "nll": result["nll"] if measured else math.nan,
+        "nll": result.get("nll", math.nan) if measured else math.nan,
         "rise": parabolic_rise(record.mu, mu_hat, p16, p84),
         "degrees": degrees,
         "status": result["status"] if measured else FAILED,

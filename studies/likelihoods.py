@@ -17,6 +17,9 @@ from sage.fit.objective import MU
 from sage.measurement import likelihood_of, rates_of
 from workshop.errors import UsageError
 
+SIMULATION = ("both", "toys", "fit", "none")
+"""Where the finite simulation is allowed for: in the toys' truth and the fit, in one of them, or nowhere."""
+
 
 def open_weights(folder: Path) -> Bundle:
     """Read a weights folder.

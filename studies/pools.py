@@ -97,12 +97,12 @@ class Pair:
     predicted_coverage: float = math.nan
 
 
-def read_events(folder: Path, test_size: float) -> tuple[Events, np.ndarray]:
+def read_events(folder: Path, table_fraction: float) -> tuple[Events, np.ndarray]:
     """Read the events from which tables are built, and the showered parent of each.
 
     Arguments:
         folder: Folder with the events file, its metadata and parents.parquet.
-        test_size: Fraction of the rows that are the table part.
+        table_fraction: Fraction of the rows that are the table part.
 
     Raises:
         UsageError: If there are no parents.
@@ -111,8 +111,8 @@ def read_events(folder: Path, test_size: float) -> tuple[Events, np.ndarray]:
     if not path.is_file():
         msg = f"{path} is missing; pools are split by showered parent, so use events of python -m scripts.simulate"
         raise UsageError(msg)
-    file = EventsFile(folder, test_size)
-    rows = file.rows("test")
+    file = EventsFile(folder, table_fraction)
+    rows = file.rows("tables")
     parents = pq.read_table(path)["parent"].to_numpy()
     if len(parents) != file.total_rows:
         msg = f"{path}: {len(parents)} rows for {file.total_rows} events; use the file that came with the events"

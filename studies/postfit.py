@@ -146,7 +146,7 @@ def probability_histograms(
     """
     outputs = tuple(Region(name, (), f"p_{name}", edges=PROBABILITY_EDGES) for name in PROCESSES)
     regions = RegionSet("probabilities", outputs, exclusive=False)
-    counter = Counter(data, test_size, "test", bundle.network, bundle.normalisation, Noise(seed, draws=1))
+    counter = Counter(data, test_size, "tables", bundle.network, bundle.normalisation, Noise(seed, draws=1))
     rng = np.random.default_rng(seed)
     axes = [rng.choice(axis, nodes).round(9).tolist() for axis in default_axes()]
     points: list[Point] = [(tes, jes, soft_met) for tes, jes, soft_met in zip(*axes, strict=True)]

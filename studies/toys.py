@@ -26,12 +26,10 @@ from sage.fit.interval import Interval
 from sage.fit.newton import fit
 from sage.measurement import fit_interval, likelihood_of
 from studies.faults import FAULTS, faulty_likelihood, faulty_templates
-from studies.likelihoods import check_values, nuisances_of, open_weights, weights_hash, yields_at
+from studies.likelihoods import SIMULATION, check_values, nuisances_of, open_weights, weights_hash, yields_at
 from workshop.errors import UsageError
 
 OK, FLAGGED, FAILED = "ok", "flagged", "failed"
-SIMULATION = ("both", "toys", "fit", "none")
-"""Where the finite simulation is allowed for: in the toys' truth and the fit, in one of them, or nowhere."""
 NOMINAL = (1.0, 1.0, 0.0)
 
 

@@ -52,7 +52,7 @@ def built(data, tmp_path_factory):
 
 def counter_of(built, data, **changes):
     parameters, normalisation = read_network(built[0] / "training")
-    counter = Counter(data, 0.5, "test", parameters, normalisation, Noise(CONFIG.seed, CONFIG.tables.noise_draws))
+    counter = Counter(data, 0.5, "tables", parameters, normalisation, Noise(CONFIG.seed, CONFIG.tables.noise_draws))
     return dataclasses.replace(counter, **changes)
 
 
@@ -77,8 +77,8 @@ def test_written_folder_is_read_back(built):
 def test_nominal_node_follows_the_direct_counts(built, data):
     """Straight through the measurement's own functions, on all test events at once."""
     bundle = built[1]
-    file = EventsFile(data, CONFIG.test_size)
-    events = file.read(file.rows("test"))
+    file = EventsFile(data, CONFIG.table_fraction)
+    events = file.read(file.rows("tables"))
     selected, kept = select(shift(events.columns))
     values, defined = raw_inputs(selected, derived(selected))
     network = from_arrays(bundle.network)
@@ -101,7 +101,7 @@ def test_counts_of_pieces_and_draws_add_up(built, data):
     nominal = count_one(counter, NOMINAL, regions)
     assert (nominal["moved"] == 0).all()
     file = EventsFile(data, 0.5)
-    events = file.read(file.rows("test"))
+    events = file.read(file.rows("tables"))
     kept = select(shift(events.columns))[1]
     for p in range(len(PROCESSES)):
         mine = kept[events.classes[kept] == p]
@@ -180,7 +180,7 @@ def test_variances_add_up_rows_of_one_showered_parent(built, data, tmp_path):
     pq.write_table(pa.table({"parent": np.arange(3000) // 3}), tmp_path / "parents.parquet")
     together = counter_of(built, tmp_path).variances(regions)
     assert (together >= alone * (1 - 1e-12)).all()
-    events = EventsFile(data, CONFIG.test_size).read(range(1500))
+    events = EventsFile(data, CONFIG.table_fraction).read(range(1500))
     selected, kept = select(shift(events.columns))
     values, defined = raw_inputs(selected, derived(selected))
     inputs = normalise(values, defined, built[1].normalisation)

@@ -68,7 +68,7 @@ def counter(tmp_path):
     folder = tmp_path / "events"
     folder.mkdir()
     return Counter(
-        small_data(folder, 6000), 1.0, "test", bundle.network, bundle.normalisation, Noise(1)
+        small_data(folder, 6000), 1.0, "tables", bundle.network, bundle.normalisation, Noise(1)
     ), bundle.regions
 
 

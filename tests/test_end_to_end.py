@@ -56,7 +56,7 @@ def test_mu_comes_back_where_only_rates_vary(demo_model, mu):
 
     The constraint on soft_met is centred on the true 0 GeV, which the prior of the challenge never draws.
     """
-    pool = EventFile(ROOT / "data", read_config(DEMO_CONFIG).test_size).load_test_set()
+    pool = EventFile(ROOT / "data", read_config(DEMO_CONFIG).table_fraction).load_test_set()
     nuisances = draw_nuisances(17, ("ttbar_scale", "diboson_scale", "bkg_scale"))
     test_set = make_pseudo_data(pool, mu, nuisances, seed=17)
     demo_model.predict(test_set)

@@ -197,6 +197,8 @@ BAD_FILES = {
         lambda frame: frame.assign(weights=frame.weights.where(frame.detailed_labels != "htautau", np.float32(0))),
         "the 52 htautau rows .* weigh nothing",
     ),
+    "half precision": (lambda frame: frame.assign(weights=frame.weights.astype(np.float16)), "'weights' has type half"),
+    "half a column": (lambda frame: frame.assign(PRI_met=frame.PRI_met.astype(np.float16)), "'PRI_met' has type half"),
     "number as label": (lambda frame: frame.assign(detailed_labels=1), "column 'detailed_labels' has type"),
     "unknown process": (change("detailed_labels", "wjets"), "column 'detailed_labels' holds 'wjets' in row 3"),
     "no process": (
@@ -337,7 +339,16 @@ def test_damaged_pages_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("{", "not readable as JSON"), ("[]", "holds a list"), ('{"sum_weights": "many"}', "'sum_weights' is 'many'")],
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "holds a list"),
+        ('{"sum_weights": "many"}', "'sum_weights' is 'many'"),
+        ('{"sum_weights": 1e20}', "'sum_weights' is 1e\\+20, but must be a number from 0 to 1e\\+09"),
+        ('{"sum_weights": NaN}', "'sum_weights' is nan"),
+        ('{"sum_weights": true}', "'sum_weights' is True"),
+        ('{"total_rows": 1e400}', "'total_rows' is inf"),
+        ('{"total_rows": 100000000000000000000}', "'total_rows' is 1"),
+    ],
 )
 def test_bad_metadata_is_refused(tmp_path, text, named):
     folder = official.events_folder(tmp_path)

@@ -102,7 +102,7 @@ def serve():
 
 def test_whole_way(serve, tmp_path, monkeypatch):
     server = serve(make_archive())
-    monkeypatch.setattr("scripts.get_data.find_archive", lambda: find_archive(f"{server.root}/record"))
+    monkeypatch.setattr("harness.download.find_archive", lambda: find_archive(f"{server.root}/record"))
     assert main(["--output", str(tmp_path)]) == 0
     assert (tmp_path / FILE_NAME).read_bytes() == b"x" * 300_000
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([FILE_NAME, METADATA_NAME])
@@ -164,7 +164,7 @@ def test_archive_that_leaves_the_folder_is_refused(tmp_path):
 
 
 def test_no_network_says_what_to_do(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("scripts.get_data.find_archive", lambda: find_archive("http://127.0.0.1:9/record"))
+    monkeypatch.setattr("harness.download.find_archive", lambda: find_archive("http://127.0.0.1:9/record"))
     assert main(["--output", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.count("without internet access") == 1

@@ -20,6 +20,7 @@ from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
 from scripts.__main__ import verbs
 from scripts.join_events import main
+from tests.ending import exit_code
 from tests.events import DATA, DATA_FILE, METADATA_FILE
 from training.events import PARENTS_FILE, EventsFile
 from training.simulation import buckets, joining
@@ -75,9 +76,9 @@ def small_buckets(monkeypatch):
     monkeypatch.setattr(buckets, "BUCKET_ROWS", 900)
 
 
-def join(output, *parts, seed=4, test_size=TEST_SIZE):
-    given = ["--parts", *parts, "--seed", seed, "--test-size", test_size, "--output", output]
-    return main([str(value) for value in given])
+def join(output, *parts, seed=4, table_fraction=TEST_SIZE):
+    given = ["--parts", *parts, "--seed", seed, "--table-fraction", table_fraction, "--output", output]
+    return exit_code(main, [str(value) for value in given])
 
 
 def row_names(frame):
@@ -107,7 +108,7 @@ def joined(folders, tmp_path_factory):
         patch.setattr(joining, "BUCKET_ROWS", 900)
         patch.setattr(buckets, "BUCKET_ROWS", 900)
         output = tmp_path_factory.mktemp("joined") / "events"
-        assert join(output, f"{folders.all}:test", f"{folders.z}:all", folders.rare) == 0
+        assert join(output, f"{folders.all}:tables", f"{folders.z}:all", folders.rare) == 0
     first, second, third = (read(folder) for folder in (folders.all, folders.z, folders.rare))
     parts = {"all": first[: len(first) // 2], "z": second, "rare": third}
     return SimpleNamespace(folder=output, frame=read(output), parts=parts)
@@ -212,7 +213,7 @@ def test_metadata_tell_the_parts(joined, folders):
     assert metadata["join"]["seed"] == 4
     for told, (name, frame) in zip(metadata["join"]["parts"], joined.parts.items(), strict=True):
         assert told["folder"] == name
-        assert told["part"] == ("test" if name == "all" else "all")
+        assert told["part"] == ("tables" if name == "all" else "all")
         assert told["rows"] == [0, len(frame)]
         assert told["has_parents"] == (name != "rare")
         assert told["sha256"] == hashlib.sha256((getattr(folders, name) / DATA_FILE).read_bytes()).hexdigest()
@@ -226,27 +227,27 @@ def test_metadata_tell_the_parts(joined, folders):
 def test_seed_and_command_decide_the_bytes(folders, tmp_path, monkeypatch):
     names = (DATA_FILE, METADATA_FILE, PARENTS_FILE)
     first, second = tmp_path / "first", tmp_path / "second"
-    assert join(first, f"{folders.all}:test", folders.z) == 0
+    assert join(first, f"{folders.all}:tables", folders.z) == 0
 
     def stop(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(joining, "write", stop)
-        assert join(second, f"{folders.all}:test", folders.z) == 130
+        assert join(second, f"{folders.all}:tables", folders.z) == 130
     assert [path.name for path in second.iterdir()] == ["join.json"]
-    assert join(second, f"{folders.all}:test", folders.z) == 0
-    assert join(second, f"{folders.all}:test", folders.z, seed=5) == 2
+    assert join(second, f"{folders.all}:tables", folders.z) == 0
+    assert join(second, f"{folders.all}:tables", folders.z, seed=5) == 2
     assert {path.name for path in second.iterdir()} == {*names, "join.json"}
     assert [(first / name).read_bytes() for name in names] == [(second / name).read_bytes() for name in names]
-    assert join(tmp_path / "third", f"{folders.all}:test", folders.z, seed=5) == 0
+    assert join(tmp_path / "third", f"{folders.all}:tables", folders.z, seed=5) == 0
     assert (tmp_path / "third" / DATA_FILE).read_bytes() != (first / DATA_FILE).read_bytes()
 
 
 @pytest.mark.parametrize("failing", ["deal", "_shuffled", "json_bytes"])
 def test_a_full_disk_leaves_what_was_there(folders, tmp_path, monkeypatch, failing):
     output = tmp_path / "events"
-    assert join(output, f"{folders.all}:test", folders.z) == 0
+    assert join(output, f"{folders.all}:tables", folders.z) == 0
     before = {path: path.read_bytes() for path in output.iterdir()}
 
     def fail(*_):
@@ -254,14 +255,14 @@ def test_a_full_disk_leaves_what_was_there(folders, tmp_path, monkeypatch, faili
 
     with monkeypatch.context() as patch:
         patch.setattr(buckets.Buckets if failing == "deal" else buckets, failing, fail)
-        assert join(output, f"{folders.all}:test", folders.z) == 2
+        assert join(output, f"{folders.all}:tables", folders.z) == 2
     assert {path: path.read_bytes() for path in output.iterdir()} == before
-    assert join(output, f"{folders.all}:test", folders.z) == 0
+    assert join(output, f"{folders.all}:tables", folders.z) == 0
     assert {path: path.read_bytes() for path in output.iterdir()} == before
 
 
 def test_both_parts_of_one_file_can_be_joined(folders, tmp_path):
-    assert join(tmp_path / "events", f"{folders.all}:test", f"{folders.all}:train") == 0
+    assert join(tmp_path / "events", f"{folders.all}:tables", f"{folders.all}:training") == 0
     assert sorted(read(tmp_path / "events").index) == sorted(read(folders.all).index)
 
 
@@ -286,12 +287,12 @@ def test_errors(folders, joined, tmp_path, capsys):
     for parts, options, *named in (
         ([tmp_path / "nowhere"], {}, "nowhere", "holds no", "scripts.simulate"),
         ([bare], {}, METADATA_FILE, "cannot be read"),
-        ([f"{folders.all}:tests"], {}, "'tests'", ":train"),
-        ([f"{folders.all}:test"], {"test_size": 0.0}, "no rows at test size 0.0", "choose another part"),
-        ([f"{folders.all}:test"], {"test_size": 1.5}, "1.5", "from 0 to 1"),
-        ([f"{folders.all}:test"], {"test_size": 0.4}, "cuts", "use 0.3 or 0.5"),
-        ([folders.all, f"{folders.all}:test"], {}, "same file and overlap", "once"),
-        ([f"{copy}:test", folders.z, f"{folders.all}:all"], {}, "same file and overlap", "once"),
+        ([f"{folders.all}:test"], {}, "'test'", ":training"),
+        ([f"{folders.all}:tables"], {"table_fraction": 0.0}, "no rows at table fraction 0.0", "choose another part"),
+        ([f"{folders.all}:tables"], {"table_fraction": 1.5}, "1.5", "from 0 to 1"),
+        ([f"{folders.all}:tables"], {"table_fraction": 0.4}, "cuts", "use 0.3 or 0.5"),
+        ([folders.all, f"{folders.all}:tables"], {}, "same file and overlap", "once"),
+        ([f"{copy}:tables", folders.z, f"{folders.all}:all"], {}, "same file and overlap", "once"),
         ([joined.folder, folders.z], {}, "both hold rows of the file"),
         ([folders.all, more], {}, "simulated with seed 1", "different seeds"),
         ([joined.folder, more], {}, "simulated with seed 1", "different seeds"),

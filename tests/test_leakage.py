@@ -50,9 +50,9 @@ def test_shuffled_labels_teach_nothing_about_other_events(shuffled, tmp_path, mo
     """The network learns the few events it is trained on by heart, and nothing of the 46 000 others."""
     # Every epoch counts as better than the one before, else the untrained network would be kept.
     monkeypatch.setattr(Trainer, "validate", lambda trainer: -float(len(trainer.progress.epochs)))
-    config = Config(seed=1, test_size=1 - TRAINED / ROWS, training=SETTINGS)
+    config = Config(seed=1, table_fraction=1 - TRAINED / ROWS, training=SETTINGS)
     train(config, shuffled, tmp_path)
-    file, held_out = EventsFile(shuffled, config.test_size), HeldOut(config.seed, SETTINGS.validation_fraction)
+    file, held_out = EventsFile(shuffled, config.table_fraction), HeldOut(config.seed, SETTINGS.validation_fraction)
     parameters, constants = read_network(tmp_path)
     engine = Engine(parameters, threads=1)
 
@@ -61,8 +61,8 @@ def test_shuffled_labels_teach_nothing_about_other_events(shuffled, tmp_path, mo
         scores = engine.probabilities(normalise(values, defined, constants), jets_present(events.columns))[:, 0]
         return auc(scores, events.classes == 0, events.weights)
 
-    assert signal_auc(file.read(file.rows("train"), held_out.others)) > 0.55
-    assert signal_auc(file.read(file.rows("test"))) == pytest.approx(0.5, abs=0.01)
+    assert signal_auc(file.read(file.rows("training"), held_out.others)) > 0.55
+    assert signal_auc(file.read(file.rows("tables"))) == pytest.approx(0.5, abs=0.01)
 
 
 def row_hashes(columns):
@@ -74,9 +74,9 @@ def test_no_row_is_in_two_pools():
     """Training, choice of the epoch, and tables; and what the harness draws from, against what it offers fit()."""
     file, held_out, events = EventsFile(DATA, 0.5), HeldOut(1, 0.1), EventFile(DATA, 0.5)
     pools = {
-        "training": row_hashes(file.read(file.rows("train"), held_out.others).columns),
-        "choice of the epoch": row_hashes(file.read(file.rows("train"), held_out).columns),
-        "tables": row_hashes(file.read(file.rows("test")).columns),
+        "training": row_hashes(file.read(file.rows("training"), held_out.others).columns),
+        "choice of the epoch": row_hashes(file.read(file.rows("training"), held_out).columns),
+        "tables": row_hashes(file.read(file.rows("tables")).columns),
     }
     for (first, one), (second, other) in combinations(pools.items(), 2):
         assert len(one) > 5000

@@ -59,8 +59,9 @@ def test_contents(checkout, tmp_path, capsys):
         assert archive.namelist() == [
             "model.py",
             "sage/__init__.py",
-            "sage/network/graph.py",
             "sage/kernel.so",
+            "sage/network/graph.py",
+            "sage/sub/more.py",
             "weights/manifest.json",
             "weights/network.npz",
             "weights/tables/yields.npz",
@@ -71,7 +72,7 @@ def test_contents(checkout, tmp_path, capsys):
     data = output.read_bytes()
     assert f"size    {len(data)} bytes" in printed
     assert f"sha256  {hashlib.sha256(data).hexdigest()}" in printed
-    assert "files   7" in printed
+    assert "files   8" in printed
 
 
 def test_twice_the_same(checkout, tmp_path, capsys):

@@ -14,15 +14,16 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+import methods
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from harness.results import EXPERIMENTS_FILE, read_records
 from harness.runner import RunOptions, run
 from harness.settings import make_settings
 from harness.test_set import EventFile
-from methods import building
+from methods import summaries
 from methods.boosted_trees.build import tree_arrays
 from methods.boosted_trees.model import Trees
-from methods.building import UNSCALED, Build, build, summaries
+from methods.building import UNSCALED, Build, build
 from methods.mass_histogram.build import MASS
 from methods.mass_histogram.model import Model as MassModel
 from methods.mass_histogram.model import NoClassifier
@@ -183,10 +184,10 @@ def test_fit_uses_training_events_where_it_pays_and_tells_why_not(said):
 def test_a_method_is_a_folder(tmp_path, monkeypatch):
     assert {"published", "mass_histogram", "boosted_trees"} <= set(METHODS)
     for name, summary in summaries().items():
-        model = building.FOLDER / name / "model.py"
+        model = methods.FOLDER / name / "model.py"
         assert summary.endswith(".")
         assert not model.exists() or len(model.read_text(encoding="utf-8").splitlines()) <= 100
-    monkeypatch.setattr(building, "FOLDER", tmp_path)
+    monkeypatch.setattr(methods, "FOLDER", tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "build.py").write_text('"""My own.\n\nMore.\n"""\n')
     (tmp_path / "notes").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ from studies.pools import (
     summarise,
 )
 from tests.ending import exit_code
-from tests.events import small_data
+from tests.events import DATA_FILE, METADATA_FILE, small_data
 from workshop.errors import UsageError
 
 SIZE = 0.05
@@ -146,9 +147,13 @@ def test_a_summary_that_disagrees_says_so():
     assert found.to_dict()["coverage"] is None
 
 
-def write_events(folder, n=3000):
+def write_events(folder, n=3000, copies=1):
+    """Write embedded events, two of a parent; with copies, which make pools more alike, n times as many."""
     small_data(folder, n)
-    pd.DataFrame({"parent": np.arange(n) // 2}).to_parquet(folder / PARENTS_FILE)
+    frame = pd.concat([pd.read_parquet(folder / DATA_FILE)] * copies)
+    frame.to_parquet(folder / DATA_FILE, row_group_size=10_000, index=False)
+    (folder / METADATA_FILE).write_text(json.dumps({"total_rows": len(frame), "sum_weights": 1_051_383.0}))
+    pd.DataFrame({"parent": np.arange(len(frame)) // 2}).to_parquet(folder / PARENTS_FILE)
     return folder
 
 
@@ -166,9 +171,9 @@ def test_pools_add_up_to_all_events(bundle, tmp_path):
 
 
 def test_program(demo_weights, tmp_path, capsys):
-    data, output = write_events(tmp_path, 24000), tmp_path / "out"
+    data, output = write_events(tmp_path, 48_000, copies=3), tmp_path / "out"
     given = ["--data", str(data), "--output", str(output), "--weights", str(demo_weights)]
-    given += ["--pairs", "2", "--toys", "2", "--nodes", "20"]
+    given += ["--table-fraction", "1.0", "--pairs", "2", "--toys", "2", "--nodes", "20"]
     assert program.main(given) == 0
     assert "spread of the shifts" in capsys.readouterr().out
     assert sorted(path.name for path in output.iterdir()) == ["pools.json", "pools.png", "pools.svg"]

@@ -61,10 +61,10 @@ def test_keys_are_parents_or_rows(data, tmp_path):
 def test_no_event_is_in_two_parts(data):
     """Neither a row nor a showered event of the optimiser's events chooses the epoch, fills tables or is scored."""
     file, held_out = EventsFile(data, SPLIT), HeldOut(1, 0.1)
-    rows = file.rows("train")
+    rows = file.rows("training")
     trained = file.read(rows, held_out.others)
     chosen = file.read(rows, held_out)
-    tables = file.read(file.rows("test"))
+    tables = file.read(file.rows("tables"))
     assert len(trained) + len(chosen) + len(tables) == N
     assert 0.05 < len(chosen) / len(rows) < 0.15
     parts = [set(part.keys.tolist()) for part in (trained, chosen, tables)]
@@ -78,9 +78,9 @@ def test_no_event_is_in_two_parts(data):
 
 def test_epoch_holds_some_rows_of_large_classes_and_all_of_small_ones(data):
     file, held_out = EventsFile(data, SPLIT), HeldOut(1, 0.1)
-    everything = file.read(file.rows("train"), held_out.others)
+    everything = file.read(file.rows("training"), held_out.others)
     fractions = np.array([1.0, 0.2, 1.0, 1.0])
-    first, second = (file.read(file.rows("train"), Thinning(held_out, fractions, (1, epoch))) for epoch in range(2))
+    first, second = (file.read(file.rows("training"), Thinning(held_out, fractions, (1, epoch))) for epoch in range(2))
     for events in (first, second):
         counts = np.bincount(events.classes, minlength=4)
         whole = np.bincount(everything.classes, minlength=4)
@@ -95,7 +95,7 @@ def test_memory_is_bounded_by_the_pool(data, monkeypatch):
     whole = events_file.join
     monkeypatch.setattr(events_file, "join", lambda pieces: held.append(sum(map(len, pieces))) or whole(pieces))
     file = EventsFile(data, 0.0)
-    batches = list(file.batches(file.rows("train"), 100, 1700, np.random.default_rng(1)))
+    batches = list(file.batches(file.rows("training"), 100, 1700, np.random.default_rng(1)))
     assert sum(map(len, batches)) == N
     assert max(held) <= 1700
     assert len(held) > 1
@@ -113,7 +113,7 @@ def test_settings_out_of_range_are_refused():
     for change, message in (
         ({"seed": -1}, "seed is -1; it must be at least 0"),
         ({"workers": 0}, "workers is 0; it must be at least 1"),
-        ({"test_size": 1.5}, "test_size is 1.5; it is a fraction of the rows, from 0 to 1"),
+        ({"table_fraction": 1.5}, "table_fraction is 1.5; it is a fraction of the rows, from 0 to 1"),
     ):
         with pytest.raises(SettingsError, match=message):
             dataclasses.replace(Config(), **change)

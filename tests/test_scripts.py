@@ -16,6 +16,7 @@ import pytest
 from harness.results import read_records
 from scripts import build_tables, evaluate, make_submission, make_weights, run_ingestion, score, train
 from scripts.__main__ import grouped, verbs
+from scripts.checks import READ
 from tests import official
 
 ROOT = official.TESTS.parent
@@ -199,6 +200,49 @@ def test_values_are_checked_before_anything_is_made(name, given, value, tmp_path
         program.main([*given, "--output", str(tmp_path / "out")])
     assert caught.value.code == 2
     assert value in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(verbs()) - {"report", "make_submission"}))
+def test_a_file_where_a_folder_is_meant_is_refused_first(name, tmp_path, capsys):
+    """Before a missing input is: nothing of the work has begun."""
+    program = importlib.import_module(f"scripts.{name}")
+    argv = shlex.split(program.EXAMPLE)
+    there, file = tmp_path / "there", tmp_path / "file"
+    there.mkdir()
+    file.write_text("mine")
+    for place, word in enumerate(argv):
+        if word[2:] in READ and word != "--toys":  # a number here
+            argv[place + 1] = str(there if READ[word[2:]] != "file" else file)
+    argv = argv if "--output" in argv else [*argv, "--output", ""]
+    argv[argv.index("--output") + 1] = str(file)
+    assert program.main(argv) == 2
+    assert only_error(capsys) == f"error: --output {file}: a file in the place of a folder; give a folder"
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("make_weights", "build"), ("make_method", "build"), ("simulate", "cache")]
+)
+def test_other_folders_that_are_files_are_refused_as_well(name, option, tmp_path, capsys):
+    program = importlib.import_module(f"scripts.{name}")
+    (tmp_path / "file").write_text("mine")
+    argv = shlex.split(program.EXAMPLE.replace("--data data", f"--data {ROOT / 'data'}"))
+    argv[argv.index("--output") + 1] = str(tmp_path / "new")
+    argv += [f"--{option}", str(tmp_path / "file")]
+    assert program.main(argv) == 2
+    assert only_error(capsys) == f"error: --{option} {tmp_path}/file: a file in the place of a folder; give a folder"
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_submission_is_looked_at_before_the_first_runs(tmp_path, capsys):
+    compare = importlib.import_module("scripts.compare")
+    given = ["--submissions", f"a={COUNTING}", f"b={tmp_path}/tpyo", "--data", tmp_path, "--output", tmp_path / "out"]
+    assert compare.main([str(value) for value in given]) == 2
+    assert (
+        only_error(capsys)
+        == f"error: --submissions {tmp_path}/tpyo: no such folder or zip file; give one that is there"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ import pythia8mc
 
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
-from scripts.simulate import main
+from scripts.simulate import _shard_events, main
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
 from training.simulation import buckets, generator, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
@@ -67,7 +68,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_file_is_what_the_reader_expects(made):
-    events = EventsFile(made, test_size=0.3)
+    events = EventsFile(made, table_fraction=0.3)
     table = pq.read_table(made / DATA_FILE).to_pandas()
     assert [str(kind) for kind in table.dtypes[:17]] == ["float32"] * 17
     assert list(table.columns) == [*PRIMARIES, "weights", "detailed_labels", "labels"]
@@ -128,6 +129,24 @@ def test_mode_full_and_more_events_add_shards(cache, tmp_path):
     later = {path: path.read_bytes() for path in (tmp_path / "full").glob("shards/*/*.npz")}
     assert len(later) > len(first)
     assert all(later[path] == data for path, data in first.items())
+
+
+def test_few_events_make_small_shards_and_a_larger_run_keeps_them(cache, tmp_path):
+    output = tmp_path / "few"
+    command = ["--output", str(output), "--cache", str(cache), "--process", "htautau", "--seed", "1"]
+    assert main([*command, "--events", "2"]) == 0
+    made = pq.ParquetFile(output / DATA_FILE).metadata.num_rows
+    assert 2 <= made < 200
+    first = {path: path.read_bytes() for path in output.glob("shards/*/*.npz")}
+    assert main([*command, "--events", str(made + 1)]) == 0
+    assert json.loads((output / shards.SETTINGS_FILE).read_text())["shard_events"] == 100
+    assert len(list(output.glob("shards/*/*.npz"))) > len(first)
+    assert all(path.read_bytes() == data for path, data in first.items())
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, 100), (100, 400), (1500, 6000), (100_000, 6000)])
+def test_shards_of_usual_runs_are_the_modes(tmp_path, rows, expected):
+    assert _shard_events(argparse.Namespace(mode="fast", output=tmp_path), rows) == expected
 
 
 def test_a_shard_does_not_depend_on_the_ones_before(cache):

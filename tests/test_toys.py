@@ -369,26 +369,9 @@ def test_program_fixes_nuisances(tmp_path):
 
 
 def test_program_at_the_level_of_events(tmp_path, capsys):
-    data = tmp_path / "real"
-    data.mkdir()
-    (data / "FAIR_Universe_HiggsML_data.parquet").write_bytes(REAL_EVENTS.read_bytes())
-    (data / "FAIR_Universe_HiggsML_data_metadata.json").write_text(json.dumps({"sum_weights": 1_051_433.0}))
     output = tmp_path / "out"
-    given = [
-        "--level",
-        "events",
-        "--data",
-        str(data),
-        "--output",
-        str(output),
-        "--toys",
-        "1",
-        "--seed",
-        "9",
-        "--mu",
-        "1",
-    ]
-    assert program.main(given) == 0
+    given = ["--level", "events", "--output", str(output), "--toys", "1", "--seed", "9", "--mu", "1"]
+    assert program.main([*given, "--data", str(ROOT / "data"), "--test-size", "0.5"]) == 0
     assert "1 toys" in capsys.readouterr().out
     frame = pd.read_parquet(output / "toys.parquet")
     assert list(frame["mu"]) == [1.0]
@@ -398,6 +381,16 @@ def test_program_at_the_level_of_events(tmp_path, capsys):
         assert np.isfinite(frame[f"fit_{nuisance.name}"][0])
     assert ((frame["rise"] <= 0.5) == ((frame["p16"] <= 1) & (frame["p84"] >= 1))).all()
     assert set(run_toys(SETTINGS, range(1)).columns) == set(frame.columns)
+
+
+def test_events_that_nothing_fits_are_a_refusal(tmp_path, capsys):
+    data = tmp_path / "real"
+    data.mkdir()
+    (data / "FAIR_Universe_HiggsML_data.parquet").write_bytes(REAL_EVENTS.read_bytes())
+    (data / "FAIR_Universe_HiggsML_data_metadata.json").write_text(json.dumps({"sum_weights": 1_051_433.0}))
+    given = ["--level", "events", "--data", data, "--output", tmp_path / "out", "--toys", "2", "--mu", "1"]
+    assert program.main([str(value) for value in given]) == 2
+    assert "error: none of 2 toys was fitted (" in capsys.readouterr().err
 
 
 def test_fallbacks_and_order_of_pseudo_experiments(bundle):
@@ -423,8 +416,8 @@ def test_fallbacks_and_order_of_pseudo_experiments(bundle):
     ("given", "said"),
     [
         (["--level", "events"], "--data is missing"),
-        (["--level", "events", "--data", "x", "--inject", "tes-constraint"], "--inject works at --level counts only"),
-        (["--level", "events", "--data", "x", "--fix", "tes=1.02"], "--fix works at --level counts only"),
+        (["--level", "events", "--data", ".", "--inject", "tes-constraint"], "--inject works at --level counts only"),
+        (["--level", "events", "--data", ".", "--fix", "tes=1.02"], "--fix works at --level counts only"),
         (["--fix", "tes=2"], "tes is 2.0, but lies from 0.9 to 1.1"),
         (["--toys", "0"], "--toys: '0'"),
         (["--workers", "0"], "--workers: '0'"),

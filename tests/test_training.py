@@ -43,8 +43,8 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 def trainer_of(config, data):
     """A trainer as ``train`` makes it."""
-    file = EventsFile(data, config.test_size)
-    return Trainer(config, file, prepare(file, file.rows("train"), HELD), ALONE)
+    file = EventsFile(data, config.table_fraction)
+    return Trainer(config, file, prepare(file, file.rows("training"), HELD), ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_training_rows_are_not_those_of_the_tables(trained, data):
 
 def test_constants_come_from_defined_values_of_selected_nominal_events(data):
     file = EventsFile(data, 0.5)
-    rows = file.rows("train")
+    rows = file.rows("training")
     preparation = prepare(file, rows, HELD)
     used = HELD.others(file.read(rows))
     frame = pd.read_parquet(data / DATA_FILE).iloc[rows.start :][used]
@@ -191,8 +191,8 @@ def summed(objective, network, events):
 def test_loss_is_the_weighted_mean_over_selected_events(data):
     """Event by event, one point at a time, with the measurement's own functions."""
     file = EventsFile(data, 0.5)
-    events = next(file.stream(file.rows("train")))
-    preparation = prepare(file, file.rows("train"), HELD)
+    events = next(file.stream(file.rows("training")))
+    preparation = prepare(file, file.rows("training"), HELD)
     trainer = trainer_of(CONFIG, data)
     with torch.no_grad():
         total, weight = summed(TrainingLoss(CONFIG, preparation, ALONE), trainer.network, events)
@@ -290,9 +290,9 @@ def gradients_of_processes(rank, total, port, config, data, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(total), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
     torch.set_num_threads(1)
-    file = EventsFile(data, config.test_size)
+    file = EventsFile(data, config.table_fraction)
     with joined("cpu") as processes:
-        trainer = Trainer(config, file, prepare(file, file.rows("train"), HELD), processes)
+        trainer = Trainer(config, file, prepare(file, file.rows("training"), HELD), processes)
         loss, _ = trainer.step(0, 0, next(trainer.batches(0)))
         gradient = torch.cat([parameter.grad.flatten() for parameter in trainer.network.parameters()])
         values = torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()])
@@ -386,7 +386,7 @@ def test_small_last_batch_does_no_harm(data, tmp_path, batch_size):
     """Batches of one event, most of which no nuisance point selects or which weigh next to nothing."""
     settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=batch_size, learning_rate=1e-3, points_per_batch=1)
     report = train(
-        dataclasses.replace(CONFIG, test_size=0.9 if batch_size == 1 else 0.5, training=settings), data, tmp_path
+        dataclasses.replace(CONFIG, table_fraction=0.9 if batch_size == 1 else 0.5, training=settings), data, tmp_path
     )
     assert np.isfinite(report["losses"][0]["validation"])
 
@@ -403,7 +403,7 @@ def test_command_line(data, tmp_path):
 
 def test_default_settings_are_read():
     config = read_config(DEFAULT_CONFIG, seed=17, device="cpu", region_set="published", workers=None)
-    assert (config.seed, config.test_size, config.tables.region_set, config.workers) == (17, 0.5, "published", 1)
+    assert (config.seed, config.table_fraction, config.tables.region_set, config.workers) == (17, 0.5, "published", 1)
     assert config.training.epochs == 24
     assert isinstance(config.tables, TablesConfig)
 
@@ -411,7 +411,7 @@ def test_default_settings_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, test_size"),
+        ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, table_fraction"),
         ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are device, bf16"),
         ("seed: one", r"setting 'seed' is 'one'; it must be of type int"),
         ("seed: 1.5", r"setting 'seed' is 1.5; it must be of type int"),

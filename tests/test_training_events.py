@@ -46,11 +46,11 @@ def test_every_stretch_holds_the_processes_in_proportion(whole):
         assert (counts - total * len(part)).abs().max() <= 3
 
 
-@pytest.mark.parametrize("part", ["test", "train", "all"])
+@pytest.mark.parametrize("part", ["tables", "training", "all"])
 def test_parts_are_those_of_the_challenge(whole, part):
     file = EventsFile(DATA, 0.3)
     split = int(0.3 * len(whole))
-    expected = {"test": whole[:split], "train": whole[split:], "all": whole}[part]
+    expected = {"tables": whole[:split], "training": whole[split:], "all": whole}[part]
     pieces = list(file.stream(file.rows(part)))
     assert len(pieces) > 0
     events = file.read(file.rows(part))
@@ -65,7 +65,7 @@ def test_parts_are_those_of_the_challenge(whole, part):
 @pytest.mark.parametrize("pool_rows", [10_000_000, 9000, 1])
 def test_batches_hold_every_event_once_in_random_order(pool_rows):
     file = EventsFile(DATA, 0.5)
-    rows = file.rows("train")
+    rows = file.rows("training")
     batches = list(file.batches(rows, 1000, pool_rows, np.random.default_rng(1)))
     again = list(file.batches(rows, 1000, pool_rows, np.random.default_rng(1)))
     assert max(map(len, batches)) == 1000
@@ -102,24 +102,24 @@ def write_metadata(folder, **content):
 def test_spoilt_events_are_refused(tmp_path, columns, message):
     spoil(copy_data(tmp_path), **columns)
     with pytest.raises(InputError, match=message):
-        list((file := EventsFile(tmp_path, 0.5)).stream(file.rows("test")))
+        list((file := EventsFile(tmp_path, 0.5)).stream(file.rows("tables")))
 
 
 def test_missing_labels_are_refused(tmp_path):
     spoil(copy_data(tmp_path), detailed_labels=[None] + ["htautau"] * 499)
     with pytest.raises(InputError, match="'detailed_labels' holds None"):
-        list((file := EventsFile(tmp_path, 0.5)).stream(file.rows("test")))
+        list((file := EventsFile(tmp_path, 0.5)).stream(file.rows("tables")))
 
 
 def test_wrong_split_is_refused():
-    with pytest.raises(InputError, match=r"test_size is 30; it is a fraction"):
+    with pytest.raises(InputError, match=r"table_fraction is 30; it is a fraction"):
         EventsFile(DATA, 30)
 
 
 def test_empty_part_is_refused():
     file = EventsFile(DATA, 0.0)
     with pytest.raises(InputError, match="choose a part with events"):
-        list(file.stream(file.rows("test")))
+        list(file.stream(file.rows("tables")))
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -130,6 +130,13 @@ def test_damaged_files_are_refused(tmp_path):
     write_metadata(tmp_path, total_rows=7)
     with pytest.raises(InputError, match="'sum_weights' is missing"):
         EventsFile(tmp_path, 0.5)
+    for wrong in (1e20, float("nan"), float("inf"), 0.0, -1.0, True, "many", [1.0]):
+        write_metadata(tmp_path, total_rows=7, sum_weights=wrong)
+        with pytest.raises(InputError, match="'sum_weights' is missing or no number above 0"):
+            EventsFile(tmp_path, 0.5)
+        write_metadata(tmp_path, total_rows=wrong, sum_weights=1.0)
+        with pytest.raises(InputError, match="'total_rows' is missing or no number above 0"):
+            EventsFile(tmp_path, 0.5)
     (tmp_path / METADATA_FILE).write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
         EventsFile(tmp_path, 0.5)
@@ -148,7 +155,7 @@ def test_official_loader_reads_the_same_events():
         official = Data(str(DATA), test_size=0.1)
         official.load_test_set()
     file = EventsFile(DATA, 0.1)
-    events = file.read(file.rows("test"))
+    events = file.read(file.rows("tables"))
     for k, process in enumerate(PROCESSES):
         expected = official.get_test_set()[process]
         mine = events.classes == k

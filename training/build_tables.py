@@ -1,6 +1,6 @@
 """Bin edges and yield tables of a trained network.
 
-Counts the events of the test part, which the network has not seen, at some tens of nuisance points, fits a smooth
+Counts the events of the table part, which the network has not seen, at some tens of nuisance points, fits a smooth
 response per bin and process (see ``sage.binned.response``) and fills the grid of ``sage.binned.tables``. The counts
 are jobs, each of which writes one file (see ``training.counting``), so an interrupted run goes on where it stopped.
 With 0 ``nodes`` the events are counted at every node of the grid instead. ``held_out`` counts at further points, drawn
@@ -104,13 +104,13 @@ def build_tables(
     """
     settings = config.tables
     noise = Noise(config.seed, settings.noise_draws, settings.common_noise)
-    counter = Counter(data, config.test_size, "test", *read_network(training), noise, make_classifier)
+    counter = Counter(data, config.table_fraction, "tables", *read_network(training), noise, make_classifier)
     bare = bare or region_set(settings.region_set).for_network(read_shares(training))
     identity = {
         "data": sha256(data / DATA_FILE),
         "network": sha256(training / NETWORK_FILE),
         "seed": config.seed,
-        "test_size": config.test_size,
+        "table_fraction": config.table_fraction,
         **{name: value for name, value in asdict(settings).items() if name != "held_out"},
     }
     with claimed(output, identity, results=(f"{NODES}/*.npz", REPORT), overwrite=overwrite):

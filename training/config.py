@@ -177,7 +177,7 @@ class Config:
 
     Args:
         seed: Seed of every random draw.
-        test_size: Fraction of the rows, the first ones, that fill the tables; the network trains on the others.
+        table_fraction: Fraction of the rows, the first ones, that fill the tables; the network trains on the others.
         workers: Processes, each with one thread, that fill the tables.
         threads: Threads of the training.
         training: Settings of the training.
@@ -186,7 +186,7 @@ class Config:
     """
 
     seed: int = 1
-    test_size: float = 0.5
+    table_fraction: float = 0.5
     workers: int = 1
     threads: int = 1
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -203,8 +203,8 @@ class Config:
             if getattr(self, name) < least:
                 msg = f"{name} is {getattr(self, name)}; it must be at least {least}"
                 raise SettingsError(msg)
-        if not 0.0 <= self.test_size <= 1.0:
-            msg = f"test_size is {self.test_size}; it is a fraction of the rows, from 0 to 1"
+        if not 0.0 <= self.table_fraction <= 1.0:
+            msg = f"table_fraction is {self.table_fraction}; it is a fraction of the rows, from 0 to 1"
             raise SettingsError(msg)
 
 

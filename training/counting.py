@@ -48,7 +48,7 @@ class Counter:
 
     Arguments:
         data: Folder of the events file.
-        test_size: Fraction of the rows that form the test part.
+        table_fraction: Fraction of the rows, from the first on, that fill the tables.
         part: Part that is counted.
         parameters: Network parameters by name.
         normalisation: Feature constants.
@@ -57,7 +57,7 @@ class Counter:
     """
 
     data: Path
-    test_size: float
+    table_fraction: float
     part: Part
     parameters: dict[str, np.ndarray]
     normalisation: Normalisation
@@ -74,7 +74,7 @@ class Counter:
         Raises:
             sage.errors.InputError: If the part holds no events.
         """
-        rows = EventsFile(self.data, self.test_size).rows(self.part)
+        rows = EventsFile(self.data, self.table_fraction).rows(self.part)
         file = pq.ParquetFile(self.data / DATA_FILE)
         layout = file.metadata
         pieces: list[list[Any]] = []
@@ -95,7 +95,7 @@ class Counter:
 
     def read(self, rows: range, share: float) -> Sample:
         """Read rows whose weights are ``share`` of the whole part's."""
-        events = EventsFile(self.data, self.test_size).read(rows)
+        events = EventsFile(self.data, self.table_fraction).read(rows)
         return Sample(events.columns, events.weights * share, events.classes, np.arange(rows.start, rows.stop))
 
     def count(self, points: Sequence[Point], regions: RegionSet) -> dict[str, np.ndarray]:
@@ -114,7 +114,7 @@ class Counter:
         classifier = self.classifier()
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for rows, share in self.shards():
-            events = EventsFile(self.data, self.test_size).read(rows)
+            events = EventsFile(self.data, self.table_fraction).read(rows)
             for first in range(0, len(events), BLOCK):
                 block = events.take(np.arange(first, min(first + BLOCK, len(events))))
                 for bins in find_bins(block.columns, NOMINAL, None, regions, classifier):
@@ -132,7 +132,7 @@ class Counter:
             out.update(name.encode() + value.tobytes())
         out.update(self.normalisation.mean.tobytes() + self.normalisation.std.tobytes())
         maker = f"{self.make_classifier.__module__}.{self.make_classifier.__qualname__}"
-        out.update(json.dumps([self.test_size, self.part, *astuple(self.noise), maker]).encode())
+        out.update(json.dumps([self.table_fraction, self.part, *astuple(self.noise), maker]).encode())
         out.update(sha256(self.data / DATA_FILE).encode())
         return out.digest()
 

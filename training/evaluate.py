@@ -105,7 +105,7 @@ def balanced(classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def sample(file: EventsFile, keep: Keep, fractions: np.ndarray) -> TrainingSample:
     """Read selected nominal training events with the weights of the training."""
-    events = file.read(file.rows("train"), keep)
+    events = file.read(file.rows("training"), keep)
     columns, kept = select(shift(events.columns))
     classes = events.classes[kept]
     columns = {name: column.astype(np.float32) for name, column in columns.items()}
@@ -113,9 +113,9 @@ def sample(file: EventsFile, keep: Keep, fractions: np.ndarray) -> TrainingSampl
 
 
 def score(file: EventsFile, classify: Classify, names: list[str], seed: int, max_rows: int) -> Scored:
-    """Run a classifier over the test part, up to ``max_rows`` events of it, at the named points."""
+    """Run a classifier over the table part, up to ``max_rows`` events of it, at the named points."""
     parts: list[Scored] = []
-    rows = file.rows("test")
+    rows = file.rows("tables")
     for piece, events in enumerate(file.stream(rows[:max_rows] if max_rows else rows)):
         noise_rng = np.random.default_rng([seed, piece])
         noise = (noise_rng.standard_normal(len(events)), noise_rng.standard_normal(len(events)))
@@ -241,18 +241,18 @@ def evaluate(
         output: Folder for the results and for the nominal network.
         resume: Use what ``output`` holds.
         max_rows: Rows of each class, about, that boosting and perceptron train on; 0 for all.
-        score_rows: Rows of the test part that are scored; 0 for all.
+        score_rows: Rows of the table part that are scored; 0 for all.
 
     Returns:
         The content of ``evaluation.json``.
     """
     torch.set_num_threads(config.threads)
-    file = EventsFile(data, config.test_size)
+    file = EventsFile(data, config.table_fraction)
     settings = replace(config.training, points="nominal", points_per_batch=1, validation_points=1)
     identity = {
         "data": sha256(file.path),
         "seed": config.seed,
-        "test_size": config.test_size,
+        "table_fraction": config.table_fraction,
         "max_rows": max_rows,
         "score_rows": score_rows,
         "training": asdict(settings),
@@ -299,7 +299,7 @@ def _samples(file: EventsFile, config: Config, max_rows: int) -> tuple[TrainingS
     fractions = everything
     if max_rows:
         counts = np.zeros(len(PROCESSES))
-        for events in file.stream(file.rows("train"), keep=held_out.others):
+        for events in file.stream(file.rows("training"), keep=held_out.others):
             counts += np.bincount(events.classes, minlength=len(PROCESSES))
         fractions = np.minimum(1.0, max_rows / counts)
     train_part = sample(file, Thinning(held_out, fractions, (config.seed,)), fractions)

@@ -1,8 +1,9 @@
 """Streaming reader of events files in the challenge's format.
 
 A file of two hundred million rows does not fit into memory, so it is read one row group at a time and never as a
-whole. The split and the rescaling are the challenge's: the first ``test_size`` of the rows are the test part, and
-the weights of a part are scaled so that they sum to the full file's ``sum_weights`` (arXiv:2410.02867, section 5).
+whole. The first ``table_fraction`` of the rows fill the tables, and the network trains on the others. The rescaling is
+the challenge's: weights of a part are scaled so that they sum to the full file's ``sum_weights`` (arXiv:2410.02867,
+section 5).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ METADATA_FILE = "FAIR_Universe_HiggsML_data_metadata.json"
 PARENTS_FILE = "parents.parquet"
 """Beside the events of our own simulation: the showered event that each row comes from."""
 LABEL_COLUMNS = ("weights", "detailed_labels", "labels")
+MOST_EVENTS = 1e12
+"""Rows or expected events; more is damage."""
 LUMINOSITY = 10
 """Integrated luminosity in inverse femtobarn that the weights stand for."""
 
-Part = Literal["test", "train", "all"]
+Part = Literal["tables", "training", "all"]
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,15 @@ class EventsFile:
 
     Args:
         folder: Folder that holds the parquet file and its metadata under the challenge's names.
-        test_size: Fraction of the rows, from the first on, that form the test part.
+        table_fraction: Fraction of the rows, from the first on, that fill the tables.
 
     Raises:
         InputError: If a file cannot be read, a column or metadata entry is missing or the fraction is not in [0, 1].
     """
 
-    def __init__(self, folder: Path, test_size: float) -> None:
-        if not 0.0 <= test_size <= 1.0:
-            msg = f"test_size is {test_size}; it is a fraction of the rows, from 0 to 1"
+    def __init__(self, folder: Path, table_fraction: float) -> None:
+        if not 0.0 <= table_fraction <= 1.0:
+            msg = f"table_fraction is {table_fraction}; it is a fraction of the rows, from 0 to 1"
             raise InputError(msg)
         if not folder.is_dir():
             msg = f"{folder}: no such folder; give the one that holds {DATA_FILE} and its metadata"
@@ -109,15 +112,15 @@ class EventsFile:
                 "use a data file and metadata of one release"
             )
             raise InputError(msg)
-        self.test_rows = int(test_size * self.total_rows)
+        self.table_rows = int(table_fraction * self.total_rows)
         self._parents = self._open_parents(folder / PARENTS_FILE)
         self._scales: dict[range, float] = {}
 
     def rows(self, part: Part) -> range:
         """Return the row numbers of a part."""
         return {
-            "test": range(self.test_rows),
-            "train": range(self.test_rows, self.total_rows),
+            "tables": range(self.table_rows),
+            "training": range(self.table_rows, self.total_rows),
             "all": range(self.total_rows),
         }[part]
 
@@ -242,7 +245,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         msg = f"{path}: cannot be read as JSON ({error}); download the data set again"
         raise InputError(msg) from error
     for name in ("total_rows", "sum_weights"):
-        if not isinstance(metadata, dict) or not isinstance(metadata.get(name), (int, float)):
-            msg = f"{path}: entry {name!r} is missing or not a number; use the metadata that came with the data file"
+        value = metadata.get(name) if isinstance(metadata, dict) else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= MOST_EVENTS:
+            msg = f"{path}: entry {name!r} is missing or no number above 0, at most {MOST_EVENTS:g}"
+            msg += "; use the metadata that came with the data file"
             raise InputError(msg)
     return dict(metadata)

@@ -106,7 +106,7 @@ class Trainer:
 
     Args:
         config: The settings.
-        file: Events; the rows after the test part are used.
+        file: Events; the rows after the table part are used.
         preparation: Feature constants and class weights of those events.
         processes: This process among those that train together.
         member: Number of the network, if several are trained.
@@ -117,7 +117,7 @@ class Trainer:
     ) -> None:
         self.config, self.file, self.member, self.processes = config, file, member, processes
         settings = config.training
-        self.rows = file.rows("train")
+        self.rows = file.rows("training")
         self.held_out = HeldOut(config.seed, settings.validation_fraction)
         self.objective = TrainingLoss(config, preparation, processes)
         wanted = np.full(len(PROCESSES), settings.max_rows or math.inf)
@@ -296,7 +296,7 @@ def train(config: Config, data: Path, output: Path, overwrite: bool = False) -> 
         UsageError: If the folder holds another training, something else, or is in use.
     """
     torch.set_num_threads(config.threads)
-    file = EventsFile(data, config.test_size)
+    file = EventsFile(data, config.table_fraction)
     source = {"file": file.path.name, "sha256": sha256(file.path)}
     with joined(config.training.device) as processes:
         results = (CHECKPOINT_FILE, f"network_*/{CHECKPOINT_FILE}", NETWORK_FILE, REPORT_FILE)
@@ -309,14 +309,14 @@ def train(config: Config, data: Path, output: Path, overwrite: bool = False) -> 
 def _identity(config: Config, source: dict[str, str]) -> dict[str, Any]:
     """Return what decides the result."""
     training = {name: value for name, value in asdict(config.training).items() if name != "checkpoint_minutes"}
-    return {"data": source["sha256"], "seed": config.seed, "test_size": config.test_size, **training}
+    return {"data": source["sha256"], "seed": config.seed, "table_fraction": config.table_fraction, **training}
 
 
 def _train(
     config: Config, file: EventsFile, output: Path, source: dict[str, str], processes: Processes
 ) -> dict[str, Any]:
     settings = config.training
-    rows, held_out = file.rows("train"), HeldOut(config.seed, settings.validation_fraction)
+    rows, held_out = file.rows("training"), HeldOut(config.seed, settings.validation_fraction)
     preparation = prepare(file, rows, held_out)
     networks, losses = [], []
     for member in range(settings.networks):

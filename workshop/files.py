@@ -17,12 +17,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pandas as pd
 
 from workshop.errors import disk_error
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARTIAL = ".partial"
 """How the names of half-written files and temporary folders end."""

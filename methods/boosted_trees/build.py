@@ -38,8 +38,8 @@ def train(this: Build) -> Any:
     # Imported here because only this method needs scikit-learn.
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    file = EventsFile(this.data, this.config.test_size)
-    events = file.read(file.rows("train"))
+    file = EventsFile(this.data, this.config.table_fraction)
+    events = file.read(file.rows("training"))
     selected, kept = select(shift(events.columns))
     columns = {name: column.astype(np.float32) for name, column in selected.items()}
     classes, event_weights = events.classes[kept], events.weights[kept]

@@ -160,7 +160,7 @@ def _describe(piece: Piece, shares: dict[str, float]) -> dict[str, Any]:
     return {
         "folder": piece.folder.name,
         "part": piece.part,
-        "test_size": piece.test_size,
+        "table_fraction": piece.table_fraction,
         "sha256": piece.hash,
         "rows": [piece.rows.start, piece.rows.stop],
         "has_parents": piece.has_parents,

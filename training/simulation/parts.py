@@ -48,7 +48,7 @@ class Piece:
     Args:
         folder: Folder of the file.
         part: Which part.
-        test_size: Fraction of the rows that form the test part.
+        table_fraction: Fraction of the rows, from the first on, that fill the tables.
 
     Raises:
         InputError: If the file cannot be used, the part is empty or its border cuts a showered event.
@@ -56,14 +56,15 @@ class Piece:
 
     folder: Path
     part: Part
-    test_size: float
+    table_fraction: float
     sums: dict[str, Sums] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.file = EventsFile(self.folder, self.test_size)
+        self.file = EventsFile(self.folder, self.table_fraction)
         self.rows = self.file.rows(self.part)
         if not self.rows:
-            msg = f"{self}: no rows at test size {self.test_size}; choose another part, --test-size or a larger file"
+            msg = f"{self}: no rows at table fraction {self.table_fraction}; choose another part, --table-fraction or "
+            msg += "a larger file"
             raise InputError(msg)
         self.has_parents = (self.folder / PARENTS_FILE).exists()
         if not self.has_parents:
@@ -79,10 +80,10 @@ class Piece:
         if not self.has_parents or self.part == "all":
             return
         parents = pq.read_table(self.folder / PARENTS_FILE, columns=["parent"])["parent"].to_numpy()
-        cut = len(np.intersect1d(parents[: self.file.test_rows], parents[self.file.test_rows :]))
+        cut = len(np.intersect1d(parents[: self.file.table_rows], parents[self.file.table_rows :]))
         if cut:
-            msg = f"{self}: test size {self.test_size} cuts {cut} showered events in two, which would be on both sides"
-            msg += "; use 0.3 or 0.5, where simulated files keep them whole"
+            msg = f"{self}: table fraction {self.table_fraction} cuts {cut} showered events in two, which would be on "
+            msg += "both sides; use 0.3 or 0.5, where simulated files keep them whole"
             raise InputError(msg)
 
     def sources(self) -> list[dict[str, Any]]:
@@ -98,8 +99,8 @@ class Piece:
         return [own, *earlier]
 
 
-def parse_parts(texts: Sequence[str], test_size: float) -> list[Piece]:
-    """Open parts given as FOLDER, FOLDER:test, FOLDER:train or FOLDER:all.
+def parse_parts(texts: Sequence[str], table_fraction: float) -> list[Piece]:
+    """Open parts given as FOLDER, FOLDER:tables, FOLDER:training or FOLDER:all.
 
     Raises:
         InputError: If a part cannot be used, or two parts share events.
@@ -110,12 +111,12 @@ def parse_parts(texts: Sequence[str], test_size: float) -> list[Piece]:
         if not colon:
             folder, part = text, "all"
         if part not in get_args(Part):
-            msg = f"part {part!r} of {text!r} is unknown; give FOLDER:test, FOLDER:train or FOLDER:all"
+            msg = f"part {part!r} of {text!r} is unknown; give FOLDER:tables, FOLDER:training or FOLDER:all"
             raise InputError(msg)
         if not (Path(folder) / DATA_FILE).is_file():
             msg = f"{folder}: holds no {DATA_FILE}; give a folder of events (python -m scripts.simulate)"
             raise InputError(msg)
-        pieces.append(Piece(Path(folder), cast(Part, part), test_size))
+        pieces.append(Piece(Path(folder), cast(Part, part), table_fraction))
     for index, piece in enumerate(pieces):
         for other in pieces[:index]:
             _check_apart(other, piece)
