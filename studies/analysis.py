@@ -165,8 +165,8 @@ def analyse(frame: pd.DataFrame) -> Analysis:
     """
     good = frame[frame["status"] != FAILED]
     if not len(good):
-        flags = "; ".join(sorted(set(frame["flags"].astype(str))))
-        msg = f"none of {len(frame)} toys was fitted ({flags}); check that --weights and --data belong together"
+        reasons = "; ".join(sorted(set(frame["flags"].astype(str))))
+        msg = f"none of {len(frame)} toys was fitted ({reasons}); check that --weights and --data belong together"
         raise UsageError(msg)
     names = [name.removeprefix("fit_") for name in frame.columns if name.startswith("fit_")]
     coverage = fraction(int(covered(good).sum()), len(frame))

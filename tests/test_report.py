@@ -288,7 +288,7 @@ def test_comparison_and_postfit(results, tmp_path):
         ["coverage", "0.680 ± 0.010", "0.500 ± 0.010"],
         ["predict seconds", "0.5000", "2.0000"],
     ]
-    assert found.tables["compare-differences"][1] == ["coverage", "−0.1800 ± 0.0100"]
+    assert found.tables["compare-differences"][1] == ["coverage", "−0.180 ± 0.010"]
     assert found.tables["postfit-table"][1] == ["rest", "100", "90 ± 5", "4.0", "101 ± 3", "1.5", "2"]
 
 
