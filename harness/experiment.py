@@ -53,7 +53,7 @@ class Record:
 def run_experiment(model: Any, test_set: Mapping[str, pd.DataFrame], job: Job, systematics: Collection[str]) -> Record:
     """Run one pseudo-experiment.
 
-    Arguments:
+    Args:
         model: The fitted model.
         test_set: Frames by process, see ``EventFile.load_test_set``.
         job: Which pseudo-experiment.

@@ -25,7 +25,7 @@ from workshop.errors import UsageError
 def draw_nuisances(seed: int, systematics: Collection[str]) -> dict[str, float | None]:
     """Draw the nuisance parameters of a pseudo-experiment.
 
-    Arguments:
+    Args:
         seed: Seed of the pseudo-experiment.
         systematics: Names of the uncertainties that are switched on.
 
@@ -54,7 +54,7 @@ def make_pseudo_data(
 ) -> dict[str, Any]:
     """Make the data of a pseudo-experiment.
 
-    Arguments:
+    Args:
         test_set: Frames by process in the official order, as ``EventFile.load_test_set`` returns them; not changed.
         mu: True signal strength.
         nuisances: Physical values as ``draw_nuisances`` returns them.

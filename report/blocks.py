@@ -17,7 +17,7 @@ MISSING = "–"
 class Table:
     """A table of texts.
 
-    Arguments:
+    Args:
         name: Its anchor.
         title: What it shows.
         header: Titles of the columns.
@@ -55,7 +55,7 @@ class Matrix:
 class Picture:
     """A picture.
 
-    Arguments:
+    Args:
         name: Its anchor.
         title: What it shows.
         svg: image element from ``report.svg``.

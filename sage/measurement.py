@@ -50,7 +50,7 @@ class NuisanceResult:
 class Measurement:
     """The answer to one pseudo-experiment and how it came about.
 
-    Arguments:
+    Args:
         mu_hat: Signal strength.
         p16: Lower 68 % limit.
         p84: Upper 68 % limit.
@@ -89,7 +89,7 @@ class Measurement:
 def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier) -> Measurement:
     """Measure the signal strength in one pseudo-experiment.
 
-    Arguments:
+    Args:
         test_set: ``{"data": DataFrame, "weights": array}``; the frame is not changed.
         bundle: Tables, regions and settings.
         classifier: Gives the class probabilities that the regions are made for.

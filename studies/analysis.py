@@ -61,7 +61,7 @@ class Pull:
 class Group:
     """Toys with the same or similar true mu.
 
-    Arguments:
+    Args:
         mu: Mean true mu.
         coverage: How many intervals hold the true mu.
         interval: Mean width of the interval.
@@ -106,7 +106,7 @@ class Check:
 class Analysis:
     """What a set of toys shows.
 
-    Arguments:
+    Args:
         toys: Number of toys.
         failed: Those without an answer; they count as not covering, and in nothing else.
         flagged: Those with an answer and a flag.

@@ -37,7 +37,7 @@ PROBABILITY_EDGES = tuple(np.linspace(0.0, 1.0, 51).round(6).tolist())
 class Expectation:
     """Expected events.
 
-    Arguments:
+    Args:
         processes: By process and bin, shape (4, n_bins).
         variations: Change of the sum over processes by each independent standard deviation, shape (k, n_bins).
     """
@@ -65,7 +65,7 @@ class Expectation:
 class PostFit:
     """A fitted pseudo-experiment.
 
-    Arguments:
+    Args:
         bundle: Templates and regions.
         mu: True signal strength.
         seed: Seed of the pseudo-experiment.
@@ -89,7 +89,7 @@ class PostFit:
 def postfit(weights: Path, data: Path, test_size: float, mu: float, seed: int, systematics: Collection[str]) -> PostFit:
     """Draw a pseudo-experiment as the challenge does, and fit it.
 
-    Arguments:
+    Args:
         weights: Weights folder.
         data: Folder of the events file.
         test_size: Fraction of the rows from which events are drawn.
@@ -132,7 +132,7 @@ def probability_histograms(
 ) -> dict[str, Any]:
     """Histogram all class probabilities at random nodes of the nuisance grid.
 
-    Arguments:
+    Args:
         bundle: The network.
         data: Folder of the events file.
         test_size: Fraction of the rows that are counted.

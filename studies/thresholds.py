@@ -31,7 +31,7 @@ STEPS = 4001
 class Thresholds:
     """Rise of the profiled negative log-likelihood at the limits, as a function of mu.
 
-    Arguments:
+    Args:
         mu: Signal strengths, increasing, shape (n,).
         delta_nll: Thresholds, shape (n,); linear in between, constant beyond the ends.
         error: Standard errors of the thresholds.

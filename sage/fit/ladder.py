@@ -59,7 +59,7 @@ def climb(
 ) -> Interval:
     """Measure the signal strength by the first step that succeeds.
 
-    Arguments:
+    Args:
         objective: What to minimise.
         mu_range: Bounds on the signal strength; None (the default) for none.
         thresholds: As for ``sage.fit.interval.measure_interval``.
