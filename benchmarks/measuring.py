@@ -122,7 +122,7 @@ def _resident(key: str) -> float:
 class Comparison:
     """Events per second of the network alone, one thread, medians of interleaved rounds.
 
-    Arguments:
+    Args:
         native: The native kernel.
         torch: The dense module.
         torch_geometric: The oracle, graphs built beforehand.

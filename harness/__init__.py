@@ -10,6 +10,9 @@ input is refused with a message, and any number of worker processes gives the sa
     settings            sets, seeds, switches, order of the pseudo-experiments
     pseudo_experiments  nuisance draws and pseudo-data
     archive, submission unpacking, importing and starting a submission
+    surroundings        what a submission finds in its process, and what of it stays away from this program
+    ingestion_program   the official program's modules, which a submission may import
+    capture             what a submission prints
     fingerprint         by which files a submission is known again
     bundle              the files that make up a SAGE submission
     experiment, workers one predict call, and many of them in processes

@@ -40,14 +40,14 @@ SUBMISSION = Limits(10_000, 1 << 30, 2 << 30, "repack the submission with model.
 def unpack(archive: Path, folder: Path, limits: Limits = SUBMISSION) -> None:
     """Unpack ``archive`` into ``folder``.
 
-    Arguments:
+    Args:
         archive: A zip file.
         folder: An existing, empty folder.
         limits: What the archive may hold.
 
     Raises:
-        UsageError: If it is no zip file or damaged, or a member is encrypted, a link, stored twice, would land
-            outside ``folder`` or exceeds the limits.
+        UsageError: If it is no zip file or damaged, or a member is encrypted, a link, stored twice, has a name that
+            leads outside of ``folder`` or is not the same on every system, or exceeds the limits.
     """
     try:
         with zipfile.ZipFile(archive) as source:
@@ -76,30 +76,50 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], limits: Limits) -> Non
     if len(members) > limits.members:
         msg = f"{archive}: holds {len(members)} members, more than {limits.members}; {limits.remedy}"
         raise UsageError(msg)
-    seen: set[str] = set()
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
     for member in members:
-        name = member.filename
-        path = PurePosixPath(name)
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
-            reason = "has a path that leads out of the folder"
-        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            reason = "is a link or a special file"
-        elif member.flag_bits & 0x1:
-            reason = "is encrypted"
-        elif str(path) in seen:
-            reason = "is there twice"
-        elif member.file_size > limits.member_bytes:
+        path = PurePosixPath(member.filename)
+        reason = _fault_of_name(member.filename) or _fault_of_kind(member)
+        if reason is None and member.file_size > limits.member_bytes:
             reason = f"has {member.file_size} bytes, more than {limits.member_bytes}"
-        else:
-            seen.add(str(path))
-            continue
-        msg = f"{archive}: member {name!r} {reason}; {limits.remedy}"
-        raise UsageError(msg)
+        elif reason is None and (path in files or (path in folders and not member.is_dir())):
+            reason = "is there twice"
+        elif reason is None and not files.isdisjoint(path.parents):
+            reason = "lies in a folder that is there as a file too"
+        if reason is not None:
+            msg = f"{archive}: member {member.filename!r} {reason}; {limits.remedy}"
+            raise UsageError(msg)
+        folders.update(path.parents)
+        (folders if member.is_dir() else files).add(path)
     total = sum(member.file_size for member in members)
     if total > limits.total_bytes:
         msg = f"{archive}: unpacks to {total} bytes, more than {limits.total_bytes}; {limits.remedy}"
         raise UsageError(msg)
+
+
+def _fault_of_name(name: str) -> str | None:
+    """Return what is wrong with the name of a member, if anything; ``./`` before it is nothing."""
+    path = PurePosixPath(name)
+    if "\\" in name:
+        return "has a backslash in its name, where the zip format has / between folder and file"
+    if path.is_absolute():
+        return "has an absolute path, which leads out of the folder"
+    if ".." in path.parts:
+        return "has '..' in its path, which leads out of the folder"
+    if ":" in name:
+        return "has a colon in its name, which is a drive or a stream on some systems"
+    if not name:
+        return "has no name"
+    return None
+
+
+def _fault_of_kind(member: zipfile.ZipInfo) -> str | None:
+    """Return why a member is no ordinary file or folder, if it is none."""
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link" if kind == stat.S_IFLNK else "is a special file (a device, socket or pipe)"
+    return "is encrypted" if member.flag_bits & 0x1 else None
 
 
 def _copy(archive: Path, name: str, stream: IO[bytes], output: IO[bytes], limit: int, limits: Limits) -> int:

@@ -18,7 +18,7 @@ CPU_FILE = Path("/proc/cpuinfo")
 def describe_environment(events: EventFile, workers: int) -> dict[str, Any]:
     """Return data file, versions and machine as JSON values.
 
-    Arguments:
+    Args:
         events: The events file.
         workers: Number of processes.
     """

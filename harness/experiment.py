@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.capture import captured_output
 from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
 from harness.settings import Job
+from harness.surroundings import inside
 from workshop.errors import SubmissionError
 
 ANSWER_KEYS = ("mu_hat", "delta_mu_hat", "p16", "p84")
@@ -53,7 +53,7 @@ class Record:
 def run_experiment(model: Any, test_set: Mapping[str, pd.DataFrame], job: Job, systematics: Collection[str]) -> Record:
     """Run one pseudo-experiment.
 
-    Arguments:
+    Args:
         model: The fitted model.
         test_set: Frames by process, see ``EventFile.load_test_set``.
         job: Which pseudo-experiment.
@@ -68,7 +68,7 @@ def run_experiment(model: Any, test_set: Mapping[str, pd.DataFrame], job: Job, s
     events = len(data["data"])
     generated = time.perf_counter()
     try:
-        with captured_output(logging.DEBUG):
+        with inside(logging.DEBUG):
             answer = model.predict(data)
             predicted = time.perf_counter()
             result = describe(getattr(model, "last_result", None))

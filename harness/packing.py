@@ -22,7 +22,7 @@ def package_files(root: Path) -> dict[str, Path]:
 def bundle_files(root: Path, weights: Path | None = None) -> dict[str, Path]:
     """Return the files of the submission in ``root``: model.py, the package ``sage`` and the weights.
 
-    Arguments:
+    Args:
         root: A checkout of the project, or an unpacked submission.
         weights: Folder of the weights; the one in ``root`` if absent.
 

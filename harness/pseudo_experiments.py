@@ -25,7 +25,7 @@ from workshop.errors import UsageError
 def draw_nuisances(seed: int, systematics: Collection[str]) -> dict[str, float | None]:
     """Draw the nuisance parameters of a pseudo-experiment.
 
-    Arguments:
+    Args:
         seed: Seed of the pseudo-experiment.
         systematics: Names of the uncertainties that are switched on.
 
@@ -54,7 +54,7 @@ def make_pseudo_data(
 ) -> dict[str, Any]:
     """Make the data of a pseudo-experiment.
 
-    Arguments:
+    Args:
         test_set: Frames by process in the official order, as ``EventFile.load_test_set`` returns them; not changed.
         mu: True signal strength.
         nuisances: Physical values as ``draw_nuisances`` returns them.
@@ -66,41 +66,19 @@ def make_pseudo_data(
     Raises:
         UsageError: If HiggsML is not installed.
     """
-    higgsml = _higgsml()
+    program = higgsml()
     rates = {name: nuisances[name] for name in ("ttbar_scale", "diboson_scale", "bkg_scale")}
-    with _quiet_pandas():
-        events = higgsml.get_bootstrapped_dataset(test_set, mu=mu, seed=seed, **rates)
-        data: dict[str, Any] = higgsml.get_systematics_dataset(
+    with quiet_pandas():
+        events = program.get_bootstrapped_dataset(test_set, mu=mu, seed=seed, **rates)
+        data: dict[str, Any] = program.get_systematics_dataset(
             events, tes=nuisances["tes"], jes=nuisances["jes"], soft_met=nuisances["soft_met"]
         )
     return data
 
 
-def systematics(
-    data_set: Any = None,
-    tes: float = 1.0,
-    jes: float = 1.0,
-    soft_met: float = 0.0,
-    seed: int = 31415,
-    ttbar_scale: float | None = None,
-    diboson_scale: float | None = None,
-    bkg_scale: float | None = None,
-    dopostprocess: bool = True,
-) -> Any:
-    """Apply systematic shifts to events: the official function, as a submission gets it.
-
-    Arguments and result are those of ``HiggsML.systematics.systematics``; ``soft_met`` is in GeV. A function of this
-    module rather than theirs, so that pandas warnings about their code stay away from the submission's user.
-    """
-    with _quiet_pandas():
-        return _higgsml().systematics(
-            data_set, tes, jes, soft_met, seed, ttbar_scale, diboson_scale, bkg_scale, dopostprocess
-        )
-
-
 @functools.cache
-def _higgsml() -> ModuleType:
-    """Import ``HiggsML.systematics`` without its side effect on logging.
+def higgsml() -> ModuleType:
+    """Import ``HiggsML.systematics`` and what it uses, without their side effect on logging.
 
     HiggsML calls ``logging.basicConfig`` at level INFO when imported, which would print every library's INFO messages.
     It does nothing if the root logger has a handler, so one is lent to it for the time of the import.
@@ -109,6 +87,7 @@ def _higgsml() -> ModuleType:
     guard = logging.NullHandler()
     root.addHandler(guard)
     try:
+        importlib.import_module("HiggsML.derived_quantities")
         return importlib.import_module("HiggsML.systematics")
     except ImportError as error:
         msg = f"HiggsML cannot be imported ({error}); install it with: python -m pip install HiggsML==0.1.5"
@@ -118,7 +97,7 @@ def _higgsml() -> ModuleType:
 
 
 @contextmanager
-def _quiet_pandas() -> Iterator[None]:
+def quiet_pandas() -> Iterator[None]:
     """Silence what pandas has to say about the style of HiggsML's code, and nothing else."""
     with warnings.catch_warnings():
         categories: list[type[Warning]] = [DeprecationWarning, FutureWarning]

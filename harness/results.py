@@ -48,7 +48,7 @@ RESULT_KEYS = {"mu_hats": "mu_hat", "delta_mu_hats": "delta_mu_hat", "p16": "p16
 class RunFolder:
     """Output folder of a run; a context manager that holds ``experiments.jsonl`` open.
 
-    Arguments:
+    Args:
         folder: The folder; made if it is not there.
         identity: What the run is made of, as JSON values by name.
         overwrite: Throw earlier results away.
@@ -99,7 +99,7 @@ class RunFolder:
     def write_results(self, settings: Settings, seconds: float) -> None:
         """Write the official result files of a complete run.
 
-        Arguments:
+        Args:
             settings: Settings of the run.
             seconds: How long it took; the official file has full minutes.
         """
@@ -114,7 +114,7 @@ class RunFolder:
 def read_records(path: Path) -> tuple[list[Record], int]:
     """Read the finished pseudo-experiments.
 
-    Arguments:
+    Args:
         path: ``experiments.jsonl``; it may be missing.
 
     Returns:

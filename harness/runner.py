@@ -17,9 +17,10 @@ from harness.fingerprint import SUBMISSION_FILE, recognise, remember, snapshot
 from harness.mapped import POOL_FOLDER
 from harness.results import RunFolder
 from harness.settings import Job, Settings
-from harness.submission import importable, opened, start
+from harness.submission import opened, pickle_model, start
+from harness.surroundings import surroundings
 from harness.test_set import EventFile
-from harness.workers import pickle_model, run_in_workers
+from harness.workers import run_in_workers
 from workshop.errors import UsageError
 
 logger = logging.getLogger("sage.harness.runner")
@@ -100,10 +101,11 @@ def _records(
     """Fit the submission and yield the record of each job as it finishes."""
     if not jobs:
         return
+    events.check_processes()
     systematics = options.settings.systematics
     np.random.seed(options.settings.seed)
-    with importable(folder):
-        model = start(folder, events.load_train_set)
+    with surroundings(folder):
+        model = start(folder, events)
         if options.workers == 1:
             test_set = events.load_test_set()
             for job in jobs:
@@ -111,6 +113,5 @@ def _records(
             return
         pickled_model = pickle_model(model)
         del model
-    # Outside of importable(): a worker takes over sys.path, and must import the harness before the submission.
     workers = min(options.workers, len(jobs))
     yield from run_in_workers(pickled_model, folder, events, jobs, systematics, workers, scratch)

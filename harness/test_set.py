@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.columns import LABEL_COLUMNS, PROCESS_ORDER, check_schema, numeric_values, process_codes
+from harness.columns import LABEL_COLUMNS, PROCESS_ORDER, check_schema, numeric_values, plain_text, process_codes
 from workshop.errors import UsageError
 
 logger = logging.getLogger("sage.harness.test_set")
@@ -27,10 +27,14 @@ FILE_NAME = "FAIR_Universe_HiggsML_data.parquet"
 METADATA_NAME = "FAIR_Universe_HiggsML_data_metadata.json"
 BATCH_ROWS = 1 << 20
 HASH_ALL_BELOW = 64 << 20
+CONSISTENT = 1.25
+"""Factor by which the sum of the weights may differ from what the metadata says, scaled to the rows of a part."""
 LARGEST = 1e9
 """Of the numbers in the metadata: rows, and events that are expected."""
 HEAVY = 0.5
 """Effective weight of background events from which on a test part is too small: 0.02 in the public data set."""
+
+SIGNAL = PROCESS_ORDER.index("htautau")
 
 Allocate = Callable[[str, str, int, "np.dtype[Any]"], "np.ndarray[Any, Any]"]
 """(process, column, rows, dtype) -> empty array of shape (rows,) for one column of the test set."""
@@ -46,9 +50,9 @@ class EventFile:
     """Test and training part of one events file.
 
     Like the official ``Data`` it keeps the file open, so neither it nor its bound method ``load_train_set`` can be
-    pickled: a submission that keeps ``get_train_set`` fails here as it does there.
+    pickled.
 
-    Arguments:
+    Args:
         path: The Parquet file, or a folder that holds it as ``FAIR_Universe_HiggsML_data.parquet``. Metadata is read
             from ``<name>_metadata.json`` beside it (``total_rows``, ``sum_weights``; optional).
         test_size: Rows of the test part: an int, or a float as a fraction of all rows.
@@ -90,6 +94,12 @@ class EventFile:
         elif self.sum_weights <= 0:
             logger.warning("'sum_weights' in %s is not positive: weights are not rescaled", self.metadata_path)
         self.test_rows = _count_rows(test_size, self.total_rows, "test size")
+        if self.test_rows >= file_rows < self.total_rows:
+            logger.warning(
+                "%s: the test part of %d rows takes all %d rows of the file and leaves none for training; correct "
+                "'total_rows' in %s, which belongs to a larger file",
+                *(self.path, self.test_rows, file_rows, self.metadata_path),
+            )
         if min(self.test_rows, file_rows) == 0:
             msg = f"{self.path}: the test part is empty (test size {test_size} of {file_rows} rows)"
             msg += "; pseudo-experiments are drawn from it, so give a larger file or test size"
@@ -123,12 +133,38 @@ class EventFile:
                 digest.update(stream.read())
         return digest.hexdigest()
 
+    def check_processes(self) -> None:
+        """Say which processes the test part lacks, before anything is trained for it.
+
+        Raises:
+            UsageError: If it has no signal, so that there is nothing to measure, or a label is unknown.
+        """
+        counts = np.zeros(len(PROCESS_ORDER), int)
+        for first_row, table in self._read(["detailed_labels"], 0, self.test_rows):
+            counts += _count_processes(process_codes(self.path, table.column("detailed_labels"), first_row))
+        self._judge(counts, f"the test part (the first {counts.sum()} rows)")
+        if counts[SIGNAL] == 0:
+            msg = f"{self.path}: no htautau in the test part (its {counts.sum()} rows: {_listed(counts)}), so there is "
+            msg += (
+                "no signal to measure; shuffle the rows, which may be sorted by process, or choose a larger test size"
+            )
+            raise UsageError(msg)
+
+    def _judge(self, counts: np.ndarray[Any, Any], part: str) -> None:
+        """Warn of processes that a part of the events lacks."""
+        missing = [process for process, count in zip(PROCESS_ORDER, counts, strict=True) if not count]
+        if missing and counts.any():
+            logger.warning(
+                "%s: %s has no %s (%s); if the rows are sorted by process, shuffle them",
+                *(self.path, part, " and no ".join(missing), _listed(counts)),
+            )
+
     def load_test_set(self, allocate: Allocate = in_memory) -> dict[str, pd.DataFrame]:
         """Read the test part.
 
         Values, weights and column order are those of the official loader; the index is not (each frame counts from 0).
 
-        Arguments:
+        Args:
             allocate: Provides the memory of each column; each event is held once.
 
         Returns:
@@ -139,8 +175,13 @@ class EventFile:
             UsageError: If a value is not finite, a weight negative or a label unknown.
         """
         codes, weights = self._read_labels_and_weights()
-        counts = np.bincount(codes, minlength=len(PROCESS_ORDER))
-        self._warn_of_heavy_events(weights[codes != PROCESS_ORDER.index("htautau")].astype(np.float64))
+        counts = _count_processes(codes)
+        if not weights[codes == SIGNAL].any():
+            msg = f"{self.path}: the {counts[SIGNAL]} htautau rows of the test part (its {len(codes)} rows: "
+            msg += f"{_listed(counts)}) weigh nothing, so there is no signal to measure; shuffle the rows or mend the "
+            msg += "column 'weights'"
+            raise UsageError(msg)
+        self._warn_of_heavy_events(weights[codes != SIGNAL].astype(np.float64))
         names = [name for name in self.columns if name not in LABEL_COLUMNS]
         types = {name: np.dtype(self._file.schema_arrow.field(name).type.to_pandas_dtype()) for name in names}
         types["weights"] = weights.dtype
@@ -179,10 +220,11 @@ class EventFile:
                 effective**0.5,
             )
 
+    @np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
     def load_train_set(self, train_size: float | None = None, selected_indices: Any = None) -> pd.DataFrame:
         """Read the training part, or some rows of it; this is what a submission gets as ``get_train_set``.
 
-        Arguments:
+        Args:
             train_size: Number of rows (int) or fraction of the training part (float), drawn without replacement from
                 numpy's global random state over all processes.
             selected_indices: Row numbers within the training part, list or array; they win over ``train_size``.
@@ -208,17 +250,20 @@ class EventFile:
             msg = f"selected indices must be integers from 0 to {available - 1}, the rows of the training part"
             raise UsageError(msg)
         rows = np.sort(selected) + self.test_rows
-        tables = [self._file.schema_arrow.empty_table().select(self.columns)]
+        tables = [plain_text(self._file.schema_arrow.empty_table().select(self.columns))]
+        counts = np.zeros(len(PROCESS_ORDER), int)
         if len(rows):
             for first_row, table in self._read(list(self.columns), int(rows[0]), int(rows[-1]) + 1):
                 low, high = np.searchsorted(rows, (first_row, first_row + table.num_rows))
                 here = rows[low:high] - first_row
                 part = table if np.array_equal(here, np.arange(table.num_rows)) else table.take(here)
-                process_codes(self.path, part.column("detailed_labels"), first_row)
+                counts += _count_processes(process_codes(self.path, part.column("detailed_labels"), first_row))
                 for name in self.columns:
                     if name != "detailed_labels":
                         numeric_values(self.path, name, part.column(name), first_row)
                 tables.append(part)
+        if len(rows) == available:
+            self._judge(counts, "the training part")
         merged = pa.concat_tables(tables)
         tables.clear()
         # Column by column, each freed once it is converted: the events are in memory once, plus one column.
@@ -241,7 +286,8 @@ class EventFile:
             for batch in self._file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
                 first, last = max(start - row, 0), min(stop - row, batch.num_rows)
                 if last > first:
-                    yield row + first, pa.Table.from_batches([batch.slice(first, last - first)]).select(columns)
+                    table = pa.Table.from_batches([batch.slice(first, last - first)]).select(columns)
+                    yield row + first, plain_text(table)
                 row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             msg = f"{self.path}: damaged behind row {row} ({_first_line(error)}); download or unpack it again"
@@ -258,7 +304,22 @@ class EventFile:
                 msg = f"{self.path}: column 'weights' holds {weights[-1][row]} in row {first_row + row}, but the test "
                 msg += "part's weights are Poisson means and cannot be negative; drop such events"
                 raise UsageError(msg)
-        return np.concatenate(codes), np.asarray(self._rescale(pd.Series(np.concatenate(weights))))
+        together = np.concatenate(weights)
+        self._compare_with_metadata(float(together.sum(dtype=np.float64)), len(together))
+        return np.concatenate(codes), np.asarray(self._rescale(pd.Series(together)))
+
+    def _compare_with_metadata(self, total: float, rows: int) -> None:
+        """Say so if the weights of the test part are not those that the metadata speaks of."""
+        if not self.sum_weights or total <= 0:
+            return
+        expected = self.sum_weights * rows / self.total_rows
+        if not 1 / CONSISTENT < total / expected < CONSISTENT:
+            logger.warning(
+                "%s: the weights of the test part add up to %.6g, where 'sum_weights' in %s leads to expect about "
+                "%.6g for %d of %d rows; they are rescaled by %.3g: right for a subset of a larger file, wrong if the "
+                "metadata belongs to other events or the rows are sorted",
+                *(self.path, total, self.metadata_path, expected, rows, self.total_rows, self.sum_weights / total),
+            )
 
     def _rescale(self, weights: pd.Series) -> pd.Series:
         """Rescale weights to the sum over the full data set, shape (n,); bit-equal to the official loader."""
@@ -304,6 +365,14 @@ def _count_rows(size: Any, available: int, what: str) -> int:
         return int(size * available)
     msg = f"{what} must be a number of rows (int) or a fraction from 0.0 to 1.0 (float), not {size!r}"
     raise UsageError(msg)
+
+
+def _count_processes(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.bincount(codes, minlength=len(PROCESS_ORDER))
+
+
+def _listed(counts: np.ndarray[Any, Any]) -> str:
+    return ", ".join(f"{process} {count}" for process, count in zip(PROCESS_ORDER, counts, strict=True))
 
 
 def _first_line(error: BaseException) -> str:

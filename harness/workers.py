@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
-import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from harness.capture import captured_output
 from harness.experiment import Record, run_experiment
 from harness.mapped import DiskPool, MappedColumn, attach
 from harness.settings import Job
-from harness.submission import importable, load_model_class
+from harness.submission import unpickle_model
+from harness.surroundings import surroundings
 from harness.test_set import EventFile
-from workshop.errors import SubmissionError
 from workshop.files import scratch_folder
 from workshop.jobs import process_pool
 
@@ -32,24 +28,10 @@ class _Worker:
         self.model: Any = None
         self.test_set: Any = None
         self.systematics: Collection[str] = ()
-        self.imports = ExitStack()
+        self.surroundings = ExitStack()
 
 
 _worker = _Worker()
-
-
-def pickle_model(model: Any) -> bytes:
-    """Pickle a fitted model, as the official parallel program does.
-
-    Raises:
-        SubmissionError: If it cannot be pickled.
-    """
-    try:
-        return pickle.dumps(model)
-    except Exception as error:
-        msg = f"the fitted model cannot be pickled ({type(error).__name__}: {error}), but the official parallel run "
-        msg += "sends it to its workers so; do not keep get_train_set, open files or lambdas as attributes of Model"
-        raise SubmissionError(msg, traceback.format_exc()) from error
 
 
 def run_in_workers(
@@ -63,7 +45,7 @@ def run_in_workers(
 ) -> Iterator[Record]:
     """Yield the record of each pseudo-experiment as it finishes, in any order.
 
-    Arguments:
+    Args:
         pickled_model: The fitted model.
         folder: Folder of the submission.
         events: The events; the test part is written to ``scratch`` once and mapped by all workers.
@@ -97,16 +79,10 @@ def _init_worker(
     device = devices.get()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before the model is unpickled, which may import torch
-    _worker.imports.enter_context(importable(folder))  # for the life of the process
+    _worker.surroundings.enter_context(surroundings(folder))  # for the life of the process
     _worker.test_set = attach(columns)
     _worker.systematics = systematics
-    load_model_class(folder)  # makes sure that the pickle finds the submission's model and no other
-    try:
-        with captured_output(logging.DEBUG):
-            _worker.model = pickle.loads(pickled_model)
-    except Exception as error:
-        msg = f"the fitted model cannot be unpickled in a worker process: {type(error).__name__}: {error}"
-        raise SubmissionError(msg, traceback.format_exc()) from error
+    _worker.model = unpickle_model(pickled_model, folder)
 
 
 def _run_job(job: Job) -> Record:

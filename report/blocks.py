@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from workshop import numbers
+
 MISSING = "–"
 """In place of a number that does not exist."""
 
@@ -15,7 +17,7 @@ MISSING = "–"
 class Table:
     """A table of texts.
 
-    Arguments:
+    Args:
         name: Its anchor.
         title: What it shows.
         header: Titles of the columns.
@@ -53,7 +55,7 @@ class Matrix:
 class Picture:
     """A picture.
 
-    Arguments:
+    Args:
         name: Its anchor.
         title: What it shows.
         svg: image element from ``report.svg``.
@@ -90,10 +92,10 @@ def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
 
 
 def with_error(value: float | None, error: float | None, digits: int = 4, *, sign: bool = False) -> str:
-    """Return ``value ± error``; the value alone if it has no error."""
-    if error is None or not math.isfinite(error):
+    """Return ``value ± error`` to the digits that the error justifies; ``digits`` of the value if it has no error."""
+    if value is None or error is None or not (math.isfinite(value) and math.isfinite(error) and error > 0):
         return number(value, digits, sign=sign)
-    return f"{number(value, digits, sign=sign)} ± {number(error, digits)}"
+    return numbers.with_error(value, error, sign=sign, plus_minus="±").replace("-", "−")
 
 
 def count(value: float) -> str:

@@ -21,7 +21,7 @@ from workshop.errors import UsageError
 def weights_section(folder: Path, bundle: Bundle, run: Run) -> Section:
     """Return the section about a weights folder.
 
-    Arguments:
+    Args:
         folder: The folder.
         bundle: Its content.
         run: The run, to say whether it used these weights.

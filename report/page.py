@@ -21,7 +21,7 @@ def render(run: Run, sections: Sequence[Section], version: str) -> str:
 
     Every text is escaped; pictures come from ``report.svg``, as images, in which no script runs.
 
-    Arguments:
+    Args:
         run: The run.
         sections: What to show.
         version: Version of the project.

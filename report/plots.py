@@ -56,7 +56,7 @@ def draw_coverage(sets: Sequence[SetResult]) -> Any:
 
 
 @drawn
-def draw_pulls(pulls: Mapping[str, np.ndarray]) -> Any:
+def draw_run_pulls(pulls: Mapping[str, np.ndarray]) -> Any:
     """Draw each parameter's pulls as points, and their mean and width as a bar, over the 1 and 2 sigma bands."""
     figure, axes = new_figure(5.4, 1.3 + 0.5 * len(pulls))
     bands(axes)

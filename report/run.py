@@ -18,7 +18,7 @@ from harness.plots import draw_intervals
 from harness.results import ENVIRONMENT_FILE, EXPERIMENTS_FILE, RUN_FILE, RunResults, read_records, read_results
 from harness.scores import ONE_SIGMA, Scores, pulls, score_results
 from report.blocks import Block, Picture, Section, Table, count, number, with_error
-from report.plots import coverage_of, draw_coverage, draw_pulls
+from report.plots import coverage_of, draw_coverage, draw_run_pulls
 from report.svg import inline, svg_of
 from sage.files.bundle import Bundle
 from studies.analysis import UNPULLED, Pull, flat_band, fraction, nuisance_pulls, pull_of
@@ -294,7 +294,7 @@ def _pulls(run: Run) -> Section:
     )
     caption += "width. Good pulls have mean 0 and width 1: bars should span the green band. A width above 1 means "
     caption += "uncertainties that are too small."
-    figure = draw_pulls(run.pulls)
+    figure = draw_run_pulls(run.pulls)
     blocks: list[Block] = [Picture("pulls-plot", title, inline(svg_of(figure), "pulls-plot", title), caption)]
     caption = "± is the standard error. For mu the uncertainty is delta_mu_hat, half of the interval; for a nuisance "
     caption += "it is the parabolic one. Experiments whose estimate has no uncertainty have no pull."

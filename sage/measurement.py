@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ class NuisanceResult:
 class Measurement:
     """The answer to one pseudo-experiment and how it came about.
 
-    Arguments:
+    Args:
         mu_hat: Signal strength.
         p16: Lower 68 % limit.
         p84: Upper 68 % limit.
@@ -89,12 +89,13 @@ class Measurement:
 def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier) -> Measurement:
     """Measure the signal strength in one pseudo-experiment.
 
-    Arguments:
+    Args:
         test_set: ``{"data": DataFrame, "weights": array}``; the frame is not changed.
         bundle: Tables, regions and settings.
         classifier: Gives the class probabilities that the regions are made for.
     """
     n_events = 0
+    flags: list[str] = []
     # The published recipe takes minutes by design.
     deadline = Deadline(bundle.settings["time_limit"]) if bundle.settings["profile"] != "published" else NEVER
     try:
@@ -108,11 +109,11 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier)
     except InputError as error:
         return _fallback(f"input: {error}", n_events)
     except TimeLimitError as error:
-        return _fallback(f"time_guard: counting stopped, {error}", n_events)
+        return _fallback(f"time_guard: counting stopped, {error}", n_events, flags)
     except Exception as error:
         # The one broad handler of the bundle: an exception here would end the whole submission.
         logger.debug("measurement failed", exc_info=True)
-        return _fallback(f"{type(error).__name__}: {error}", n_events)
+        return _fallback(f"{type(error).__name__}: {error}", n_events, flags)
 
 
 def count_events(
@@ -159,8 +160,9 @@ def fit_interval(objective: Objective, settings: Mapping[str, Any], deadline: De
         return published_interval(objective)
     given = settings["thresholds"]
     thresholds = None if given is None else (np.array(given["mu"]), np.array(given["delta_nll"]))
-    interval = climb(objective, _mu_range(settings), thresholds, deadline, worst_value(objective))
-    return widened(interval, objective)
+    mu_range = _mu_range(settings)
+    interval = climb(objective, mu_range, thresholds, deadline, worst_value(objective))
+    return widened(interval, objective, mu_range)
 
 
 def _mu_range(settings: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -194,6 +196,6 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
     )
 
 
-def _fallback(reason: str, n_events: int) -> Measurement:
+def _fallback(reason: str, n_events: int, flags: Sequence[str] = ()) -> Measurement:
     low, high = FALLBACK_MU - FALLBACK_HALF_WIDTH, FALLBACK_MU + FALLBACK_HALF_WIDTH
-    return Measurement(FALLBACK_MU, low, high, "fallback", (reason,), n_events=n_events)
+    return Measurement(FALLBACK_MU, low, high, "fallback", (reason, *flags), n_events=n_events)

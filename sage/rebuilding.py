@@ -52,7 +52,7 @@ def rebuild(
 ) -> tuple[Bundle, dict[str, Any]]:
     """Rebuild the tables if that is possible and worth it. Never raises.
 
-    Arguments:
+    Args:
         bundle: The bundled tables and the network they belong to.
         how: The settings.
         get_train_set: The challenge's loader of training events.

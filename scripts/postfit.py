@@ -52,14 +52,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def work(given: argparse.Namespace) -> None:
     """Fit, write and print."""
     from studies.postfit import as_dict, postfit, probability_histograms, summary
-    from studies.postfit_plots import draw_probabilities, draw_pulls, draw_regions
+    from studies.postfit_plots import draw_fitted_nuisances, draw_probabilities, draw_regions
     from workshop.files import write_json
 
     output: Path = given.output
     result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
     output.mkdir(parents=True, exist_ok=True)
     content = as_dict(result)
-    pictures = [*draw_regions(content, output / "regions"), *draw_pulls(content, output / "pulls")]
+    pictures = [*draw_regions(content, output / "regions"), *draw_fitted_nuisances(content, output / "pulls")]
     if given.nodes:
         histograms = probability_histograms(
             result.bundle, given.data, given.test_size, given.nodes, given.seed, output / "nodes", given.workers

@@ -61,7 +61,7 @@ class Pull:
 class Group:
     """Toys with the same or similar true mu.
 
-    Arguments:
+    Args:
         mu: Mean true mu.
         coverage: How many intervals hold the true mu.
         interval: Mean width of the interval.
@@ -106,7 +106,7 @@ class Check:
 class Analysis:
     """What a set of toys shows.
 
-    Arguments:
+    Args:
         toys: Number of toys.
         failed: Those without an answer; they count as not covering, and in nothing else.
         flagged: Those with an answer and a flag.
@@ -165,8 +165,8 @@ def analyse(frame: pd.DataFrame) -> Analysis:
     """
     good = frame[frame["status"] != FAILED]
     if not len(good):
-        flags = "; ".join(sorted(set(frame["flags"].astype(str))))
-        msg = f"none of {len(frame)} toys was fitted ({flags}); check that --weights and --data belong together"
+        reasons = "; ".join(sorted(set(frame["flags"].astype(str))))
+        msg = f"none of {len(frame)} toys was fitted ({reasons}); check that --weights and --data belong together"
         raise UsageError(msg)
     names = [name.removeprefix("fit_") for name in frame.columns if name.startswith("fit_")]
     coverage = fraction(int(covered(good).sum()), len(frame))

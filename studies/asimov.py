@@ -41,7 +41,7 @@ SCAN_REACH = 3.0
 class Scan:
     """A profile scan.
 
-    Arguments:
+    Args:
         mu: Signal strengths, shape (n,).
         profiled: Rise of the profiled negative log-likelihood above its minimum, shape (n,).
         statistical: The same with all nuisances held at their estimates.
@@ -69,7 +69,7 @@ class YieldChange:
 class AsimovStudy:
     """Everything about one Asimov data set.
 
-    Arguments:
+    Args:
         truth: (mu, nu...) of the data set, shape (7,).
         interval: The measurement.
         scan: Profile scan of mu.
@@ -95,7 +95,7 @@ class AsimovStudy:
 def study_asimov(bundle: Bundle, truth: np.ndarray, points: int = SCAN_POINTS) -> AsimovStudy:
     """Study the Asimov data set at (mu, nu...).
 
-    Arguments:
+    Args:
         bundle: Content of a weights folder.
         truth: (mu, nu...), shape (7,).
         points: Points of the scan.

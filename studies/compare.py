@@ -8,6 +8,7 @@ All submissions share the draws, so what their answers have in common drops out 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from harness.runner import RunOptions, run
 from harness.scores import BOOTSTRAP_SEED, BOOTSTRAPS, ONE_SIGMA, mae_score, quantiles_score, rmse_score, score_results
 from studies.plots import GREY, MU, MU_HAT
 from workshop.errors import UsageError
+from workshop.numbers import with_error
 from workshop.plots import drawn, new_figure, save
 
 STATISTICS = {
@@ -263,8 +265,8 @@ def _with_error(value: Any, draws: np.ndarray) -> dict[str, float | None]:
 
 
 def _number(entry: Mapping[str, float | None]) -> str:
-    value, error = ("nan" if entry[key] is None else f"{entry[key]:.3f}" for key in ("value", "error"))
-    return f"{value} +- {error}"
+    value, error = (math.nan if entry[key] is None else float(entry[key] or 0.0) for key in ("value", "error"))
+    return with_error(value, error)
 
 
 def _table(header: list[str], rows: Mapping[str, list[str]]) -> str:

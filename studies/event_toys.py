@@ -40,7 +40,7 @@ def submission_of(root: Path, weights: Path) -> Iterator[Path]:
 def frame_of_run(folder: Path, bundle: Bundle) -> pd.DataFrame:
     """Read the pseudo-experiments of a run.
 
-    Arguments:
+    Args:
         folder: Output folder of ``run_ingestion``, complete or not.
         bundle: The weights that the run used.
 

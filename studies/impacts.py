@@ -41,7 +41,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 class Impact:
     """One nuisance parameter before and after the fit, and the changes of mu_hat that go with it.
 
-    Arguments:
+    Args:
         name: The nuisance.
         centre: Centre of its constraint.
         width: Width of its constraint.
@@ -133,7 +133,7 @@ def frozen(objective: Objective, parameters: np.ndarray, names: Collection[str])
 class Part:
     """A part of the total uncertainty of mu.
 
-    Arguments:
+    Args:
         down: Part of the distance to the lower limit, in quadrature.
         up: Part of the distance to the upper limit.
         sigma: Part of the parabolic standard deviation.
@@ -153,7 +153,7 @@ def breakdown_by_freezing(
     the templates are held; the simulation part what holding the templates takes away. These three add in quadrature
     to the total. Groups of nuisances overlap through their correlations, so theirs need not.
 
-    Arguments:
+    Args:
         objective: What was fitted.
         interval: Its interval.
         measure: What made the interval, and makes those with something held.

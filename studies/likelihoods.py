@@ -46,7 +46,7 @@ def nuisances_of(bundle: Bundle) -> tuple[Nuisance, ...]:
 def parameters_at(bundle: Bundle, mu: float, alphas: Mapping[str, float] | None = None) -> np.ndarray:
     """Return (mu, nu...), shape (7,), for physical values of some nuisances; the others are at nu = 0.
 
-    Arguments:
+    Args:
         bundle: Content of a weights folder.
         mu: Signal strength.
         alphas: Energy scales, noise width in GeV and rate factors by name.

@@ -49,7 +49,7 @@ LARGEST_RATIO = 1.5
 class Pools:
     """Simulated events by pool.
 
-    Arguments:
+    Args:
         counts: Sums of weights at each nuisance point, shape (k, n_pools, 4, n_bins), normalised per process.
         moved: Sums of squared weights of events that changed bin against the nominal point, same shape.
         points: The k nuisance points, the nominal one first.
@@ -74,7 +74,7 @@ class Pools:
 class Pair:
     """Tables from one pool, pseudo-data from another.
 
-    Arguments:
+    Args:
         shift: mu_hat - 1 of the Asimov data of pool B under the tables of pool A.
         sigma: Uncertainty of mu of that fit, half of the interval.
         weights: Effective weights of pools A and B.
@@ -100,7 +100,7 @@ class Pair:
 def read_events(folder: Path, table_fraction: float) -> tuple[Events, np.ndarray]:
     """Read the events from which tables are built, and the showered parent of each.
 
-    Arguments:
+    Args:
         folder: Folder with the events file, its metadata and parents.parquet.
         table_fraction: Fraction of the rows that are the table part.
 
@@ -182,7 +182,7 @@ def bundle_of_pool(bundle: Bundle, pools: Pools, number: int) -> Bundle:
 def study_pairs(bundle: Bundle, pools: Pools, toys: int, seed: int, weights: Path) -> Iterator[Pair]:
     """Fit each pair's pseudo-data, and toys around them.
 
-    Arguments:
+    Args:
         bundle: Network and regions; its tables give the sensitivities that predict the shifts.
         pools: Counts of 2 K pools.
         toys: Toys per pair; 0 for none.
@@ -244,7 +244,7 @@ def effective_weight(pools: Pools, number: int, sensitivity: np.ndarray, statist
 class Summary:
     """All pairs.
 
-    Arguments:
+    Args:
         pairs: The pairs.
         spread: Root mean square of the shifts, in sigma.
         predicted: Root mean square of the predictions, in sigma.

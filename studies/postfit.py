@@ -28,6 +28,7 @@ from sage.measurement import count_events, fit_interval, likelihood_of
 from sage.network.classifier import NetworkClassifier
 from sage.network.parameters import check_parameters
 from training.counting import Counter, count_nodes
+from workshop.numbers import with_error
 
 PROBABILITY_EDGES = tuple(np.linspace(0.0, 1.0, 51).round(6).tolist())
 
@@ -36,7 +37,7 @@ PROBABILITY_EDGES = tuple(np.linspace(0.0, 1.0, 51).round(6).tolist())
 class Expectation:
     """Expected events.
 
-    Arguments:
+    Args:
         processes: By process and bin, shape (4, n_bins).
         variations: Change of the sum over processes by each independent standard deviation, shape (k, n_bins).
     """
@@ -64,7 +65,7 @@ class Expectation:
 class PostFit:
     """A fitted pseudo-experiment.
 
-    Arguments:
+    Args:
         bundle: Templates and regions.
         mu: True signal strength.
         seed: Seed of the pseudo-experiment.
@@ -88,7 +89,7 @@ class PostFit:
 def postfit(weights: Path, data: Path, test_size: float, mu: float, seed: int, systematics: Collection[str]) -> PostFit:
     """Draw a pseudo-experiment as the challenge does, and fit it.
 
-    Arguments:
+    Args:
         weights: Weights folder.
         data: Folder of the events file.
         test_size: Fraction of the rows from which events are drawn.
@@ -131,7 +132,7 @@ def probability_histograms(
 ) -> dict[str, Any]:
     """Histogram all class probabilities at random nodes of the nuisance grid.
 
-    Arguments:
+    Args:
         bundle: The network.
         data: Folder of the events file.
         test_size: Fraction of the rows that are counted.
@@ -214,11 +215,11 @@ def summary(content: dict[str, Any]) -> str:
         line = f"{name:8} {sum(region['observed']):9.0f}"
         for state in ("before", "after"):
             entry = region[state]
-            line += f"  {entry['integral']:9.0f} +- {entry['integral_sigma']:6.0f}"
+            line += f"  {with_error(entry['integral'], entry['integral_sigma']):>19}"
             line += f"  {entry['chi2']:6.1f} / {len(region['observed']):2d}"
         lines.append(line)
     lines += ["", "nuisance        true nu          fitted nu"]
     for name, entry in content["nuisances"].items():
         true = "    off" if entry["true_nu"] is None else f"{entry['true_nu']:7.3f}"
-        lines.append(f"{name:14}  {true}  {entry['nu']:7.3f} +- {entry['sigma']:5.3f}")
+        lines.append(f"{name:14}  {true}  {with_error(entry['nu'], entry['sigma']):>16}")
     return "\n".join(lines)

@@ -55,7 +55,7 @@ def draw_regions(content: dict[str, Any], stem: Path) -> list[Path]:
 
 
 @drawn
-def draw_pulls(content: dict[str, Any], stem: Path) -> list[Path]:
+def draw_fitted_nuisances(content: dict[str, Any], stem: Path) -> list[Path]:
     """Draw the fitted nuisance parameters with their uncertainties, and the true ones."""
     nuisances = content["nuisances"]
     figure, axes = new_figure(6.0, 3.6)

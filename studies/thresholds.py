@@ -18,6 +18,7 @@ from harness.scores import ONE_SIGMA
 from sage.fit.interval import RISE
 from studies.analysis import Fraction, by_mu, fraction
 from studies.toys import FAILED
+from workshop.numbers import with_error
 
 MU_GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 """Signal strengths of the thresholds; beyond the challenge's range, as limits lie beyond it."""
@@ -30,7 +31,7 @@ STEPS = 4001
 class Thresholds:
     """Rise of the profiled negative log-likelihood at the limits, as a function of mu.
 
-    Arguments:
+    Args:
         mu: Signal strengths, increasing, shape (n,).
         delta_nll: Thresholds, shape (n,); linear in between, constant beyond the ends.
         error: Standard errors of the thresholds.
@@ -120,7 +121,7 @@ def as_text(thresholds: Thresholds, comparisons: list[Comparison]) -> str:
     for mu, value, error, toys in zip(
         thresholds.mu, thresholds.delta_nll, thresholds.error, thresholds.toys, strict=True
     ):
-        lines.append(f"  mu {mu:5.2f}: {value:.4f} +- {error:.4f}  ({toys} toys)")
+        lines.append(f"  mu {mu:5.2f}: {with_error(value, error)}  ({toys} toys)")
     lines += [
         "",
         "on toys that did not make the thresholds (the last line: all)",

@@ -14,6 +14,7 @@ from studies.analysis import UNPULLED, Analysis, flat_band, mu_pulls, nuisance_p
 from studies.plots import BLACK, BLUE, GREY, MU, MU_HAT, NUISANCE_LABELS, RED, label
 from studies.plots import ONE_SIGMA as GREEN
 from studies.toys import FAILED
+from workshop.numbers import with_error
 from workshop.plots import drawn, new_figure
 
 RANGE = 4.0
@@ -36,17 +37,16 @@ def as_text(found: Analysis) -> str:
     ]
     for group in found.groups:
         error = (group.coverage.high - group.coverage.low) / 2
+        coverage, bias = with_error(group.coverage.value, error), with_error(group.bias, group.bias_error, sign=True)
         lines.append(
-            f"{group.mu:6.3f} {group.coverage.n:6d} {group.coverage.value:8.4f} +-{error:6.4f} {group.interval:8.4f}"
-            f" {group.bias:+8.4f} +-{group.bias_error:6.4f} {group.rms:7.4f}"
+            f"{group.mu:6.3f} {group.coverage.n:6d} {coverage:>17} {group.interval:8.4f} {bias:>17} {group.rms:7.4f}"
             f" {group.pull.mean:+9.3f} {group.pull.width:7.3f}"
         )
     lines += ["", f"{'pulls':<14} {'mean':>17} {'width':>17} {'no sigma':>9}"]
     for name, pull in found.pulls.items():
         bound = f"{found.at_bound[name]:9.4f}" if name in found.at_bound else ""
-        lines.append(
-            f"{name:<14} {pull.mean:+8.4f} +-{pull.mean_error:6.4f} {pull.width:8.4f} +-{pull.width_error:6.4f} {bound}"
-        )
+        mean, width = with_error(pull.mean, pull.mean_error, sign=True), with_error(pull.width, pull.width_error)
+        lines.append(f"{name:<14} {mean:>17} {width:>17} {bound}")
     lines += [
         f"{UNPULLED}: nu_hat +- sigma holds the truth in {found.soft_met.value:.4f}"
         f" [{found.soft_met.low:.4f}, {found.soft_met.high:.4f}]; at a bound in {found.at_bound[UNPULLED]:.4f}",
@@ -67,7 +67,7 @@ def as_text(found: Analysis) -> str:
 
 
 @drawn
-def draw_pulls(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
+def draw_toy_pulls(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     """Draw the pulls of mu and the nuisances beside the unit Gaussian."""
     good = frame[frame["status"] != FAILED]
     values = {"mu": mu_pulls(good)} | {name: nuisance_pulls(good, name) for name in found.pulls if name != "mu"}

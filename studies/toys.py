@@ -37,7 +37,7 @@ NOMINAL = (1.0, 1.0, 0.0)
 class ToySettings:
     """What decides the toys; travels to worker processes.
 
-    Arguments:
+    Args:
         weights: Weights folder.
         seed: Toy number i has the seed ``seed + i``.
         mus: True signal strengths, taken in turn; None draws them uniformly from ``mu_range``.
@@ -128,7 +128,7 @@ def draw_counts(bundle: Bundle, truth: Truth, settings: ToySettings, number: int
 def template_factors(yields: np.ndarray, variances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw true over simulated yield of each process and bin: gamma-distributed with mean 1, so never negative.
 
-    Arguments:
+    Args:
         yields: Simulated yields, any shape.
         variances: Their variances; 0 gives the factor 1.
         rng: Random numbers.

@@ -14,7 +14,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -29,7 +28,7 @@ from sage.network.classifier import NetworkClassifier
 from sage.network.engine import KINDS, Engine, default_threads
 from sage.network.graph import INPUTS
 from sage.network.native import LIBRARY
-from tests.conftest import REAL_EVENTS, ROOT
+from tests.conftest import ROOT
 from tests.events import drawn_frame, full_weights
 from tests.test_native import DAMAGE, random_events
 
@@ -192,14 +191,13 @@ def test_impossible_choices_are_refused_at_once(arguments):
 
 
 def test_no_torch_on_the_native_path(tmp_path):
-    frame = pd.read_parquet(REAL_EVENTS)[list(PRIMARIES)]
-    frame.to_pickle(tmp_path / "frame.pkl")
+    drawn_frame(20_000, 3).to_pickle(tmp_path / "frame.pkl")
     program = (
         "import sys, pickle, numpy as np, pandas as pd\n"
         "from model import Model\n"
         f"frame = pd.read_pickle({str(tmp_path / 'frame.pkl')!r})\n"
         "model = pickle.loads(pickle.dumps(Model()))\n"
-        "model.predict({'data': frame, 'weights': np.ones(len(frame))})\n"
+        "model.predict({'data': frame, 'weights': np.full(len(frame), 47.5)})\n"
         "assert model.last_result.status != 'fallback', model.last_result\n"
         "assert 'torch' not in sys.modules\n"
     )

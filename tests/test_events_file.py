@@ -14,8 +14,8 @@ import pytest
 from harness import test_set
 from harness.columns import PROCESS_ORDER
 from harness.mapped import DiskPool, attach
+from harness.submission import pickle_model
 from harness.test_set import EventFile
-from harness.workers import pickle_model
 from tests import official
 from workshop.errors import UsageError
 
@@ -123,7 +123,7 @@ class TestEventFile:
         assert f"counts {scale * (background**2).sum() / background.sum():.1f} times" in caplog.text
         caplog.clear()
         EventFile(official.events_folder(tmp_path / "light", sum_weights=10.0)).load_test_set()
-        assert caplog.text == ""
+        assert "counts" not in caplog.text
 
     def test_fingerprint(self, tmp_path, events_folder, monkeypatch):
         same = EventFile(events_folder).fingerprint()
@@ -188,6 +188,15 @@ BAD_FILES = {
     "NaN": (change("PRI_had_pt", np.nan), "column 'PRI_had_pt' holds nan in row 3"),
     "infinite": (change("DER_pt_h", np.inf), "column 'DER_pt_h' holds inf in row 3"),
     "text": (lambda frame: frame.assign(PRI_met="high"), "column 'PRI_met' has type"),
+    "text in the labels": (lambda frame: frame.assign(labels="signal"), "column 'labels' has type"),
+    "no signal": (
+        lambda frame: frame[frame.detailed_labels != "htautau"],
+        r"the 0 htautau rows .*ztautau \d+, diboson \d+, ttbar \d+, htautau 0.*shuffle",
+    ),
+    "signal without weight": (
+        lambda frame: frame.assign(weights=frame.weights.where(frame.detailed_labels != "htautau", np.float32(0))),
+        "the 52 htautau rows .* weigh nothing",
+    ),
     "half precision": (lambda frame: frame.assign(weights=frame.weights.astype(np.float16)), "'weights' has type half"),
     "half a column": (lambda frame: frame.assign(PRI_met=frame.PRI_met.astype(np.float16)), "'PRI_met' has type half"),
     "number as label": (lambda frame: frame.assign(detailed_labels=1), "column 'detailed_labels' has type"),
@@ -210,6 +219,96 @@ def test_bad_events_are_refused(tmp_path, case):
     with pytest.raises(UsageError, match=named) as caught:
         EventFile(folder).load_test_set()
     assert test_set.FILE_NAME in str(caught.value)
+
+
+LABELS = EVENTS["detailed_labels"]
+SORTED = {
+    "by process": (EVENTS.sort_values("detailed_labels", kind="stable"), "has no ztautau and no ttbar (ztautau 0"),
+    "only Z": (EVENTS[LABELS == "ztautau"], "has no diboson and no ttbar and no htautau"),
+    "signal last": (EVENTS.sort_values("labels", kind="stable"), "has no htautau"),
+    "signal first": (EVENTS.sort_values("labels", ascending=False, kind="stable").iloc[:400], "has no ztautau"),
+    "one rare process": (EVENTS[(LABELS != "ttbar") | (np.arange(500) > 250)], "has no ttbar"),
+}
+
+
+@pytest.mark.parametrize("case", SORTED)
+def test_parts_without_a_process_are_announced(tmp_path, caplog, case):
+    """A warning with the counts; where there is no signal nothing can be measured."""
+    frame, named = SORTED[case]
+    folder = official.events_folder(tmp_path, total_rows=None)
+    frame.to_parquet(folder / test_set.FILE_NAME)
+    events = EventFile(folder)
+    counts = frame["detailed_labels"].iloc[: events.test_rows].value_counts().reindex(PROCESS_ORDER, fill_value=0)
+    listed = ", ".join(f"{process} {count}" for process, count in counts.items())
+    if counts["htautau"]:
+        events.check_processes()
+        events.load_test_set()
+    else:
+        with pytest.raises(UsageError, match=f"no htautau .*{listed}.*shuffle"):
+            events.check_processes()
+        with pytest.raises(UsageError, match=f"0 htautau rows .*{listed}.*shuffle"):
+            events.load_test_set()
+    assert named in caplog.text
+    assert listed in caplog.text
+
+
+def test_a_training_part_without_a_process_is_announced(tmp_path, caplog):
+    folder = official.events_folder(tmp_path, total_rows=None)
+    EVENTS.sort_values("labels", ascending=False, kind="stable").to_parquet(folder / test_set.FILE_NAME)
+    EventFile(folder).load_train_set(train_size=5)
+    assert "training part" not in caplog.text
+    EventFile(folder, 0.5).load_train_set()
+    assert "the training part has no htautau" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("metadata", "named"),
+    [
+        ({"total_rows": 220_000_000, "sum_weights": 1.04e6}, "takes all 500 rows of the file and leaves none"),
+        ({"sum_weights": 4e8}, "they are rescaled by 1.29e+03"),
+        ({"sum_weights": 1.04e6, "total_rows": 5000}, "500 rows of the file and leaves none"),
+        ({"sum_weights": 2e4}, "they are rescaled by 0.0644"),
+    ],
+)
+def test_metadata_of_other_events_is_announced(tmp_path, caplog, metadata, named):
+    EventFile(official.events_folder(tmp_path, **metadata)).load_test_set()
+    assert named in caplog.text
+
+
+def test_metadata_of_these_events_is_not_announced(tmp_path, caplog):
+    EventFile(official.events_folder(tmp_path, sum_weights=float(EVENTS["weights"].sum()))).load_test_set()
+    assert "sum_weights" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_labels_in_any_type_of_text(tmp_path, events_folder, text):
+    folder = official.events_folder(tmp_path)
+    table = pa.Table.from_pandas(EVENTS, preserve_index=False)
+    place = table.column_names.index("detailed_labels")
+    labels = table.column(place).cast(pa.string()).combine_chunks()
+    labels = labels.dictionary_encode().cast(text) if pa.types.is_dictionary(text) else labels.cast(text)
+    pq.write_table(table.set_column(place, "detailed_labels", labels), folder / test_set.FILE_NAME, row_group_size=64)
+    events, plain = EventFile(folder), EventFile(events_folder)
+    for process, frame in plain.load_test_set().items():
+        pd.testing.assert_frame_equal(events.load_test_set()[process], frame, check_exact=True)
+    for chosen in (None, [3, 200]):
+        ours, theirs = (file.load_train_set(selected_indices=chosen) for file in (events, plain))
+        assert ours["detailed_labels"].tolist() == theirs["detailed_labels"].tolist()
+        pd.testing.assert_frame_equal(*(part.drop(columns="detailed_labels") for part in (ours, theirs)))
+
+
+@pytest.mark.parametrize("values", ["run 3", True, pd.Timestamp("2026-01-01")], ids=["text", "bool", "time"])
+def test_other_columns_that_are_not_numeric_are_ignored(tmp_path, events_folder, caplog, values):
+    folder = official.events_folder(tmp_path)
+    EVENTS.assign(remark=values).to_parquet(folder / test_set.FILE_NAME)
+    events, plain = EventFile(folder), EventFile(events_folder)
+    assert "column 'remark' has type" in caplog.text
+    assert "ignored" in caplog.text
+    pd.testing.assert_frame_equal(events.load_train_set(), plain.load_train_set(), check_exact=True)
+    for process, frame in plain.load_test_set().items():
+        pd.testing.assert_frame_equal(events.load_test_set()[process], frame, check_exact=True)
 
 
 def test_bad_events_in_the_training_part_are_refused(tmp_path):

@@ -222,7 +222,7 @@ class TestRun:
         assert 0 < len(records) < 6
 
     def test_a_model_that_cannot_travel(self, events_folder, tmp_path):
-        keeps = MINIMAL.replace("systematics): pass", "systematics): self.load = get_train_set")
+        keeps = MINIMAL.replace("systematics): pass", "systematics): self.load = lambda: 1")
         folder = write(tmp_path / "keeps", keeps)
         with pytest.raises(UsageError, match="cannot be pickled"):
             run(options(events_folder, tmp_path / "results", submission=folder, workers=2))

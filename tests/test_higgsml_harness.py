@@ -73,7 +73,7 @@ def test_answers_are_those_of_the_model_alone(data, tmp_path):
         assert model.other == {"model_type": "NN"}
         ingestion.fit_submission()
         # Their loader works for ``fit``, which finds the events too few to replace the bundled tables.
-        assert model.fit_report["rows"] == 1_400
+        assert model.fit_report["rows"] == 700
         assert not model.fit_report["adopted"]
         ingestion.predict_submission(SETTINGS, initial_seed=SEED)
     ingestion.process_results_dict()

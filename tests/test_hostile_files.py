@@ -177,7 +177,7 @@ def test_swapped_files(folder, signed):
     Model(weights=folder)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, 10**30, "3", None, True, [3]])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, 10**30, "4", None, True, [4]])
 def test_other_versions(folder, version):
     edit(folder, lambda m: m.update(format=version))
     refused(folder, "format version")

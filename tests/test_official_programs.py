@@ -7,6 +7,7 @@ environments of an earlier run.
 import json
 import math
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -19,7 +20,8 @@ from harness.scores import score_results
 from harness.settings import make_settings
 from sage.challenge.nuisances import NAMES
 from scripts import make_submission
-from tests.environments import IMAGE, OLDEST, environment, python_3_10
+from tests.conftest import ROOT
+from tests.environments import IMAGE, OLDEST, PINS, environment, python_3_10
 from tests.events import DATA_FILE, METADATA_FILE, embedded_frame
 
 CHECKOUT = Path(os.environ.get("HEP_CHALLENGE_DIR", "no checkout"))
@@ -154,3 +156,42 @@ def test_python_3_10_with_the_oldest_libraries_and_no_torch(data, submission, ou
             assert abs(theirs.mu_hats[i] - expected.mu_hats[i]) < tolerance
             assert abs(theirs.p16[i] - expected.p16[i]) < tolerance
             assert abs(theirs.p84[i] - expected.p84[i]) < tolerance
+
+
+SAMPLES = ("simple_stat_only_model", "simple_one_syst_model")
+
+
+@pytest.fixture(scope="module")
+def with_trees():
+    """What the official samples import, and what our own programs do."""
+    own = tuple(f"{name}=={PINS[name]}" for name in ("HiggsML", "scipy", "tqdm", "iminuit"))
+    return environment((*IMAGE, *own, "PyYAML", "scikit-learn", "xgboost-cpu"))
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Embedded events, with a hundredth of the rate: the samples train on them in seconds."""
+    folder = tmp_path_factory.mktemp("few")
+    embedded_frame(12_000).to_parquet(folder / DATA_FILE, row_group_size=5000, index=False)
+    (folder / METADATA_FILE).write_text(json.dumps({"total_rows": 12_000, "sum_weights": 10_514.3}))
+    return folder
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_official_samples_run_with_the_official_results(with_trees, few, tmp_path, sample):
+    """They keep ``get_train_set``, write into their own folder, print, and one of them draws."""
+    found = []
+    wrapper = tmp_path / "one_gpu.py"
+    wrapper.write_text(ONE_GPU)
+    for number, (options, program) in enumerate((((), ()), (("--parallel",), (wrapper,)))):
+        folder = shutil.copytree(CHECKOUT / sample, tmp_path / f"official-{number}")
+        found.append(ingest(with_trees, few, (None, folder), tmp_path / f"out-{number}", *options, program=program))
+    for workers in (1, 2):
+        folder, output = shutil.copytree(CHECKOUT / sample, tmp_path / f"ours-{workers}"), tmp_path / f"run-{workers}"
+        command = ["-m", "scripts.run_ingestion", "--data", few, "--submission", folder, "--output", output]
+        command += ["--sets", SETS, "--experiments", EXPERIMENTS, "--seed", SEED, "--workers", workers]
+        finished = started(with_trees, *command, PYTHONPATH=str(ROOT))
+        assert finished.returncode == 0, finished.stderr
+        found.append(output)
+    for name in RESULTS:
+        assert len({json.dumps(json.loads((folder / name).read_text())) for folder in found}) == 1

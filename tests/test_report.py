@@ -21,7 +21,7 @@ from harness.scores import score_results
 from harness.settings import make_settings
 from harness.test_set import EventFile
 from report.blocks import MISSING, flat, number, with_error
-from report.plots import draw_pulls
+from report.plots import draw_run_pulls
 from report.run import read_run, run_sections
 from report.svg import inline, svg_of
 from sage.challenge.nuisances import CHALLENGE
@@ -285,10 +285,10 @@ def test_comparison_and_postfit(results, tmp_path):
     found = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert found.tables["compare-table"] == [
         ["quantity", HOSTILE, "other"],
-        ["coverage", "0.6800 ± 0.0100", "0.5000 ± 0.0100"],
+        ["coverage", "0.680 ± 0.010", "0.500 ± 0.010"],
         ["predict seconds", "0.5000", "2.0000"],
     ]
-    assert found.tables["compare-differences"][1] == ["coverage", "−0.1800 ± 0.0100"]
+    assert found.tables["compare-differences"][1] == ["coverage", "−0.180 ± 0.010"]
     assert found.tables["postfit-table"][1] == ["rest", "100", "90 ± 5", "4.0", "101 ± 3", "1.5", "2"]
 
 
@@ -376,7 +376,7 @@ def test_settings_of_others_do_not_reach_pictures():
     import matplotlib as mpl
 
     def draw():
-        figure = draw_pulls({"mu": np.array([0.5, -1.0]), "tes": np.array([])})
+        figure = draw_run_pulls({"mu": np.array([0.5, -1.0]), "tes": np.array([])})
         return svg_of(figure)
 
     expected = draw()

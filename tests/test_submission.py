@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import io
 import logging
+import re
 import shutil
 import stat
 import sys
@@ -17,7 +18,8 @@ from harness.archive import unpack
 from harness.capture import captured_output
 from harness.fingerprint import fingerprint
 from harness.mapped import POOL_FOLDER
-from harness.submission import PROJECT, importable, opened, search_path, start
+from harness.submission import opened, start
+from harness.surroundings import PROGRAM, PROJECT, inside, search_path, surroundings
 from harness.test_set import EventFile
 from tests import official
 from tests.submissions.making import MINIMAL, pack, write
@@ -45,23 +47,73 @@ def mutated(content, random):
 
 
 class TestArchive:
-    @pytest.mark.parametrize("name", ["../model.py", "/model.py", "a/../../model.py", "..\\model.py", "C:/model.py"])
-    def test_paths_that_lead_out(self, tmp_path, name):
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("../model.py", "has '..' in its path, which leads out"),
+            ("a/../../model.py", "has '..' in its path, which leads out"),
+            ("./../model.py", "has '..' in its path, which leads out"),
+            ("/model.py", "has an absolute path, which leads out"),
+            ("//model.py", "has an absolute path, which leads out"),
+            ("..\\model.py", "has a backslash in its name"),
+            ("sage\\model.py", "has a backslash in its name"),
+            ("C:/model.py", "has a colon in its name"),
+            ("runs/12:30.txt", "has a colon in its name"),
+            ("model.py:stream", "has a colon in its name"),
+        ],
+    )
+    def test_names_are_refused_for_what_is_wrong_with_them(self, tmp_path, name, reason):
         path = pack(tmp_path / "s.zip", (name, "x"))
-        with pytest.raises(UsageError, match="leads out") as caught:
+        with pytest.raises(UsageError, match=f"{re.escape(repr(name))} {reason}.*repack") as caught:
             unpack(path, tmp_path)
-        assert name.replace("\\", "") in str(caught.value).replace("\\", "")
+        assert ("leads out" in str(caught.value)) == ("leads out" in reason)
         assert [entry.name for entry in tmp_path.iterdir()] == ["s.zip"]
 
-    def test_links_and_twins(self, tmp_path):
-        link = zipfile.ZipInfo("model.py")
-        link.external_attr = (stat.S_IFLNK | 0o777) << 16
-        with pytest.raises(UsageError, match="is a link"):
-            unpack(pack(tmp_path / "l.zip", (link, "/etc/passwd")), tmp_path)
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            twins = pack(tmp_path / "t.zip", ("model.py", "a"), ("model.py", "b"))
-        with pytest.raises(UsageError, match="is there twice"):
-            unpack(twins, tmp_path)
+    def test_entries_for_the_folder_itself_are_nothing(self, tmp_path):
+        path = pack(tmp_path / "s.zip", ("./", ""), ("./model.py", MINIMAL), ("./sub/", ""), ("./sub/tool.py", ""))
+        with opened(path) as folder:
+            assert (folder / "model.py").read_text() == MINIMAL
+            assert (folder / "sub" / "tool.py").is_file()
+
+    @pytest.mark.parametrize(
+        ("kind", "reason"),
+        [(stat.S_IFLNK, "is a link"), (stat.S_IFIFO, "is a special file"), (stat.S_IFCHR, "is a special file")],
+    )
+    def test_links_and_special_files(self, tmp_path, kind, reason):
+        member = zipfile.ZipInfo("model.py")
+        member.external_attr = (kind | 0o777) << 16
+        with pytest.raises(UsageError, match=reason):
+            unpack(pack(tmp_path / "l.zip", (member, "/etc/passwd")), tmp_path)
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    @pytest.mark.parametrize(
+        ("names", "reason"),
+        [
+            (("model.py", "model.py"), "'model.py' is there twice"),
+            (("model.py", "./model.py"), "'./model.py' is there twice"),
+            (("a/b.py", "a"), "'a' is there twice"),
+            (("a", "a/b.py"), "'a/b.py' lies in a folder that is there as a file too"),
+        ],
+    )
+    def test_names_that_are_there_twice(self, tmp_path, names, reason):
+        with pytest.raises(UsageError, match=reason):
+            unpack(pack(tmp_path / "t.zip", *((name, "a") for name in names)), tmp_path)
+
+    @pytest.mark.parametrize("others", [(), ("__MACOSX/mine/._model.py", ".DS_Store"), ("mine/sub/model.py",)])
+    def test_one_parent_folder_is_taken_for_the_root(self, tmp_path, caplog, others):
+        text = (COUNTING / "model.py").read_text()
+        path = pack(tmp_path / "s.zip", ("mine/model.py", text), *((name, "") for name in others))
+        with opened(path) as folder:
+            assert folder.name == "mine"
+            assert (fingerprint(folder) == fingerprint(COUNTING)) == ("mine/sub/model.py" not in others)
+        assert not folder.parent.exists()
+        assert "mine/ is taken for the root" in caplog.text
+
+    @pytest.mark.parametrize("others", ["README.md", "yours/model.py", "data/x.npy"])
+    def test_more_than_a_parent_folder_is_refused(self, tmp_path, others):
+        path = pack(tmp_path / "s.zip", ("mine/model.py", MINIMAL), (others, ""))
+        with pytest.raises(UsageError, match=r"no model\.py at its root; it is in .*pack the content"), opened(path):
+            pass
 
     def test_limits(self, tmp_path):
         path = pack(tmp_path / "s.zip", ("a", "x" * 600), ("b", "x" * 600))
@@ -144,8 +196,8 @@ class TestArchive:
         (tmp_path / "text.zip").write_text("x")
         with pytest.raises(UsageError, match="neither a folder nor a zip file"), opened(tmp_path / "text.zip"):
             pass
-        nested = pack(tmp_path / "n.zip", ("mine/model.py", ""))
-        with pytest.raises(UsageError, match="pack the content of that folder"), opened(nested):
+        write(tmp_path / "folder" / "mine")
+        with pytest.raises(UsageError, match="it is in mine/, so give that folder"), opened(tmp_path / "folder"):
             pass
 
 
@@ -153,7 +205,7 @@ class TestSubmission:
     def test_own_sage_is_imported_and_ours_is_back_afterwards(self, tmp_path):
         import sage.challenge.nuisances as ours
 
-        folder = write(tmp_path / "s", "import sage.challenge.nuisances, helper\nfrom tool import VALUE\n" + MINIMAL)
+        folder = write(tmp_path / "s", "import sage.nuisances, helper\nfrom tool import VALUE\n" + MINIMAL)
         (folder / "sage").mkdir()
         (folder / "sage" / "__init__.py").touch()
         (folder / "sage" / "nuisances.py").write_text("CHALLENGE = 'theirs'")
@@ -162,13 +214,17 @@ class TestSubmission:
         (folder / "tools" / "tool.py").write_text("VALUE = 3")
         (folder / "__pycache__").mkdir()
         path, before = list(sys.path), {name: sys.modules.get(name) for name in ("model", "helper", "tool")}
-        with importable(folder):
+        with surroundings(folder):
             model = start(folder, None)
-            assert type(model).__module__ == "model"
-            assert sys.modules["model"].sage.nuisances.CHALLENGE == "theirs"
-            assert sys.modules["model"].VALUE == 3
-            assert sys.path[-4:] == [*search_path(folder), str(PROJECT)]
-            assert not any(entry.endswith("__pycache__") for entry in sys.path)
+            assert sys.path == path
+            assert sys.modules["sage.challenge.nuisances"] is ours
+            with inside(logging.INFO):
+                assert type(model) is sys.modules["model"].Model
+                assert sys.modules["model"].sage.nuisances.CHALLENGE == "theirs"
+                assert sys.modules["model"].VALUE == 3
+                assert sys.path[0] == str(PROGRAM)
+                assert sys.path[-3:] == search_path(folder) == [str(folder / name) for name in ("", "sage", "tools")]
+                assert str(PROJECT) not in sys.path
         assert sys.path == path
         assert sys.modules["sage.challenge.nuisances"] is ours
         assert {name: sys.modules.get(name) for name in before} == before
@@ -186,7 +242,7 @@ class TestSubmission:
     )
     def test_failures_name_what_was_done(self, tmp_path, text, named):
         folder = write(tmp_path, text)
-        with importable(folder), pytest.raises(UsageError, match=named) as caught:
+        with surroundings(folder), pytest.raises(UsageError, match=named) as caught:
             start(folder, None)
         assert isinstance(caught.value, SubmissionError)
         assert ("Traceback" in caught.value.details) == ("model.py has" not in str(caught.value))
@@ -194,8 +250,8 @@ class TestSubmission:
     def test_systematics_and_train_set_are_given(self, tmp_path, events_folder):
         text = MINIMAL.replace("systematics): pass", "systematics): self.frame = systematics(get_train_set())")
         folder = write(tmp_path, text)
-        with importable(folder):
-            assert 300 < len(start(folder, EventFile(events_folder).load_train_set).frame) <= 350
+        with surroundings(folder):
+            assert 300 < len(start(folder, EventFile(events_folder)).frame) <= 350
 
     def test_prints_go_to_the_log(self, caplog, monkeypatch, capfd):
         monkeypatch.setattr(logging.getLogger("sage"), "propagate", True)

@@ -27,7 +27,7 @@ BACKGROUND_ROWS = [PROCESSES.index(name) for name in BACKGROUNDS]
 class BinningRule:
     """What every bin must have.
 
-    Arguments:
+    Args:
         min_count: Least expected events of the background.
         min_effective: Least effective simulated entries of all backgrounds together.
         each: Whether ``min_count`` is asked of each background, or of their sum.

@@ -25,7 +25,7 @@ BLOCK = 50
 class Progress:
     """How far a training has come.
 
-    Arguments:
+    Args:
         epochs: Epochs that are finished: number, training loss, held-out loss.
         step: Steps taken in the epoch that has begun.
         sums: Weighted loss and weight of that epoch so far.

@@ -46,7 +46,7 @@ log = logging.getLogger("sage.training.counting")
 class Counter:
     """Counts events of a file at nuisance points; small enough to be sent to worker processes.
 
-    Arguments:
+    Args:
         data: Folder of the events file.
         table_fraction: Fraction of the rows, from the first on, that fill the tables.
         part: Part that is counted.
@@ -141,7 +141,7 @@ class Counter:
 class CountingJob:
     """Counting of some rows at some points.
 
-    Arguments:
+    Args:
         counter: What is counted and how.
         rows: Row numbers.
         share: Share of these rows in the weights of the part.

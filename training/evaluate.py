@@ -70,7 +70,7 @@ log = logging.getLogger("sage.training.evaluate")
 class Scored:
     """The held-out events as one classifier sees them.
 
-    Arguments:
+    Args:
         probabilities: At the nominal point, shape (n, 4); NaN where an event is not selected.
         signal: Signal probability by name of the point, shape (n,); NaN likewise.
         classes: Shape (n,).

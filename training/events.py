@@ -39,7 +39,7 @@ Part = Literal["tables", "training", "all"]
 class Events:
     """Some events.
 
-    Arguments:
+    Args:
         columns: The 16 primary columns, each of shape (n,), float32.
         weights: Expected number of events at 10 fb^-1 each stands for, shape (n,), float64.
         classes: Index of the process in ``PROCESSES``, shape (n,), int64.

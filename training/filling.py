@@ -43,7 +43,7 @@ class Evaluator:
 class Filled:
     """A candidate with edges, and what was counted in its bins.
 
-    Arguments:
+    Args:
         regions: Regions with their edges.
         counts: Sums of weights per point and half, shape (k, 2, 4, n_bins).
         moved: Sums of squared weights of the events that are in another bin than at the nominal point, same shape.

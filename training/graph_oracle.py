@@ -24,7 +24,7 @@ from sage.network.parameters import HIDDEN, N_CLASSES, ROUNDS
 class GraphBatch:
     """The graphs of n events for one branch, joined as torch-geometric joins them.
 
-    Arguments:
+    Args:
         x: Node inputs, shape (N, 8): three slots and the one-hot type; only nodes that exist.
         edge_index: Source and target of each directed edge, shape (2, M).
         edge_attr: Its scalar, shape (M, 1).

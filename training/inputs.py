@@ -23,7 +23,7 @@ from sage.network.graph import INPUTS, JETS, required_jets
 class Points:
     """Some nuisance points with their noise, ready to broadcast over n events.
 
-    Arguments:
+    Args:
         scales: tes, jes and soft_met (GeV), each of shape (k, 1).
         noise: Unit normal noise of the two MET components, each of shape (k, n).
     """

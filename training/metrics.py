@@ -37,7 +37,7 @@ def log_loss(probabilities: np.ndarray, classes: np.ndarray, weights: np.ndarray
 class Reliability:
     """Predicted and observed frequency of a class.
 
-    Arguments:
+    Args:
         predicted: Mean prediction in each bin that has events, shape (b,).
         observed: Weighted fraction of the class there.
         error: Its standard error, from the squares of the weights.

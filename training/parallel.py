@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 class Processes:
     """This process among those that train together.
 
-    Arguments:
+    Args:
         rank: Number of this process.
         total: Number of processes.
         device: Where this process computes.

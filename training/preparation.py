@@ -19,7 +19,7 @@ from training.sampling import HeldOut
 class Preparation:
     """What one pass over the nominal training events yields.
 
-    Arguments:
+    Args:
         normalisation: Feature constants.
         class_scale: Factor per class that gives all classes the same total weight and an average of 1, shape (4,).
         rows: Rows per class, shape (4,).

@@ -48,7 +48,7 @@ log = logging.getLogger("sage.training.reference_classifiers")
 class TrainingSample:
     """Selected nominal events.
 
-    Arguments:
+    Args:
         columns: Primary columns, shape (n,), float32.
         classes: Shape (n,).
         weights: Equal in total for each class, 1 on average, shape (n,).

@@ -41,7 +41,7 @@ def poisson(keys: np.ndarray, *purpose: int) -> np.ndarray:
 class HeldOut:
     """Splits training rows into those the optimiser sees and those that choose the best epoch.
 
-    Arguments:
+    Args:
         seed: Seed of the split.
         fraction: Share of the showered events that is held out.
     """
@@ -62,7 +62,7 @@ class HeldOut:
 class Thinning:
     """Keeps part of the training events of each class, others in each epoch.
 
-    Arguments:
+    Args:
         held_out: Events that are never kept.
         fractions: Share of each class that is kept, shape (4,).
         purpose: Seed, network and epoch.

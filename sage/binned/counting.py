@@ -43,7 +43,7 @@ KINDS = ("counts", "squares", "moved")
 class Sample:
     """Simulated events in memory.
 
-    Arguments:
+    Args:
         columns: The 16 primary columns, each of shape (n,), float32.
         weights: Expected number of events each stands for, shape (n,), float64.
         classes: What is told apart, shape (n,): mostly the process's place in ``PROCESSES``.
@@ -68,7 +68,7 @@ class Sample:
 class Noise:
     """How soft-MET noise is drawn.
 
-    Arguments:
+    Args:
         seed: Its seed.
         draws: Draws averaged over; every second one is the opposite of the one before, so that what is odd in the
             noise cancels.
@@ -100,7 +100,7 @@ def event_noise(ids: np.ndarray, key: Sequence[int]) -> tuple[np.ndarray, np.nda
     The ids are hashed with the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014) to two uniform numbers, which
     Box and Muller's transform makes normal.
 
-    Arguments:
+    Args:
         ids: Shape (n,), integers.
         key: Non-negative integers.
     """
@@ -132,7 +132,7 @@ def quantities_at(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return what regions are made of at a nuisance point.
 
-    Arguments:
+    Args:
         columns: Primary columns, shape (n,).
         point: (tes, jes, soft_met).
         noise: Unit normal noise of the two MET components; not needed where soft_met is 0.
@@ -156,7 +156,7 @@ def find_bins(
 ) -> np.ndarray:
     """Return each event's bin on the concatenated axis at a nuisance point; -1 where it is in none.
 
-    Arguments:
+    Args:
         columns: Primary columns, shape (n,).
         point: (tes, jes, soft_met).
         noise: Unit normal noise of the two MET components; not needed where soft_met is 0.
@@ -190,7 +190,7 @@ def count_points(
 ) -> dict[str, np.ndarray]:
     """Count events at nuisance points.
 
-    Arguments:
+    Args:
         sample: The events.
         points: The k points.
         regions: Regions with their edges.
@@ -286,7 +286,7 @@ def parent_variances(parents: np.ndarray, cells: np.ndarray, weights: np.ndarray
 
     That is the sum over parents of the squared sum of their rows' weights.
 
-    Arguments:
+    Args:
         parents: Showered parent of each row, shape (n,), integers.
         cells: Cell of each row, shape (n,).
         weights: Weight of each row, shape (n,).

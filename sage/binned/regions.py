@@ -61,7 +61,7 @@ QUANTITIES = (
 class Region:
     """One region of events.
 
-    Arguments:
+    Args:
         name: Its name.
         cuts: (quantity, operator, value), all of which must hold.
         observable: The quantity that is binned.
@@ -85,7 +85,7 @@ class Region:
 class RegionSet:
     """Regions in their order of precedence.
 
-    Arguments:
+    Args:
         name: Its name.
         regions: The regions.
         exclusive: Whether an event enters only the first region that takes it.
@@ -183,7 +183,7 @@ def region_set(name: str) -> RegionSet:
 def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilities: np.ndarray) -> dict[str, Any]:
     """Collect what cuts and observables may name.
 
-    Arguments:
+    Args:
         events: Primary columns, shape (n,).
         derived: Derived columns, shape (n,).
         probabilities: Class probabilities, shape (n, 4).
@@ -207,7 +207,7 @@ def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilit
 def reweighted(region_set: RegionSet, values: Mapping[str, Any]) -> dict[str, Any]:
     """Bring the class probabilities to the region set's proportions and add what follows from them.
 
-    Arguments:
+    Args:
         region_set: The regions.
         values: What ``quantities`` returns.
 
@@ -238,7 +238,7 @@ def bin_numbers(region_set: RegionSet, values: Mapping[str, Any]) -> list[tuple[
 
     Rows whose observable is not finite enter no region.
 
-    Arguments:
+    Args:
         region_set: The regions.
         values: What ``quantities`` returns.
     """
@@ -262,7 +262,7 @@ def bin_numbers(region_set: RegionSet, values: Mapping[str, Any]) -> list[tuple[
 def counts(region_set: RegionSet, values: Mapping[str, Any], weights: np.ndarray | None = None) -> np.ndarray:
     """Count events per bin, all regions concatenated.
 
-    Arguments:
+    Args:
         region_set: The regions.
         values: What ``quantities`` returns.
         weights: Event weights, shape (n,); 1 each if absent.

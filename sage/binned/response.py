@@ -64,7 +64,7 @@ _WIDTHS = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(n
 class Response:
     """Fitted coefficients; yields are held constant beyond the ranges of ``sage.binned.tables``.
 
-    Arguments:
+    Args:
         nominal: Yields at the nominal point, any shape; (P, B) for ``terms``.
         coefficients: Shape (*nominal.shape, 13), in the order of ``POWERS``.
     """
@@ -80,7 +80,7 @@ class Response:
     def terms(self, point: tuple[float, float, float]) -> np.ndarray:
         """Return the yields and their derivatives at one nuisance point.
 
-        Arguments:
+        Args:
             point: (tes, jes, soft_met).
 
         Returns:

@@ -44,7 +44,7 @@ def grid_points() -> list[tuple[float, float, float]]:
 class YieldTables:
     """Expected events at 10 fb^-1 on a grid of nuisance points.
 
-    Arguments:
+    Args:
         axes: Node positions of tes, jes and soft_met (GeV), increasing.
         yields: Expected events, shape (n_tes, n_jes, n_met, 4, n_bins); processes in the order of ``PROCESSES``.
     """
@@ -55,7 +55,7 @@ class YieldTables:
     def terms(self, point: tuple[float, float, float]) -> np.ndarray:
         """Interpolate at one nuisance point, which is clamped to the grid.
 
-        Arguments:
+        Args:
             point: (tes, jes, soft_met).
 
         Returns:

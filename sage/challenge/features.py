@@ -49,7 +49,7 @@ EPSILON = 1e-4
 def derived(events: Mapping[str, Any]) -> Columns:
     """Compute the 12 derived quantities.
 
-    Arguments:
+    Args:
         events: The 16 primary columns of selected events (numpy or torch), any shape.
 
     Returns:
@@ -63,7 +63,7 @@ def derived(events: Mapping[str, Any]) -> Columns:
 def angular_distances(events: Mapping[str, Any]) -> Columns:
     """Compute ``dR = sqrt(d_eta^2 + d_phi^2)`` for the pairs of ``ANGULAR_PAIRS``; the pseudorapidity of MET is 0.
 
-    Arguments:
+    Args:
         events: The 16 primary columns (numpy or torch), any shape.
 
     Returns:

@@ -63,7 +63,7 @@ class Exponential:
 class Nuisance:
     """One systematic uncertainty.
 
-    Arguments:
+    Args:
         name: The challenge's name for it; also the name of its switch in the harness.
         kind: ``shape`` moves events between bins (an axis of the yield tables), ``norm`` scales whole processes.
         to_alpha: The map nu -> alpha.

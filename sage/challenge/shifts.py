@@ -74,7 +74,7 @@ def shift(
 ) -> Columns:
     """Apply tau and jet energy scales and soft MET to the primary quantities, then round them.
 
-    Arguments:
+    Args:
         events: The 16 primary columns, shape (n,). Not changed.
         tes: Tau energy scale (factor on the hadronic tau's pt).
         jes: Jet energy scale (factor on the pt of all jets; MET follows the two leading ones).
@@ -123,7 +123,7 @@ def shift(
 def thresholds(events: Mapping[str, Any]) -> tuple[Columns, Any]:
     """Remove jets below threshold and find the events that pass, without dropping any.
 
-    Arguments:
+    Args:
         events: Shifted primary columns, any shape.
 
     Returns:
@@ -147,7 +147,7 @@ def thresholds(events: Mapping[str, Any]) -> tuple[Columns, Any]:
 def select(events: Mapping[str, Any]) -> tuple[Columns, np.ndarray]:
     """Apply the thresholds and drop the events that fail.
 
-    Arguments:
+    Args:
         events: Shifted primary columns (numpy), shape (n,).
 
     Returns:

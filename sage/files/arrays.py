@@ -64,7 +64,7 @@ def read_file(path: Path, limit: int) -> bytes:
 def read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:
     """Read the arrays of one ``.npz`` file.
 
-    Arguments:
+    Args:
         path: The file.
         entry: What the manifest says about it: ``sha256``, and ``shapes`` by name of the array.
 

@@ -31,7 +31,7 @@ FILES = ("network.npz", "response.npz", TABLES)
 class Bundle:
     """What training produced.
 
-    Arguments:
+    Args:
         network: Parameter name -> array, float32.
         normalisation: Feature constants.
         regions: Regions with their bin edges.

@@ -43,7 +43,7 @@ DEFAULT_SETTINGS: dict[str, Any] = {
 class Rebuilding:
     """How ``fit`` treats the training events.
 
-    Arguments:
+    Args:
         mode: ``bundled`` never asks for them. ``auto`` adopts tables rebuilt from them if they are good enough (see
             ``largest_weight``), ``rebuild`` whatever their statistics. What cannot be adopted leaves the bundled ones.
         train_size: Fraction of the training part to load. A twentieth of the public data set's is 7.7 million events,
@@ -75,7 +75,7 @@ class Rebuilding:
 def read_rebuilding(settings: Mapping[str, Any], changes: str | Mapping[str, Any] | None = None) -> Rebuilding:
     """Return a bundle's rebuilding settings.
 
-    Arguments:
+    Args:
         settings: The bundle's settings; defaults stand for what they lack.
         changes: A mode, or single settings, which replace the bundle's.
 
@@ -104,7 +104,7 @@ def check_mu_range(given: Any) -> None:
 def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Fill up a manifest's settings with their defaults and check them.
 
-    Arguments:
+    Args:
         path: The manifest, for messages.
         entry: Its settings.
 

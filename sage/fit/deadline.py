@@ -24,7 +24,7 @@ SHARE = 0.9
 class Deadline:
     """The moment at which the work of a measurement that begins now is given up.
 
-    Arguments:
+    Args:
         limit: Seconds within which the answer has to be there; None for no limit.
     """
 

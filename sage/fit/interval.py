@@ -29,7 +29,7 @@ NEW_MINIMUM = 1e-6
 class Interval:
     """The measured signal strength.
 
-    Arguments:
+    Args:
         fit: The minimum.
         low: Lower 68 % limit.
         high: Upper 68 % limit.
@@ -57,7 +57,7 @@ def measure_interval(
 ) -> Interval:
     """Fit the signal strength and find its 68 % limits.
 
-    Arguments:
+    Args:
         objective: What to minimise.
         mu_range: Bounds on the signal strength; None (the default) for none.
         thresholds: Increasing mu, and the rise of the profiled nll at a limit there, one each: interpolated, constant

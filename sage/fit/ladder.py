@@ -43,6 +43,8 @@ LARGEST = 1e300
 
 SCAN = np.linspace(-2.0, 6.0, 81)
 SCAN_BEGIN = 1.0
+BEYOND = 5.0
+"""Standard deviations outside of the scan at which a total number of events tells nothing."""
 ROUNDS = 20
 LARGEST_STEP, SMALLEST_STEP = 0.5, 1e-3
 """First and last step along a nuisance of the scan, in nu."""
@@ -57,7 +59,7 @@ def climb(
 ) -> Interval:
     """Measure the signal strength by the first step that succeeds.
 
-    Arguments:
+    Args:
         objective: What to minimise.
         mu_range: Bounds on the signal strength; None (the default) for none.
         thresholds: As for ``sage.fit.interval.measure_interval``.
@@ -96,7 +98,7 @@ def climb(
             reasons.append(f"{name}: {type(error).__name__} {error}")
             continue
         low, mu, high = interval.low, interval.fit.mu, interval.high
-        if not interval.fit.value <= worst:
+        if name != LAST and not interval.fit.value <= worst:
             reasons.append(f"{name}: nll {interval.fit.value:.3g} at the minimum, more than {worst:.3g}")
             hopeless += 1
             if hopeless == LARGEST_HOPELESS:
@@ -204,6 +206,10 @@ def total_interval(objective: Objective, mu_range: Range, thresholds: Thresholds
     mu = 1.0 + (total.observed - total.expected) / slope
     sigma = math.sqrt(2.0 * rise_at(mu, thresholds) * variance) / slope
     low, high = mu - sigma, mu + sigma
+    if mu + BEYOND * sigma < SCAN[0] or mu - BEYOND * sigma > SCAN[-1]:
+        msg = f"{total.observed:.6g} events where {total.expected:.6g} are expected are mu = {mu:.3g} +- {sigma:.3g}, "
+        msg += f"which no signal strength from {SCAN[0]:g} to {SCAN[-1]:g} explains"
+        raise FitError(msg)
     if mu_range is not None:
         mu, low, high = (min(max(value, mu_range[0]), mu_range[1]) for value in (mu, low, high))
     at[MU] = mu

@@ -32,13 +32,15 @@ def worst_value(objective: Objective) -> float:
     return math.inf if free is None else 0.5 * HOPELESS * free
 
 
-def widened(interval: Interval, objective: Objective) -> Interval:
-    """Return an interval that allows for the misfit at its minimum, with a flag if there is one."""
+def widened(interval: Interval, objective: Objective, mu_range: tuple[float, float] | None = None) -> Interval:
+    """Return an interval, within ``mu_range``, that allows for the misfit at its minimum; a flag tells of it."""
     free, twice = degrees(objective), 2.0 * interval.fit.value
-    if free is None or not twice > free + CHANCE * math.sqrt(2.0 * free):
+    if free is None or not free + CHANCE * math.sqrt(2.0 * free) < twice < math.inf:
         return interval
     scale = math.sqrt(1.0 + (twice - free - CHANCE * math.sqrt(2.0 * free)) / free)
     mu = interval.fit.mu
     flag = f"poor_fit: 2 nll = {twice:.3g} with {free} degrees of freedom, interval widened {scale:.3g} times"
     low, high = mu - scale * (mu - interval.low), mu + scale * (interval.high - mu)
+    if mu_range is not None:
+        low, high = max(low, mu_range[0]), min(high, mu_range[1])
     return replace(interval, low=low, high=high, flags=(*interval.flags, flag))

@@ -33,7 +33,7 @@ SAME_MINIMUM = 1e-3
 class FitResult:
     """A minimum.
 
-    Arguments:
+    Args:
         parameters: (mu, nu...) at the minimum.
         value: Negative log-likelihood there.
         covariance: Inverse Hessian over the free parameters; 0 for those that are fixed or at a bound.
@@ -70,7 +70,7 @@ def fit(
 ) -> FitResult:
     """Minimise from one starting point.
 
-    Arguments:
+    Args:
         objective: What to minimise.
         start: (mu, nu...); moved into the ranges if outside.
         fixed_mu: Signal strength to hold, if any.

@@ -33,7 +33,7 @@ def published_interval(
 ) -> Interval:
     """Measure the signal strength by the published recipe.
 
-    Arguments:
+    Args:
         objective: What to minimise.
         points: Points of the scan.
         annealing_iterations: Iterations of each global search.

@@ -229,7 +229,7 @@ def class_probabilities(
 ) -> np.ndarray:
     """Run the network over all events in chunks.
 
-    Arguments:
+    Args:
         network: The network, in evaluation mode.
         values: Normalised inputs, shape (n, 35), float32.
         jets: Which jets exist, shape (n, 2), boolean.

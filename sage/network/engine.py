@@ -58,7 +58,7 @@ class Backend(Protocol):
 class Engine:
     """Runs the network on the first back end that works; which one that is turns out on first use.
 
-    Arguments:
+    Args:
         parameters: Network parameters by name; with a first axis of networks if several vote.
         kind: One of ``KINDS``; None to choose.
         threads: Threads on the CPU; None for this process's share of the cores.
@@ -89,7 +89,7 @@ class Engine:
     def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
         """Return class probabilities.
 
-        Arguments:
+        Args:
             values: Normalised inputs, shape (n, 35), float32.
             jets: Which jets exist, shape (n, 2), boolean.
 

@@ -34,7 +34,7 @@ N_SLOTS = 3
 class Branch:
     """The features of one branch: where each column sits on the graph.
 
-    Arguments:
+    Args:
         nodes: (column, node, slot) with slot 0, 1, 2 for pt, eta, phi.
         edges: (column, node, node); each stands for two directed edges.
         globals: (column, nodes that must exist for it to be defined).
@@ -137,7 +137,7 @@ def required_jets() -> np.ndarray:
 class Normalisation:
     """One global set of feature constants, stored with the weights.
 
-    Arguments:
+    Args:
         mean: Mean of each input over the nominal training events in which it is defined, shape (35,), float32.
         std: Standard deviation likewise; positive.
     """
@@ -154,7 +154,7 @@ def jets_present(events: Mapping[str, Any]) -> np.ndarray:
 def raw_inputs(events: Mapping[str, Any], derived: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Compute the 35 inputs before normalisation.
 
-    Arguments:
+    Args:
         events: The 16 primary columns of n selected events, numpy float32.
         derived: Their derived columns.
 

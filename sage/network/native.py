@@ -61,7 +61,7 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
 class NativeNetwork:
     """The network's forward pass with one set of parameters.
 
-    Arguments:
+    Args:
         parameters: Arrays by name, as ``sage.network.parameters.check_parameters`` accepts them.
         library: The shared library.
         sha256: Its hash.
@@ -93,7 +93,7 @@ class NativeNetwork:
     def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
         """Return class probabilities.
 
-        Arguments:
+        Args:
             values: Normalised inputs, shape (n, 35), float32, in any memory layout.
             jets: Which jets exist, shape (n, 2), boolean.
 

@@ -71,7 +71,7 @@ def check_parameters(arrays: Mapping[str, np.ndarray]) -> None:
 def stack(networks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Put the parameters of networks that vote together into one set of arrays.
 
-    Arguments:
+    Args:
         networks: Parameters by name of each.
 
     Returns:

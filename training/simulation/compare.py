@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import kstwobign
@@ -30,7 +28,8 @@ from training.simulation.comparison import (
     response_table,
     score_inflation,
 )
-from workshop.files import write_json
+from workshop.files import write_bytes, write_json
+from workshop.plots import drawn, image, new_figure
 
 REAL_FILE = "real_500.parquet"
 KS_FLOOR = 0.02
@@ -70,10 +69,11 @@ def real_p_values(sample: Sample, real: Sample) -> dict[str, float]:
     return {name: float(kstwobign.sf(table[name] * np.sqrt(n))) for name in FEATURES}
 
 
-def plot(samples: dict[str, Sample], title: str) -> mpl.figure.Figure:
+@drawn
+def plot(samples: dict[str, Sample], title: str) -> Any:
     """Draw the 28 features of samples after the selection; the last one decides the range."""
     selected = {label: sample.selected() for label, sample in samples.items()}
-    figure, axes = plt.subplots(7, 4, figsize=(16, 20), layout="constrained")
+    figure, axes = new_figure(16, 20, 7, 4)
     for name, axis in zip(FEATURES, axes.flat, strict=True):
         values = {label: np.nan_to_num(part.columns[name], nan=UNDEFINED) for label, part in selected.items()}
         last = list(values.values())[-1]
@@ -126,8 +126,7 @@ def compare(events: Path, reference: Path, output: Path, others: Sequence[Path] 
         if process in real and len(real[process].weights) >= LEAST_DRAWN:
             shown["real"] = real[process]
         figure = plot({events.name: sample, **shown, "reference": other}, process)
-        figure.savefig(output / f"{process}.png", dpi=60)
-        plt.close(figure)
+        write_bytes(output / f"{process}.png", image(figure, "png"))
         _log(process, report[process])
     if len(samples) > 1 and SIGNAL in samples:
         report["score_inflation"] = score_inflation(samples, SIGNAL)

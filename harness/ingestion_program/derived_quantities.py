@@ -1,0 +1,3 @@
+"""Derived features."""
+
+from HiggsML.derived_quantities import *  # noqa: F403
