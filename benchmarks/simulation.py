@@ -102,13 +102,15 @@ def main() -> None:
     options.add_argument("--process", default="all", help="all, htautau, ztautau, ttbar or diboson")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--z-quiet", type=float, default=1.0, help="as for scripts.simulate")
+    options.add_argument("--aim", default="off", help="as for scripts.simulate")
     options.add_argument("--weights", type=Path, default=Path("weights"), help="what judges the rows")
     options.add_argument("--cache", type=Path, default=Path("build/simulation"), help="folder of the libraries")
     arguments = options.parse_args()
     # Compiles what is compiled at first use.
-    Simulation(Production(arguments.mode, 1, 50), arguments.cache).shard("ztautau", 0)
+    Simulation(Production(arguments.mode, 1, 50, aim=arguments.aim), arguments.cache).shard("ztautau", 0)
     simulation = Simulation(
-        Production(arguments.mode, arguments.seed, arguments.events, arguments.z_quiet), arguments.cache
+        Production(arguments.mode, arguments.seed, arguments.events, arguments.z_quiet, aim=arguments.aim),
+        arguments.cache,
     )
     sensitivity = Sensitivity(open_weights(arguments.weights))
     for process in (found.name for found in find_processes(arguments.process)):

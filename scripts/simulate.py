@@ -42,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         default=1.0,
         help="fraction of Z events with little recoil that are kept; smaller weights for those with hard jets",
     )
+    options.add_argument(
+        "--aim",
+        default="off",
+        help="off, or signal: more of the H and Z events that look like signal, weighted down (default: %(default)s)",
+    )
     return run_program(_simulate, options.parse_args(argv))
 
 
@@ -77,6 +82,7 @@ def _rows(arguments: argparse.Namespace) -> list[tuple[str, int]]:
 
 def _run(arguments: argparse.Namespace) -> None:
     # Only now: these import Pythia.
+    from training.simulation.aim import find_aim
     from training.simulation.output import merge
     from training.simulation.processes import TABLE, find_processes
     from training.simulation.production import Production, find_mode
@@ -84,7 +90,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     n_rows = {process.name: rows for name, rows in _rows(arguments) for process in find_processes(name)}
     shard_events = arguments.shard_events or find_mode(arguments.mode).shard_events
-    production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet)
+    find_aim(arguments.aim)
+    production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet, aim=arguments.aim)
     with claimed_by(production, arguments.output):
         shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers)
         metadata = merge(production, shards, arguments.output)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sage.binned.counting import BLOCK, find_bins
 from sage.challenge.nuisances import PROCESSES, SIGNAL
 from sage.files.bundle import Bundle
 from sage.network.classifier import NetworkClassifier
@@ -20,6 +21,8 @@ from training.events import Events
 
 SIGNAL_SHARE = 0.5
 """The bins with the largest g that hold this share of the signal are signal-like."""
+POINTS = ((0.98, 1.0, 0.0), (1.02, 1.0, 0.0), (1.0, 0.98, 0.0), (1.0, 1.02, 0.0), (1.0, 1.0, 3.0))
+"""Points (tes, jes, soft_met) from which rows may come to matter."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,34 @@ class Sensitivity:
 
     def at(self, bins: np.ndarray) -> np.ndarray:
         """Return d mu_hat / d n in each bin, shape (n,), 0 in none."""
-        return np.append(self.gain, 0.0)[bins]
+        found: np.ndarray = np.append(self.gain, 0.0)[bins]
+        return found
+
+    def importance(self, events: Events, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return how far a unit of weight of each event moves mu_hat, shape (n,), and its nominal bin, shape (n,).
+
+        The first is the root mean square of |g - mean g| at the nominal point and of its largest value at ``POINTS``.
+
+        Args:
+            events: The events.
+            seed: Decides the noise of the missing momentum.
+        """
+        noise = np.random.default_rng(seed).standard_normal((2, len(events)))
+        bins = self.bins(events)
+        mean = np.zeros(len(PROCESSES))
+        for number in np.unique(events.classes):
+            here = events.classes == number
+            mean[number] = np.average(self.at(bins[here]), weights=events.weights[here])
+        nominal = np.abs(self.at(bins) - mean[events.classes])
+        moved = np.zeros(len(events))
+        for start in range(0, len(events), BLOCK):
+            block = slice(start, start + BLOCK)
+            columns = {name: column[block] for name, column in events.columns.items()}
+            for point in POINTS:
+                draws = (noise[0, block], noise[1, block])
+                found = find_bins(columns, point, draws, self._bundle.regions, self._classifier)[0]
+                np.maximum(moved[block], np.abs(self.at(found) - mean[events.classes[block]]), out=moved[block])
+        return np.sqrt(0.5 * (nominal**2 + moved**2)), bins
 
     def measure(self, events: Events, bins: np.ndarray | None = None) -> dict[str, Worth]:
         """Return what the events of each process are worth that has any.
