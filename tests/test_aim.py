@@ -69,7 +69,7 @@ def test_weights_of_sets_are_bounded_by_the_floor(cache):
     features = np.concatenate([part.features for part in parts])
     importance = np.clip(load_importance()(features), aim.floor, aim.ceiling)
     level = np.concatenate([part.usual for part in parts]) * importance
-    most = PAIR_FRACTION / (effort.boost * aim.boost * effort.passes)
+    most = PAIR_FRACTION / (effort.boost * aim.boost * aim.least)
     # Events that deserve more passes than there may be, or were thinned out before that was known, weigh more.
     assert np.mean(level > 1.001 * most) < 0.15
     assert level.max() < 20.0 * most

@@ -41,7 +41,8 @@ class Aim:
         floor: Smallest importance of a set of decays; 1 is that of the mean selected one.
         ceiling: Largest importance.
         power: Importances are raised to this power before they are bounded.
-        passes: Most sets of decays of one showered event.
+        least: Fewest sets of decays of one showered event that are simulated; a pass of the detector costs little.
+        passes: Most of them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Aim:
     floor: float
     ceiling: float
     power: float
+    least: int
     passes: int
 
     def keep(self, recoil: float, mass: float) -> float:
@@ -67,7 +69,8 @@ MASS_START, MASS_STEP, HEAVIEST = 95.0, 5.0, 5.0
 """Above the first (GeV) the fraction of Z events that is kept grows, by itself with each step, up to this factor."""
 
 AIMS = {
-    aim.name: aim for aim in (Aim("signal", quiet=0.07, boost=0.1, floor=0.25, ceiling=50.0, power=1.0, passes=24),)
+    aim.name: aim
+    for aim in (Aim("signal", quiet=0.07, boost=0.1, floor=0.25, ceiling=50.0, power=1.0, least=8, passes=32),)
 }
 OFF = "off"
 

@@ -221,10 +221,11 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         probability = min(1.0, boost * mean / self._promise)
         if rng.random() >= probability:
             return True
-        n_passes = min(effort.passes, n_sets)
+        passes = self._aim.least if self._aim else effort.passes
+        n_passes = min(passes, n_sets)
         if self._aim:
             # As many as make all weights the same but for the sets' promise and importance.
-            wanted = math.ceil(effort.passes * boost * mean / self._promise)
+            wanted = math.ceil(passes * boost * mean / self._promise)
             n_passes = min(max(n_passes, wanted), self._aim.passes)
         chosen = rng.choice(n_sets, n_passes, p=promises / (mean * n_sets))
         fraction = PAIR_FRACTION if forced else 1.0
