@@ -1,8 +1,10 @@
-"""Speed of the simulation on one core: rows, effective rows and the cost of each stage.
+"""Speed of the simulation on one core: rows, what they are worth for mu and the cost of each stage.
 
-    python -m benchmarks.simulation --mode fast --events 3000
+    python -m benchmarks.simulation --mode fast --events 3000 --shards 4
 
-Effective rows are rows over the variance of the yield that weights and shared showered events add. Times are CPU times.
+Effective rows are rows over the variance of the yield that weights and shared showered events add. The effective
+weight w (``studies.worth``) falls as one over time and rows, so w times core hours and w times rows do not depend on
+how many events are made; few events miss the rare showers that matter, and the errors do not know. Times are CPU times.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ import cProfile
 import pstats
 import resource
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import PRIMARIES
+from studies.likelihoods import open_weights
+from studies.worth import Sensitivity
+from training.events import Events
 from training.simulation.output import event_weights
-from training.simulation.processes import TABLE
+from training.simulation.processes import TABLE, find_processes
 from training.simulation.production import MODES, Production, Simulation
 
 STAGES = {
@@ -33,18 +40,38 @@ STAGES = {
 """Functions whose cumulated times make up each stage."""
 
 
-def measure_speed(simulation: Simulation, process: str, n_events: int) -> dict[str, Any]:
-    """Make one shard; return rates per second and milliseconds per showered event."""
+def make_events(simulation: Simulation, process: str, n_shards: int) -> tuple[Events, float]:
+    """Make some shards; return their events, normalised as ``scripts.simulate`` does, and the seconds it took."""
     start = time.process_time()
-    shard = simulation.shard(process, 0)
+    shards = [simulation.shard(process, number) for number in range(n_shards)]
     seconds = time.process_time() - start
-    weights = event_weights(TABLE[process], shard, shard.tried)
-    together = np.bincount(shard.parents, weights=weights)
+    tried: Counter[int] = Counter()
+    for shard in shards:
+        tried.update(shard.tried)
+    weights = np.concatenate([event_weights(TABLE[process], shard, tried) for shard in shards])
+    values = np.concatenate([shard.values for shard in shards])
+    events = Events(
+        {name: values[:, place] for place, name in enumerate(PRIMARIES)},
+        weights * (TABLE[process].expected / weights.sum()),
+        np.full(len(weights), PROCESSES.index(process)),
+        np.concatenate([number << 32 | shard.parents.astype(np.int64) for number, shard in enumerate(shards)]),
+    )
+    return events, seconds
+
+
+def measure_speed(
+    simulation: Simulation, process: str, n_events: int, n_shards: int, sensitivity: Sensitivity
+) -> dict[str, Any]:
+    """Make shards; return rates per second, what the rows are worth and milliseconds per showered event."""
+    events, seconds = make_events(simulation, process, n_shards)
+    weights = events.weights
+    together = np.bincount(np.unique(events.keys, return_inverse=True)[1], weights=weights)
     independent = float(weights.sum() ** 2 / (weights**2).sum())
     inflation = float((together**2).sum() / (weights**2).sum())
+    worth = sensitivity.measure(events)[process]
 
     profile = cProfile.Profile(time.process_time)
-    profile.runcall(simulation.shard, process, 1)
+    profile.runcall(simulation.shard, process, n_shards)
     stats = pstats.Stats(profile).get_stats_profile().func_profiles
     stages = {
         stage: 1e3
@@ -57,6 +84,11 @@ def measure_speed(simulation: Simulation, process: str, n_events: int) -> dict[s
         "independent_rows_per_second": independent / seconds,
         "inflation": inflation,
         "effective_rows_per_second": independent / inflation / seconds,
+        "core_hours": worth.w * seconds / 3600,
+        "core_hours_error": worth.error * seconds / 3600,
+        "rows": worth.w * worth.rows,
+        "rows_error": worth.error * worth.rows,
+        "ideal_rows": worth.ideal * worth.rows,
         "stages_ms": stages,
     }
 
@@ -66,17 +98,31 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     options.add_argument("--mode", default="fast", choices=sorted(MODES))
     options.add_argument("--events", type=int, default=3000, help="showered events per process")
+    options.add_argument("--shards", type=int, default=1, help="shards per process, each of so many events")
+    options.add_argument("--process", default="all", help="all, htautau, ztautau, ttbar or diboson")
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--z-quiet", type=float, default=1.0, help="as for scripts.simulate")
+    options.add_argument("--aim", default="off", help="as for scripts.simulate")
+    options.add_argument("--weights", type=Path, default=Path("weights"), help="what judges the rows")
     options.add_argument("--cache", type=Path, default=Path("build/simulation"), help="folder of the libraries")
     arguments = options.parse_args()
     # Compiles what is compiled at first use.
-    Simulation(Production(arguments.mode, 1, 50), arguments.cache).shard("ztautau", 0)
-    simulation = Simulation(Production(arguments.mode, 1, arguments.events), arguments.cache)
-    for process in PROCESSES:
-        made = measure_speed(simulation, process, arguments.events)
+    Simulation(Production(arguments.mode, 1, 50, aim=arguments.aim), arguments.cache).shard("ztautau", 0)
+    simulation = Simulation(
+        Production(arguments.mode, arguments.seed, arguments.events, arguments.z_quiet, aim=arguments.aim),
+        arguments.cache,
+    )
+    sensitivity = Sensitivity(open_weights(arguments.weights))
+    for process in (found.name for found in find_processes(arguments.process)):
+        made = measure_speed(simulation, process, arguments.events, arguments.shards, sensitivity)
         print(
             f"{process} {arguments.mode}: {made['rows_per_second']:.0f} rows/s, "
             f"{made['independent_rows_per_second']:.0f} by weights, inflation {made['inflation']:.2f}, "
             f"{made['effective_rows_per_second']:.0f} effective rows/s"
+        )
+        print(
+            f"  w x core hours {made['core_hours']:.3g} +- {made['core_hours_error']:.2g}, "
+            f"w x rows {made['rows']:.3g} +- {made['rows_error']:.2g}, with ideal weights {made['ideal_rows']:.3g}"
         )
         for stage, cost in made["stages_ms"].items():
             print(f"  {stage:<36} {cost:6.2f} ms per showered event")

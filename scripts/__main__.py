@@ -16,6 +16,7 @@ GROUPS = {
         "get_data",
         "simulate",
         "join_events",
+        "distill",
         "train",
         "build_tables",
         "make_weights",

@@ -56,6 +56,12 @@ def main(argv: list[str] | None = None) -> int:
         default=1.0,
         help="fraction of Z events with little recoil that are kept; smaller weights for those with hard jets",
     )
+    options.add_argument(
+        "--aim",
+        choices=("off", "signal"),
+        default="off",
+        help="signal: more of the H and Z events that look like signal, weighted down (default: %(default)s)",
+    )
     return run_program(_simulate, options.parse_args(argv))
 
 
@@ -98,6 +104,7 @@ def _shard_events(arguments: argparse.Namespace, rows: int) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     # Only now: these import Pythia.
+    from training.simulation.aim import find_aim
     from training.simulation.output import merge
     from training.simulation.processes import TABLE, find_processes
     from training.simulation.production import Production
@@ -105,7 +112,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     n_rows = {process.name: rows for name, rows in _rows(arguments) for process in find_processes(name)}
     shard_events = arguments.shard_events or _shard_events(arguments, max(n_rows.values()))
-    production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet)
+    find_aim(arguments.aim)
+    production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet, aim=arguments.aim)
     for name, rows in n_rows.items():
         logger.info("%s: %d rows asked for; whole shards of %d showered events are made", name, rows, shard_events)
     with claimed_by(production, arguments.output):

@@ -151,7 +151,7 @@ def count_pools(bundle: Bundle, events: Events, parents: np.ndarray, n_pools: in
     weights = normalise(events.weights, events.classes, pool, n_pools)
     points = choose_points(nodes, seed)
     classifier = NetworkClassifier(bundle.network, bundle.normalisation, threads=1)
-    nominal = _nominal_bins(bundle, classifier, events)
+    nominal = nominal_bins(bundle, classifier, events)
     filled = np.zeros((n_pools, bundle.regions.n_bins + 1), dtype=bool)
     filled[pool, nominal] = True  # the last column takes those that are in no bin
     empty = np.argwhere(~filled[:, :-1])
@@ -345,7 +345,7 @@ def _with_toys(pair: Pair, made: Bundle, drawn: Bundle, settings: ToySettings, t
     )
 
 
-def _nominal_bins(bundle: Bundle, classifier: Classifier, events: Events) -> np.ndarray:
+def nominal_bins(bundle: Bundle, classifier: Classifier, events: Events) -> np.ndarray:
     """Return each event's bin at the nominal point, shape (n,), -1 for none.
 
     Raises:

@@ -19,7 +19,7 @@ Steps = np.ndarray
 class Magnet(NamedTuple):
     """Cylinder inside which particles fly to the calorimeters; module ParticlePropagator.
 
-    Arguments:
+    Args:
         radius: Radius in m.
         half_length: Half of the length in m.
         field: Field along the beam in tesla.
@@ -33,7 +33,7 @@ class Magnet(NamedTuple):
 class Tracker(NamedTuple):
     """Tracks of one kind of charged particle; modules *TrackingEfficiency and *MomentumSmearing.
 
-    Arguments:
+    Args:
         efficiency: Probability to find the track, rows (largest |eta|, pt above in GeV, probability).
         resolution: Relative resolution of pt, sqrt(a^2 + (b pt)^2), rows (largest |eta|, pt above in GeV, a, b).
     """
@@ -45,7 +45,7 @@ class Tracker(NamedTuple):
 class Calorimeter(NamedTuple):
     """One layer of the calorimeter; modules ECal and HCal.
 
-    Arguments:
+    Args:
         eta_edges: Edges of the towers in pseudorapidity, shape (n,), rising.
         n_phi: Number of towers around the beam in each row, shape (n,); entry i is of the row that ends at edge i.
         resolution: Energy resolution sqrt((a E)^2 + b^2 E + c^2) in GeV, rows (largest |eta|, a, b, c); eta is that
@@ -64,7 +64,7 @@ class Calorimeter(NamedTuple):
 class Lepton(NamedTuple):
     """Reconstruction of electrons, muons or photons; modules *Efficiency and *Isolation.
 
-    Arguments:
+    Args:
         efficiency: Probability to identify one, rows (largest |eta|, pt above in GeV, probability).
         ratio_max: Largest sum of the pt in the cone, divided by the candidate's own.
     """
@@ -76,7 +76,7 @@ class Lepton(NamedTuple):
 class Isolation(NamedTuple):
     """What counts in the isolation cone; modules PhotonIsolation, ElectronIsolation, MuonIsolation (all alike).
 
-    Arguments:
+    Args:
         radius: Largest distance.
         pt_min: Smallest pt of what is summed, GeV.
     """
@@ -88,7 +88,7 @@ class Isolation(NamedTuple):
 class JetFinder(NamedTuple):
     """Jets and their scale; modules FastJetFinder and JetEnergyScale.
 
-    Arguments:
+    Args:
         radius: R of anti-kt.
         pt_min: Smallest pt before calibration, GeV.
         scale_offset: a of the scale sqrt((a - b |eta|)^2 / pt + 1), in sqrt(GeV).
@@ -104,7 +104,7 @@ class JetFinder(NamedTuple):
 class TauTagger(NamedTuple):
     """Track counting; module TauTagging.
 
-    Arguments:
+    Args:
         track_radius: Size of the cone in which tracks are counted.
         track_pt_min: Smallest pt of a counted track, GeV.
         tau_radius: Largest distance of a true tau's visible momentum.

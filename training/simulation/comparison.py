@@ -28,7 +28,7 @@ TREES = {"max_iter": 150, "max_leaf_nodes": 15, "learning_rate": 0.06, "random_s
 class Sample:
     """Events of one process, before the official selection.
 
-    Arguments:
+    Args:
         columns: The 16 primaries, each of shape (n,).
         weights: Weights, shape (n,).
         parents: Showered event of each row, shape (n,); rows of one are not independent.

@@ -22,7 +22,7 @@ Columns = TypeVar("Columns", bound=Any)
 class Particles:
     """Stable particles (Pythia's ``isFinal``), each array of shape (n,).
 
-    Arguments:
+    Args:
         pdg: PDG code, int32.
         px: Momentum in GeV, float64; likewise ``py``, ``pz`` and the energy ``e``.
         vx: Place of production in mm, float64; likewise ``vy``, ``vz``.
@@ -47,7 +47,7 @@ class Particles:
 class Taus:
     """True taus that decay to hadrons, each array of shape (n,).
 
-    Arguments:
+    Args:
         px: Visible momentum in GeV, float64: the sum of all decay products but the tau neutrino; likewise ``py``,
             ``pz`` and the energy ``e``.
         pt: Transverse momentum of the tau itself in GeV, float64, just before its decay.
@@ -77,7 +77,7 @@ INTEGER_COLUMNS = {"pdg": np.int32, "charge": np.int8, "prongs": np.int8}
 class EventBatch:
     """Particles and hadronic taus of n events.
 
-    Arguments:
+    Args:
         particles: Stable particles of all events.
         offsets: Where each event's particles start, shape (n + 1,), int64; the last entry is their number.
         taus: Hadronic taus of all events, also those from decays of hadrons.

@@ -9,6 +9,7 @@ counts as tried.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -17,10 +18,12 @@ import awkward as ak
 import numpy as np
 import pythia8mc
 
+from training.simulation.aim import JET_PT, QUIET_PT, Aim, drop_near, load_importance, set_features
 from training.simulation.event import EventBatch
+from training.simulation.hard import is_quiet, momentum, right_fraction
 from training.simulation.heavy_flavour import TauBias
 from training.simulation.processes import COMMON_SETTINGS, Process
-from training.simulation.promise import decay_promise, hard_promise
+from training.simulation.promise import decay_promise, hard_promise, pair_promise
 from training.simulation.records import Rows, TauRows, event_batch, final_particles
 from training.simulation.tau_decays import (
     HADRONIC,
@@ -30,17 +33,21 @@ from training.simulation.tau_decays import (
     TauLibrary,
     draw_kinds,
     draw_pairs,
-    z_right_fraction,
 )
 
 TAU_LIFETIME = 0.08703
 """Speed of light times the mean life in mm (Particle Data Group)."""
-QUIET_PT = 40.0
-QUIET_SUM = 80.0
-"""Events with less recoil have few entries at large pt of the boson or with two hard jets, GeV."""
 HEAVY_FLAVOUR_POLARISATION = -0.7
 """Of tau- from b -> c tau nu, about -0.7 (Falk, Ligeti, Neubert, Nir, Phys. Lett. B 326 (1994) 145)."""
 PAIR_PROCESSES = ("htautau", "ztautau")
+PROMISE_POWER = 0.5
+"""Of the promise of sets of decays in aimed simulation."""
+LAST_STAGE = 3
+"""Stages of Pythia's shower up to this one come before the boson decays."""
+PAIR_SIZE = 8
+"""Size of the record of a hard process that makes one boson, which decays to two particles."""
+BOSON = 5
+"""Place of the boson in Z events of Pythia."""
 Z_CODE = 221
 """q qbar -> Z, the only process whose angles are used for the polarisation."""
 
@@ -49,31 +56,34 @@ Z_CODE = 221
 class Effort:
     """How much is drawn per event.
 
-    Arguments:
+    Args:
         sets: Sets of tau decays drawn per showered event.
         passes: Sets that are simulated.
         boost: Factor on the probability to hadronise an event, up to 1: how many times more often than its decays
             promise. Events that would exceed 1 get a larger weight instead.
         quiet: Fraction of events with little recoil that are kept (importance sampling, 1 for none).
+        aim: Aim at what moves mu, None for none; of no effect but for pairs of taus from Z and H.
     """
 
     sets: int
     passes: int
     boost: float
     quiet: float = 1.0
+    aim: Aim | None = None
 
 
 @dataclass(frozen=True)
 class Showered:
     """Some hadronised events with the sets of tau decays to simulate.
 
-    Arguments:
+    Args:
         recoil: All particles but products of prompt taus, n events.
         decays: Products of prompt taus, one event per set, p sets.
         parents: Which of the n events each set belongs to, rising, shape (p,), int64.
         weights: Inverse of the probability that the set got here, shape (p,).
         usual: What that inverse is for a set of full promise, shape (p,).
         codes: Pythia's process code of each of the n events, int64.
+        features: What the sets' importance is told from, shape (p, f); f is 0 where there is no aim.
     """
 
     recoil: EventBatch
@@ -82,13 +92,14 @@ class Showered:
     weights: np.ndarray
     usual: np.ndarray
     codes: np.ndarray
+    features: np.ndarray
 
 
 @dataclass(frozen=True)
 class Kept:
     """What the decisions remember of an event.
 
-    Arguments:
+    Args:
         key: Momentum fraction of the first parton, which tells events apart.
         code: Pythia's process code.
         taus: Four-momenta of prompt taus, shape (t, 4), GeV.
@@ -96,7 +107,8 @@ class Kept:
         helicities: Their helicities, shape (t,).
         decays: Sets of decays to simulate, set by set, p times t.
         weights: Weights of the sets, shape (p,).
-        usual: Weight of a set of full promise.
+        usual: What they would be for sets of full promise, shape (p,).
+        features: What the sets' importance is told from, shape (p, f).
     """
 
     key: float
@@ -106,7 +118,8 @@ class Kept:
     helicities: np.ndarray
     decays: Decays
     weights: np.ndarray
-    usual: float
+    usual: np.ndarray
+    features: np.ndarray
 
 
 class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
@@ -118,7 +131,12 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         self.kept: dict[float, Kept] = {}
         self.pythia: pythia8mc.Pythia = None
         self._process, self._effort, self._library, self._rng = process, effort, library, rng
-        self._code, self._key, self._promise, self._right = 0, 0.0, 1.0, Z_RIGHT_FRACTION
+        self._aim = effort.aim if process.name in PAIR_PROCESSES else None
+        # anti-kt, R = 0.4, |eta| < 5, all but neutrinos.
+        self._jets = pythia8mc.SlowJet(-1, 0.4, JET_PT, 5.0, 2) if self._aim else None
+        self._told = load_importance() if self._aim and self._aim.power else _equal
+        self._code, self._key, self._right = 0, 0.0, Z_RIGHT_FRACTION
+        self._promise = self._hard_promise = 1.0
 
     def canVetoProcessLevel(self) -> bool:  # noqa: N802
         """Pythia's switch for the method below."""
@@ -129,16 +147,41 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         info = self.pythia.infoPython()
         self._code = int(info.code())
         self.tried[self._code] += 1
-        final = [p for p in (process[i] for i in range(5, process.size())) if p.status() > 0]
-        leptons = [(p.pT(), abs(p.eta())) for p in final if p.idAbs() in (11, 13)]
-        taus = [(p.pT(), abs(p.eta())) for p in final if p.idAbs() == 15]
-        self._promise = hard_promise(self._process.keep, leptons, taus)
+        self._promise = self._hard_promise = self._judge(process)
         if self._rng.random() >= self._promise:
             return True
         self._key = float(info.x1())
-        if self._code == Z_CODE:
-            self._right = _right_fraction(process, next(p for p in final if p.id() == 15))
         return False
+
+    def _judge(self, process: pythia8mc.Event) -> float:
+        """Return what the hard process promises; calls into Pythia cost most, so a lone boson's pair makes few."""
+        if process.size() == PAIR_SIZE:
+            one, other = process[BOSON + 1], process[BOSON + 2]
+            if one.idAbs() == 15 and other.idAbs() == 15:
+                return pair_promise(self._process.keep, one.pT(), abs(one.eta()), other.pT(), abs(other.eta()))
+        final = [p for p in (process[i] for i in range(5, process.size())) if p.status() > 0]
+        leptons = [(p.pT(), abs(p.eta())) for p in final if p.idAbs() in (11, 13)]
+        taus = [(p.pT(), abs(p.eta())) for p in final if p.idAbs() == 15]
+        return hard_promise(self._process.keep, leptons, taus)
+
+    def canVetoPT(self) -> bool:  # noqa: N802
+        """Pythia's switch for the methods below."""
+        return self._aim is not None and self._process.name == "ztautau"
+
+    def scaleVetoPT(self) -> float:  # noqa: N802
+        """Where the shower is halted, GeV."""
+        return QUIET_PT
+
+    def doVetoPT(self, stage: int, event: pythia8mc.Event) -> bool:  # noqa: N802
+        """Decide whether a Z event with this much recoil is showered to the end."""
+        assert self._aim is not None
+        if stage > LAST_STAGE:
+            return False
+        boson = event[event[BOSON].iBotCopyId()]
+        fraction = self._aim.keep(boson.pT(), boson.m())
+        # Set, not multiplied: Pythia repeats a shower that fails.
+        self._promise = self._hard_promise * fraction
+        return bool(self._rng.random() >= fraction)
 
     def canVetoPartonLevel(self) -> bool:  # noqa: N802
         """Pythia's switch for the method below."""
@@ -149,13 +192,16 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         rng, effort = self._rng, self._effort
         places = [i for i in range(5, event.size()) if event[i].idAbs() in (11, 13, 15)]
         found = [p for p in (event[i] for i in places) if p.isFinal()]
-        leptons = np.array([_momentum(p) for p in found if p.idAbs() != 15]).reshape(-1, 4)
+        leptons = np.array([momentum(p) for p in found if p.idAbs() != 15]).reshape(-1, 4)
         tau_list = [p for p in found if p.idAbs() == 15]
-        quiet = effort.quiet if effort.quiet < 1.0 and _is_quiet(event, found) else 1.0
+        quiet = effort.quiet if effort.quiet < 1.0 and is_quiet(event, found) else 1.0
         if rng.random() >= quiet:
             return True
-        taus = np.array([_momentum(p) for p in tau_list]).reshape(-1, 4)
+        taus = np.array([momentum(p) for p in tau_list]).reshape(-1, 4)
         charges = np.array([-1 if p.id() > 0 else 1 for p in tau_list], dtype=np.int64)
+        if self._code == Z_CODE:
+            hard = self.pythia.process
+            self._right = right_fraction(hard, hard[BOSON + 1] if hard[BOSON + 1].id() == 15 else hard[BOSON + 2])
         helicities = self._helicities(event, tau_list)
 
         n_sets, n_taus = effort.sets if tau_list else 1, len(tau_list)
@@ -166,19 +212,42 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         decays = self._library.draw(kinds.ravel(), taus[each], charges[each], helicities[each], rng)
         visible = decays.visible.reshape(n_sets, n_taus, 4)
         promises = decay_promise(self._process.keep, leptons, kinds, visible)
+        features, importance = self._importance(event, taus, leptons, kinds, visible)
+        if self._aim:
+            # Rows of little promise that are selected all the same must not be heavy.
+            promises = promises**PROMISE_POWER * importance
         mean = float(promises.mean())
-        probability = min(1.0, effort.boost * mean / self._promise)
+        boost = effort.boost * (self._aim.boost if self._aim and self._process.name == "ztautau" else 1.0)
+        probability = min(1.0, boost * mean / self._promise)
         if rng.random() >= probability:
             return True
-        n_passes = min(effort.passes, n_sets)
+        passes = self._aim.least if self._aim else effort.passes
+        n_passes = min(passes, n_sets)
+        if self._aim:
+            # As many as make all weights the same but for the sets' promise and importance.
+            wanted = math.ceil(passes * boost * mean / self._promise)
+            n_passes = min(max(n_passes, wanted), self._aim.passes)
         chosen = rng.choice(n_sets, n_passes, p=promises / (mean * n_sets))
         fraction = PAIR_FRACTION if forced else 1.0
         weights = fraction * mean / (promises[chosen] * probability * self._promise * n_passes * quiet)
-        usual = 1.0 / (effort.boost * effort.passes * quiet)
+        usual = np.full(n_passes, 1.0 / (effort.boost * effort.passes * quiet))
+        if self._aim:
+            usual = weights * promises[chosen] / importance[chosen]
         rows = (chosen[:, None] * n_taus + np.arange(n_taus)).ravel()
-        decided = (taus, charges, helicities, decays.take(rows), weights, usual)
+        decided = (taus, charges, helicities, decays.take(rows), weights, usual, features[chosen])
         self.kept[self._key] = Kept(self._key, self._code, *decided)
         return False
+
+    def _importance(
+        self, event: pythia8mc.Event, taus: np.ndarray, leptons: np.ndarray, kinds: np.ndarray, visible: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return features, shape (k, f), and importance, shape (k,), of k sets of decays; none and 1 if not aimed."""
+        if self._aim is None or self._jets is None:
+            return np.zeros((len(kinds), 0)), np.ones(len(kinds))
+        self._jets.analyze(event)
+        found = np.array([momentum(self._jets.p(i)) for i in range(self._jets.sizeJet())]).reshape(-1, 4)
+        features = set_features(taus, leptons, kinds, visible, drop_near(found, taus, leptons))
+        return features, np.clip(self._told(features) ** self._aim.power, self._aim.floor, self._aim.ceiling)
 
     def _helicities(self, event: pythia8mc.Event, taus: list[pythia8mc.Particle]) -> np.ndarray:
         """Draw helicities of prompt taus from what they come from, -1 or 1, shape (t,)."""
@@ -267,8 +336,9 @@ class Generator:
             event_batch(len(parents), [products], taus, data),
             parents,
             weights,
-            np.repeat([event.usual for event in kept], passes),
+            np.concatenate([event.usual for event in kept]),
             np.array([event.code for event in kept], dtype=np.int64),
+            np.concatenate([event.features for event in kept]),
         )
 
     def _late_decays(
@@ -321,25 +391,5 @@ class Generator:
         return (owner[of], codes, momenta, decayed_at[of]), tau_rows
 
 
-def _momentum(particle: pythia8mc.Particle) -> tuple[float, float, float, float]:
-    return particle.px(), particle.py(), particle.pz(), particle.e()
-
-
-def _right_fraction(process: pythia8mc.Event, tau: pythia8mc.Particle) -> float:
-    """Probability of a right-handed tau- in q qbar -> Z -> tau tau, from the hard process."""
-    boson = process[5]
-    # The incoming partons move along the beam, so this boost does not turn the quark's direction.
-    gamma, velocity = boson.e() / boson.m(), boson.pz() / boson.e()
-    pz = gamma * (tau.pz() - velocity * tau.e())
-    cosine = pz / np.sqrt(pz**2 + tau.pT() ** 2)
-    first_is_quark = process[3].id() > 0
-    return z_right_fraction(process[3].idAbs(), cosine if first_is_quark else -cosine)
-
-
-def _is_quiet(event: pythia8mc.Event, leptons: list[pythia8mc.Particle]) -> bool:
-    """Tell whether leptons and partons recoil little against each other."""
-    px, py = sum(p.px() for p in leptons), sum(p.py() for p in leptons)
-    if px**2 + py**2 > QUIET_PT**2:
-        return False
-    partons = (p for p in (event[i] for i in range(5, event.size())) if p.isFinal() and p.isParton())
-    return bool(sum(p.pT() for p in partons) < QUIET_SUM)
+def _equal(features: np.ndarray) -> np.ndarray:
+    return np.ones(len(features))

@@ -18,7 +18,7 @@ from sage.errors import InputError
 from training.simulation.buckets import RECORD, Buckets, write
 from training.simulation.processes import TABLE, Process
 from training.simulation.production import Production, Shard
-from training.simulation.shards import iterate
+from training.simulation.shards import identity, iterate
 from workshop.files import scratch_folder
 
 SHUFFLE_KEY = 7
@@ -34,7 +34,7 @@ DESCRIPTION = (
 class Summary:
     """Sums over the shards of one process.
 
-    Arguments:
+    Args:
         rows: Number of rows.
         shards: Number of shards.
         tried: Events of the hard process by process code.
@@ -102,7 +102,7 @@ def merge(production: Production, shards: dict[str, int], output: Path) -> dict[
     processes = [TABLE[name] for name in TABLE if name in shards]
     summaries = {process.name: summarise(process, output, shards[process.name]) for process in processes}
     rng = np.random.default_rng(np.random.SeedSequence(production.seed, spawn_key=(SHUFFLE_KEY, SHUFFLE_KEY)))
-    details = {**asdict(production), "processes": {name: asdict(summary) for name, summary in summaries.items()}}
+    details = {**identity(production), "processes": {name: asdict(summary) for name, summary in summaries.items()}}
     with scratch_folder(output / ".buckets") as folder:
         buckets = Buckets(folder, {name: summary.rows for name, summary in summaries.items()}, rng)
         for process in processes:

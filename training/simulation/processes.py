@@ -32,7 +32,7 @@ COMMON_SETTINGS = (
 class Process:
     """One process of the challenge.
 
-    Arguments:
+    Args:
         name: Its name in ``detailed_labels``.
         settings: Pythia settings beyond ``COMMON_SETTINGS``.
         cross_sections: Cross-section in fb by Pythia process code, times branching ratios where decays are forced.
@@ -70,7 +70,7 @@ class Promise(NamedTuple):
     Rare ways into the selection (a jet mistaken for a tau, a lepton or a tau from a heavy quark) are simulated for a
     fraction of events and weighted up, so every fraction is above zero unless the way is closed.
 
-    Arguments:
+    Args:
         lepton_and_tau: A lepton, or tau that may give one, and another tau.
         lepton: A lepton, or tau that may give one, but no other tau.
         tau: No lepton but one tau.

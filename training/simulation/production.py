@@ -21,10 +21,11 @@ import numpy as np
 
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
+from training.simulation.aim import OFF, find_aim
 from training.simulation.detector import deposits, measure, overlay
 from training.simulation.generator import Effort, Generator, Showered
 from training.simulation.processes import TABLE, Process
-from training.simulation.selection import select_candidates
+from training.simulation.selection import Selected, select_candidates
 from training.simulation.tau_decays import TauLibrary, load_library
 from training.simulation.underlying import NO_INTERACTIONS, load_underlying
 
@@ -36,7 +37,7 @@ VERSION = 1
 class Mode:
     """A way to simulate.
 
-    Arguments:
+    Args:
         name: Name on the command line.
         effort: How much is drawn per event.
         repeats: Detector passes of a set of decays without any hadronic tau; a pass selects few of them, by mis-tags.
@@ -76,7 +77,7 @@ def find_mode(name: str) -> Mode:
 class Shard:
     """Selected events of one shard.
 
-    Arguments:
+    Args:
         values: The 16 primaries in the order of ``PRIMARIES``, shape (n, 16), float32.
         weights: Weights up to the factor ``Process.event_weight`` of the row's code, shape (n,), float64.
         codes: Pythia's process code, shape (n,), int16.
@@ -98,12 +99,13 @@ class Shard:
 class Production:
     """What decides the content of shards.
 
-    Arguments:
+    Args:
         mode: Name of the mode.
         seed: Seed of all random numbers.
         shard_events: Showered events per shard.
         z_quiet: Fraction of Z events with little recoil that are kept (importance sampling); weights make up for it.
         version: Version of the simulation.
+        aim: Name of what the simulation is aimed at, ``off`` for nothing.
     """
 
     mode: str
@@ -111,6 +113,7 @@ class Production:
     shard_events: int
     z_quiet: float = 1.0
     version: int = VERSION
+    aim: str = OFF
 
 
 class Simulation:
@@ -138,7 +141,8 @@ class Simulation:
         generator_seed, own_seed = np.random.SeedSequence(production.seed, spawn_key=place).spawn(2)
         rng = np.random.default_rng(own_seed)
         extra = NO_INTERACTIONS if mode.overlaid else ()
-        effort = replace(mode.effort, quiet=production.z_quiet) if process.name == "ztautau" else mode.effort
+        quiet = production.z_quiet if process.name == "ztautau" else 1.0
+        effort = replace(mode.effort, quiet=quiet, aim=find_aim(production.aim))
         generator = Generator(process, effort, self._library, generator_seed, extra)
         pieces, first = [], 0
         for showered in generator.batches(production.shard_events):
@@ -148,6 +152,20 @@ class Simulation:
         return Shard(values, weights, codes.astype(np.int16), parents.astype(np.int32), generator.tried)
 
     def _rows(self, process: Process, showered: Showered, first: int, rng: np.random.Generator) -> Rows:
+        rows, of, repeats = self.measure(showered, rng)
+        weights = showered.weights[of] / repeats * rows.probability
+        smallest = process.row_weight * showered.usual[of]
+        kept = np.flatnonzero(rng.random(len(rows)) * smallest < weights)
+        parents = showered.parents[of[kept]]
+        values = np.stack([rows.columns[name][kept] for name in PRIMARIES], axis=-1)
+        return values, np.maximum(weights, smallest)[kept], showered.codes[parents], parents + first
+
+    def measure(self, showered: Showered, rng: np.random.Generator) -> tuple[Selected, np.ndarray, np.ndarray]:
+        """Let sets of decays pass detector and selection.
+
+        Returns:
+            The rows, the set of each and the detector passes of that set, both of shape (n,).
+        """
         n_taus = np.diff(showered.recoil.tau_offsets)[showered.parents] + np.diff(showered.decays.tau_offsets)
         repeats = np.where(n_taus == 0, self._mode.repeats, 1)
         sets = np.repeat(np.arange(len(repeats)), repeats)
@@ -160,12 +178,7 @@ class Simulation:
         seeds = rng.integers(0, 2**64, len(sets), dtype=np.uint64)
         rows = select_candidates(measure(everything, seeds, only_selectable=True))
         of = sets[rows.events]
-        weights = showered.weights[of] / repeats[of] * rows.probability
-        smallest = process.row_weight * showered.usual[of]
-        kept = np.flatnonzero(rng.random(len(rows)) * smallest < weights)
-        parents = showered.parents[of[kept]]
-        values = np.stack([rows.columns[name][kept] for name in PRIMARIES], axis=-1)
-        return values, np.maximum(weights, smallest)[kept], showered.codes[parents], parents + first
+        return rows, of, repeats[of]
 
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

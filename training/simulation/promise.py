@@ -58,6 +58,13 @@ def hard_promise(keep: Promise, leptons: Sequence[tuple[float, float]], taus: Se
     return max(chances)
 
 
+def pair_promise(keep: Promise, pt: float, eta: float, other_pt: float, other_eta: float) -> float:
+    """``hard_promise`` of two taus alone."""
+    one, other = _hard_quality(HARD_TAU, pt, eta), _hard_quality(HARD_TAU, other_pt, other_eta)
+    low, high = (one, other) if one < other else (other, one)
+    return max(keep.nothing, keep.tau * high, keep.lepton_and_tau * low)
+
+
 @compiled
 def decay_promise(keep: Promise, leptons: np.ndarray, kinds: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Fraction of such events to simulate, for k sets of tau decays of one event.
@@ -94,9 +101,17 @@ def decay_promise(keep: Promise, leptons: np.ndarray, kinds: np.ndarray, visible
 
 def _hard_quality(steps: HardSteps, pt: float, eta: float) -> float:
     by_eta, by_pt, smallest = steps
-    eta_fraction = next((fraction for limit, fraction in by_eta if eta < limit), smallest)
-    pt_fraction = next((fraction for limit, fraction in by_pt if pt > limit), smallest)
-    return min(eta_fraction, pt_fraction)
+    # Plain loops: this is called for every event that is tried.
+    by_angle, by_momentum = smallest, smallest
+    for limit, fraction in by_eta:
+        if eta < limit:
+            by_angle = fraction
+            break
+    for limit, fraction in by_pt:
+        if pt > limit:
+            by_momentum = fraction
+            break
+    return min(by_angle, by_momentum)
 
 
 @compiled

@@ -31,7 +31,7 @@ JET = np.dtype(
 class Leptons:
     """Isolated electrons and muons after overlap removal, each array of shape (n,).
 
-    Arguments:
+    Args:
         pt: Transverse momentum in GeV, float64.
         eta: Pseudorapidity, float64.
         phi: Azimuth, float64.
@@ -53,7 +53,7 @@ class Leptons:
 class Jets:
     """Calibrated jets after overlap removal, in order of falling pt within an event, each array of shape (n,).
 
-    Arguments:
+    Args:
         pt: Calibrated transverse momentum in GeV, float64.
         eta: Pseudorapidity, float64.
         phi: Azimuth, float64.
@@ -83,7 +83,7 @@ class Jets:
 class RecoBatch:
     """Reconstructed events.
 
-    Arguments:
+    Args:
         leptons: Leptons of all events.
         lepton_offsets: Where each event's leptons start, shape (n + 1,), int64.
         jets: Jets of all events.

@@ -33,7 +33,7 @@ DECIMALS = 3
 class Selected:
     """Selected rows; in the weighted variant an event may give several.
 
-    Arguments:
+    Args:
         columns: The 16 primaries by name, each of shape (n,), float32; momenta in GeV.
         events: Row of the event in the batch, shape (n,), int64.
         probability: Probability that the tagger chooses this candidate and no other jet, shape (n,), float64.

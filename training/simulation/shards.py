@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from sage.errors import InputError
+from training.simulation.aim import find_aim, table_hash
 from training.simulation.production import Production, Shard, Simulation
 from workshop.claims import claimed
 from workshop.files import read_arrays, write_arrays
@@ -27,7 +29,14 @@ SHARDS_FOLDER = "shards"
 
 def claimed_by(production: Production, output: Path) -> AbstractContextManager[None]:
     """Own ``output`` for a production; see ``workshop.claims``."""
-    return claimed(output, asdict(production), results=(f"{SHARDS_FOLDER}/*/*.npz",), file=SETTINGS_FILE)
+    return claimed(output, identity(production), results=(f"{SHARDS_FOLDER}/*/*.npz",), file=SETTINGS_FILE)
+
+
+def identity(production: Production) -> dict[str, Any]:
+    """Return what tells a production from others; one without aim is what it was before there were any."""
+    settings = asdict(production)
+    aim = find_aim(settings.pop("aim"))
+    return settings if aim is None else {**settings, "aim": {**asdict(aim), "table": table_hash()}}
 
 
 def shard_path(output: Path, process: str, index: int) -> Path:

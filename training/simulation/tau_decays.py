@@ -184,7 +184,7 @@ def _all_to_lab(
 class Decays:
     """Decays of taus.
 
-    Arguments:
+    Args:
         kinds: ``ELECTRON``, ``MUON`` or ``HADRONIC``, shape (n,), int64.
         rows: Decay in the library, shape (n,); meaningless for leptonic ones.
         azimuths: Rotation about the flight direction in radians, shape (n,).
@@ -205,7 +205,7 @@ class Decays:
 class TauLibrary:
     """Hadronic decays of a tau- at rest with spin along +z; neutrinos are left out.
 
-    Arguments:
+    Args:
         pdg: Codes of the visible products of all decays, shape (m,), int32.
         momenta: Their four-momenta, shape (m, 4), GeV.
         offsets: Where each decay's products start, shape (n + 1,), int64.

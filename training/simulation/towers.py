@@ -60,7 +60,7 @@ TRACK = np.dtype(
 class Deposits:
     """True energies per tower, tracks and taus of n events.
 
-    Arguments:
+    Args:
         towers: Numbers of the towers hit, rising within an event, int32.
         energies: Their true energies in GeV, float64.
         tower_offsets: Where each event's towers start, shape (n + 1,), int64.
