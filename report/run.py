@@ -24,6 +24,7 @@ from sage.files.bundle import Bundle
 from studies.analysis import UNPULLED, Pull, flat_band, fraction, nuisance_pulls, pull_of
 from studies.event_toys import frame_of_records
 from workshop.errors import UsageError
+from workshop.numbers import without_numbers
 
 MOST_SETS, MOST_EXPERIMENTS = 9, 100
 """Intervals that are drawn; with all those of a large run the page would take long to show."""
@@ -319,7 +320,8 @@ def _answers(run: Run) -> Section:
         caption = "ok: measured the normal way. flagged: measured, with a remark. fallback: not measured; a fixed wide "
         caption += "interval was returned. All should be ok."
         blocks.append(Table("statuses", "Answers by status", ("status", "answers"), rows, caption))
-    flags = Counter(str(flag) for record in run.records for flag in (record.result or {}).get("flags", ()))
+    all_flags = (str(flag) for record in run.records for flag in (record.result or {}).get("flags", ()))
+    flags = Counter(map(without_numbers, all_flags))
     if flags:
         rows = tuple((flag, count(n)) for flag, n in sorted(flags.items()))
         caption = "What did not go the normal way, in the model’s words; an answer can have several."

@@ -18,6 +18,7 @@ from scipy import stats
 from harness.scores import ONE_SIGMA, quantiles_score
 from studies.toys import FAILED
 from workshop.errors import UsageError
+from workshop.numbers import without_numbers
 
 FEW_MUS = 20
 """Up to so many different true mus are grouped by value; more are grouped in ``MU_GROUPS`` equal ranges."""
@@ -173,7 +174,7 @@ def analyse(frame: pd.DataFrame) -> Analysis:
     width = good["p84"] - good["p16"]
     pulls = {"mu": pull_of(mu_pulls(good))}
     pulls |= {name: pull_of(nuisance_pulls(good, name)) for name in names if name != UNPULLED}
-    flags = Counter(flag for text in frame["flags"] for flag in str(text).split("; ") if flag)
+    flags = Counter(without_numbers(flag) for text in frame["flags"] for flag in str(text).split("; ") if flag)
     inside = (good[f"fit_{UNPULLED}"] - good[f"true_{UNPULLED}"]).abs() <= good[f"sigma_{UNPULLED}"]
     later = frame["flags"].str.contains(LATER_STEP, regex=False) | (frame["status"] == FAILED)
     groups = [_group(part) for part in by_mu(frame)]

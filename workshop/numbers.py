@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+
+NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d[\d.]*(?:e[-+]?\d+)?")
 
 
 def decimals(error: float) -> int:
@@ -36,3 +39,8 @@ def with_error(value: float, error: float, *, sign: bool = False, plus_minus: st
     shown = [round(number, places) for number in (value, error)]
     places = max(places, 0)
     return f"{shown[0]:{'+' if sign else ''}.{places}f} {plus_minus} {shown[1]:.{places}f}"
+
+
+def without_numbers(text: str) -> str:
+    """Return a text with an ellipsis for each number, so that texts of one kind are the same; ``int64`` is no number."""
+    return NUMBER.sub("…", text)
