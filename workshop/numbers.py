@@ -42,5 +42,5 @@ def with_error(value: float, error: float, *, sign: bool = False, plus_minus: st
 
 
 def without_numbers(text: str) -> str:
-    """Return a text with an ellipsis for each number, so that texts of one kind are the same; ``int64`` is no number."""
+    """Return a text with an ellipsis for each number, so that texts of one kind are equal; ``int64`` is no number."""
     return NUMBER.sub("…", text)
