@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d[\d.]*(?:e[-+]?\d+)?")
+NUMBER = re.compile(r"(?<![A-Za-z_0-9.])[-+]?\d[\d.]*(?:e[-+]?\d+)?")
 
 
 def decimals(error: float) -> int:
