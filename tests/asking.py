@@ -34,6 +34,7 @@ def main():
     from model import Model
 
     asked = Path(given).with_name("asked.txt")
+    asked.unlink(missing_ok=True)
 
     def get_train_set(train_size=None):
         with asked.open("a") as stream:  # it may run in a process of its own

@@ -13,6 +13,7 @@ from sage.errors import InputError
 from scripts.distill import main
 from studies.likelihoods import open_weights
 from studies.worth import Sensitivity
+from tests.ending import exit_code
 from tests.events import small_data
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, Events, EventsFile
 from training.simulation.distilling import Distilling, Judged, choose, draw_rows, keep_probabilities
@@ -123,10 +124,10 @@ def test_program(demo_weights, tmp_path, capsys):
     assert "choose another --output" in capsys.readouterr().err
     for change, message in (
         (["--rows", "20000"], "20000 rows cannot be kept of 12000"),
-        (["--rows", "5"], "--rows is 5"),
-        (["--floor", "0"], "--floor is 0.0"),
+        (["--rows", "5"], "'5' is not a whole number from 100"),
+        (["--floor", "0"], "'0' is not a number above 0"),
     ):
-        assert main([*given, *change, "--output", str(tmp_path / "bad")]) == 2
+        assert exit_code(main, [*given, *change, "--output", str(tmp_path / "bad")]) == 2
         assert message in capsys.readouterr().err
     (data / PARENTS_FILE).unlink()
     assert main([*given, "--output", str(tmp_path / "bad")]) == 2

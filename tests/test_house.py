@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "methods": {"sage", "workshop", "training", "harness"},
     "studies": {"sage", "workshop", "training", "harness"},
     "report": {"sage", "workshop", "harness", "studies"},
-    "benchmarks": {"sage", "workshop", "training", "model"},
+    "benchmarks": {"sage", "workshop", "training", "studies", "model"},
     "scripts": {"sage", *OFFLINE} - {"scripts", "benchmarks"},
 }
 """What each package may import besides itself; inside ``sage`` each sub-package and module, elsewhere each folder."""

@@ -62,7 +62,7 @@ def test_output_files_hold_no_home_and_no_environment(tmp_path, monkeypatch):
     records = [json.loads(line) for line in (output / "experiments.jsonl").read_text().splitlines()]
     assert all("libsage_network.so cannot be loaded" in record["result"]["flags"][0] for record in records)
     files = [path for path in output.rglob("*") if path.is_file()]
-    assert len(files) == 8
+    assert len(files) == 9
     for path in files:
         content = path.read_bytes()
         for secret in (str(home), str(tmp_path), str(ROOT), MARKER):

@@ -376,7 +376,7 @@ def test_too_few_events_are_refused(tmp_path):
 
 
 def test_diverging_loss_is_reported(data, tmp_path):
-    config = dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, learning_rate=1e30))
+    config = dataclasses.replace(CONFIG, training=dataclasses.replace(SETTINGS, learning_rate=1e9))
     with pytest.raises(ValueError, match=r"loss is (nan|inf) after step \d+ of epoch 0; lower learning_rate"):
         train(config, data, tmp_path)
 

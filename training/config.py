@@ -6,7 +6,6 @@ costs a training run. Command line options replace single values.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -22,6 +21,8 @@ from sage.errors import SettingsError
 DISTRIBUTIONS = ("prior", "uniform", "nominal")
 """Of the nuisance points that training draws; see ``TrainingConfig``."""
 
+LARGEST = 1e9
+"""Of any number among the settings."""
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 
 T = TypeVar("T")
@@ -91,8 +92,8 @@ class TrainingConfig:
             raise SettingsError(msg)
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, float) and not (math.isfinite(value) and 0.0 <= value <= 1e9):
-                msg = f"training: {item.name} is {value}; it must be a finite number of at least 0"
+            if isinstance(value, float) and not 0.0 <= value <= LARGEST:
+                msg = f"training: {item.name} is {value}; it must be a number from 0 to {LARGEST:g}"
                 raise SettingsError(msg)
         if self.points not in DISTRIBUTIONS:
             msg = f"training: points is {self.points!r}; choose one of {', '.join(DISTRIBUTIONS)}"
@@ -151,8 +152,8 @@ class TablesConfig:
                 msg = f"tables: {name} is {getattr(self, name)}; it must be at least {least}"
                 raise SettingsError(msg)
         for name in ("min_count", "min_effective"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):
-                msg = f"tables: {name} is {getattr(self, name)}; it must be a finite number of at least 0"
+            if not 0.0 <= getattr(self, name) <= LARGEST:
+                msg = f"tables: {name} is {getattr(self, name)}; it must be a number from 0 to {LARGEST:g}"
                 raise SettingsError(msg)
 
 
