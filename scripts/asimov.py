@@ -57,7 +57,6 @@ def work(given: argparse.Namespace) -> None:
         progress.set_description("fits")
         study = study_asimov(bundle, truth, given.points)
         progress.update()
-        given.output.mkdir(parents=True, exist_ok=True)
         write_json(given.output / "asimov.json", as_json(study))
         progress.update()
         progress.set_description("pictures")

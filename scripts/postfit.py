@@ -57,7 +57,6 @@ def work(given: argparse.Namespace) -> None:
 
     output: Path = given.output
     result = postfit(given.weights, given.data, given.test_size, given.mu, given.seed, given.systematics)
-    output.mkdir(parents=True, exist_ok=True)
     content = as_dict(result)
     pictures = [*draw_regions(content, output / "regions"), *draw_fitted_nuisances(content, output / "pulls")]
     if given.nodes:

@@ -60,7 +60,6 @@ def work(given: argparse.Namespace) -> None:
         results = read_results(given.results)
         scores = score_results(results)
         progress.update()
-        output.mkdir(parents=True, exist_ok=True)
         content = scores_as_dict(scores, results)
         write_text(output / "scores.json", json.dumps(content, indent=4))
         progress.update()

@@ -92,7 +92,6 @@ def save(figure: Any, stem: Path, kinds: tuple[str, ...] = ("png", "svg")) -> li
     paths = []
     for kind in kinds:
         path = stem.with_name(f"{stem.name}.{kind}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, image(figure, kind))
         paths.append(path)
     return paths

@@ -35,9 +35,12 @@ def worst_value(objective: Objective) -> float:
 def widened(interval: Interval, objective: Objective, mu_range: tuple[float, float] | None = None) -> Interval:
     """Return an interval, within ``mu_range``, that allows for the misfit at its minimum; a flag tells of it."""
     free, twice = degrees(objective), 2.0 * interval.fit.value
-    if free is None or not free + CHANCE * math.sqrt(2.0 * free) < twice < math.inf:
+    if free is None:
         return interval
-    scale = math.sqrt(1.0 + (twice - free - CHANCE * math.sqrt(2.0 * free)) / free)
+    chance = CHANCE * math.sqrt(2.0 * free)
+    if not free + chance < twice < math.inf:
+        return interval
+    scale = math.sqrt(1.0 + (twice - free - chance) / free)
     mu = interval.fit.mu
     flag = f"poor_fit: 2 nll = {twice:.3g} with {free} degrees of freedom, interval widened {scale:.3g} times"
     low, high = mu - scale * (mu - interval.low), mu + scale * (interval.high - mu)
