@@ -82,14 +82,14 @@ def test_features_tell_boosted_pairs_and_jets():
     visible = np.array([[[30.0, 0.0, 0.0, 30.0], [20.0, 15.0, 0.0, 25.0]]])
     kinds = np.array([[HADRONIC, ELECTRON]])
     jets = np.array([[-80.0, 0.0, 300.0, 310.5], [-20.0, -30.0, -200.0, 203.3]])
-    one = set_features(taus, np.zeros((0, 4)), kinds, visible, jets)
+    one = set_features(taus[None], np.zeros((0, 4)), kinds, visible, jets)
     assert one.shape == (1, FEATURES)
     assert one[0, 0] == pytest.approx(np.log1p(np.hypot(100.0, 30.0) / 30.0))
     assert one[0, 3] == pytest.approx(np.log1p(25.0 / 30.0))
     assert one[0, 4] == pytest.approx(np.log1p(1.0))
     assert one[0, 6] == 1.0
     assert one[0, 8] > np.log1p(4.0)
-    without = set_features(taus, np.zeros((0, 4)), kinds, visible, jets[:0])
+    without = set_features(taus[None], np.zeros((0, 4)), kinds, visible, jets[:0])
     assert (without[0, 7:11] == 0).all()
     assert (without[0, :6] == one[0, :6]).all()
     assert len(drop_near(np.concatenate([jets, taus]), taus, np.zeros((0, 4)))) == 2
