@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-pythia8mc = pytest.importorskip("pythia8mc", reason="the simulation needs requirements-simulation.txt")
+pytest.importorskip("pythia8mc", reason="the simulation needs requirements-simulation.txt")
 pytest.importorskip("numba", reason="the simulation needs requirements-simulation.txt")
+
+import pythia8mc
 
 from training.simulation.hard import Z_CODE, momentum, read_pair, right_fraction
 from training.simulation.processes import COMMON_SETTINGS, TABLE
