@@ -5,17 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
-from tests.conftest import ROOT
 from workshop import jobs
 from workshop.errors import SubmissionError, UsageError
 from workshop.jobs import Pool, process_pool, run_parts
 
+ROOT = Path(__file__).resolve().parents[1]  # not from conftest, as each worker would import all of torch with it
 state = []
 
 
