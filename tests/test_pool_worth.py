@@ -38,9 +38,16 @@ def test_distilled_events_say_their_own_worth(caplog):
 
 @pytest.mark.parametrize(
     "told",
-    [{}, {"distill": 1}, {"distill": {"kept": {"processes": {}}}}, {"distill": {"kept": {"processes": {"a": {"w": 1}}}}},
-     metadata((float("nan"), 1.0)), metadata((-1.0, 1.0)), metadata(("x", 1.0))],
-)  # fmt: skip
+    [
+        {},
+        {"distill": 1},
+        {"distill": {"kept": {"processes": {}}}},
+        {"distill": {"kept": {"processes": {"a": {"w": 1}}}}},
+        metadata((float("nan"), 1.0)),
+        metadata((-1.0, 1.0)),
+        metadata(("x", 1.0)),
+    ],
+)
 def test_without_it_the_weights_speak(caplog, told):
     assert distilled_worth(told) is None
     ((level, text),) = said(caplog, told, 0.5, np.full(10, 9.0))
