@@ -18,6 +18,7 @@ GROUPS = {
         "join_events",
         "distill",
         "train",
+        "count_events",
         "build_tables",
         "make_weights",
         "make_method",

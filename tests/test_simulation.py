@@ -26,16 +26,21 @@ import pythia8mc
 
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
+from sage.errors import InputError
 from scripts.simulate import _shard_events, main
+from training import count_events
+from training.adding import FINISHED_FILE, add
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
 from training.simulation import buckets, generator, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
+from training.simulation.parts import parse_parts
 from training.simulation.processes import TABLE
 from training.simulation.production import MODES, Production, Shard, Simulation
 from training.simulation.tau_decays import LIBRARY_FILE, LIBRARY_SIZE, load_library, make_library
 from training.simulation.underlying import LIBRARY_FILE as UNDERLYING_FILE
 from training.simulation.underlying import LIBRARY_SIZE as UNDERLYING_SIZE
 from training.simulation.underlying import load_underlying
+from training.sums import read_plan
 from workshop.files import write_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +151,16 @@ def test_few_events_make_small_shards_and_a_larger_run_keeps_them(cache, tmp_pat
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 100), (100, 400), (1500, 6000), (100_000, 6000)])
 def test_shards_of_usual_runs_are_the_modes(tmp_path, rows, expected):
-    assert _shard_events(argparse.Namespace(mode="fast", output=tmp_path), rows) == expected
+    given = argparse.Namespace(mode="fast", output=tmp_path, count=None)
+    assert _shard_events(given, rows) == expected
+
+
+def test_shards_that_are_only_counted_are_larger(tmp_path):
+    given = argparse.Namespace(mode="fast", output=tmp_path, count=ROOT / "weights")
+    assert _shard_events(given, 100) == 400
+    assert _shard_events(given, 1_000_000) == 60_000
+    (tmp_path / "counts.json").write_text('{"production": {"simulation": {"shard_events": 77}}}')
+    assert _shard_events(given, 1_000_000) == 77
 
 
 def test_a_shard_does_not_depend_on_the_ones_before(cache):
@@ -281,3 +295,31 @@ def test_modes_differ_in_what_they_say():
     assert MODES["full"].effort.passes == 1
     assert not MODES["full"].overlaid
     assert MODES["fast"].overlaid
+
+
+def test_counting_shards_equals_counting_their_events(made, cache, tmp_path, monkeypatch):
+    """Where there is no noise, which depends on a row's place; the sums alone stay, whoever makes them."""
+    monkeypatch.setattr("training.sums.choose_points", lambda *_: [(1.0, 1.0, 0.0), (0.99, 1.02, 0.0)])
+    given = ["--cache", str(cache), "--count", str(ROOT / "weights")]
+    assert main([*given, *SMALL, "--output", str(tmp_path / "sums")]) == 0
+    count_events.count_events(read_plan(ROOT / "weights"), *parse_parts([str(made)], 0.5), tmp_path / "file")
+    shards_of, file = add([tmp_path / "sums"]), add([tmp_path / "file"])
+    assert shards_of.rows == file.rows == EventsFile(made, 0.5).total_rows
+    for name in ("counts", "moved", "covariance"):
+        found, expected = getattr(shards_of, name), getattr(file, name)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * expected.max(), err_msg=name)
+    metadata = json.loads((made / METADATA_FILE).read_text())["simulation"]["processes"]
+    finished = json.loads((tmp_path / "sums" / FINISHED_FILE).read_text())["processes"]
+    for name in PROCESSES:
+        assert finished[name]["expected"] == pytest.approx(metadata[name]["prediction"])
+    with pytest.raises(InputError, match="seed 3"):
+        add([tmp_path / "sums", tmp_path / "file"])
+    # Fewer events, then as many as before: the same sums, and nothing else in the folder.
+    few = [*given, *SMALL[:-1], "4", "--output", str(tmp_path / "again")]
+    assert main(few) == 0
+    assert main([*few, "--events", "15", "--workers", "2"]) == 0
+    every = {path.relative_to(tmp_path / "sums") for path in (tmp_path / "sums").rglob("*") if path.is_file()}
+    assert {path.parts[0] for path in every} == {"sums", "counts.json", "finished.json"}
+    for path in every:
+        assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "sums" / path).read_bytes()
+    assert main([*few, "--seed", "4"]) == 2

@@ -24,7 +24,8 @@ from sage.network.graph import INPUTS, Normalisation
 from sage.rates import Templates
 
 TABLES = "tables.npz"
-FILES = ("network.npz", "response.npz", TABLES)
+NETWORK = "network.npz"
+FILES = (NETWORK, "response.npz", TABLES)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]
         msg = f"{path}: normalisation must be {len(INPUTS)} finite means and positive deviations; {REMEDY}"
         raise WeightsError(msg)
     return Bundle(
-        network=arrays["network.npz"],
+        network=arrays[NETWORK],
         normalisation=Normalisation(mean, std),
         regions=regions,
         tables=_tables(folder / TABLES, arrays[TABLES], regions) if TABLES in arrays else None,
