@@ -22,7 +22,7 @@ from training import count_events as counting_files
 from training.adding import FINISHED_FILE, add, counting, finish, read_counts
 from training.build_tables import RESPONSE_FILE
 from training.count_events import count_events
-from training.counting import Counter, parent_covariances
+from training.counting import Counter, sum_by_parents
 from training.simulation import buckets, joining
 from training.simulation.joining import join_parts
 from training.simulation.parts import parse_parts
@@ -146,8 +146,8 @@ def test_covariances_add_up_rows_of_one_parent():
     parents, weights = rng.integers(0, 90, n), rng.exponential(1.0, n)
     classes = parents % n_classes
     bins = rng.integers(-1, n_bins, (2, n))  # of two regions that overlap
-    found = parent_covariances(parents, classes, bins, weights, n_classes, n_bins)
-    expected = np.zeros_like(found)
+    found = sum_by_parents(parents, classes, bins, weights, n_classes, n_bins)
+    expected = np.zeros_like(found.covariances)
     for parent in range(90):
         sums = np.zeros(n_bins + 1)
         for row in np.flatnonzero(parents == parent):
@@ -156,7 +156,9 @@ def test_covariances_add_up_rows_of_one_parent():
                 if region >= 0:
                     sums[region] += weights[row]
         expected[parent % n_classes] += np.outer(sums, sums)
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(found.covariances, expected)
+    np.testing.assert_array_equal(found.rows, [(classes == 0).sum(), (classes == 1).sum()])
+    np.testing.assert_allclose(found.totals, [weights[classes == 0].sum(), weights[classes == 1].sum()])
 
 
 def test_adding_equals_counting_all_events_at_once(folders, counted, plan, tmp_path):
@@ -168,11 +170,9 @@ def test_adding_equals_counting_all_events_at_once(folders, counted, plan, tmp_p
     for name, found in (("counts", added.counts), ("moved", added.moved)):
         # The joined file holds weights in single precision.
         np.testing.assert_allclose(found, once[name], rtol=1e-5, atol=1e-6 * once[name].max(), err_msg=name)
-    covariance = counter.covariances(plan.regions)
-    np.testing.assert_allclose(added.covariance, covariance, rtol=1e-5, atol=1e-6 * covariance.max())
-    np.testing.assert_allclose(
-        np.diagonal(added.covariance, axis1=1, axis2=2)[:, :-1], counter.variances(plan.regions), rtol=1e-5, atol=1e-6
-    )
+    covariances = counter.by_parents(plan.regions).covariances
+    np.testing.assert_allclose(added.sums.covariances, covariances, rtol=1e-5, atol=1e-6 * covariances.max())
+    np.testing.assert_allclose(added.sums.variances, counter.variances(plan.regions), rtol=1e-5, atol=1e-6)
     assert added.regions == plan.regions
     # The order of the productions does not matter, and shares add up.
     other_way = add(counted[::-1])
@@ -225,7 +225,7 @@ def test_what_does_not_belong_together_is_refused(counted, tmp_path, name, chang
     version = {"version": 1}
     first = changed(counted[0], tmp_path / "a", "production", lambda value: value | {"simulation": version})
     second = changed(counted[1], tmp_path / "b", "production", lambda value: value | {"simulation": version})
-    assert add([first, second]).rows == add(counted).rows
+    np.testing.assert_array_equal(add([first, second]).sums.rows, add(counted).sums.rows)
     with pytest.raises(InputError, match=message):
         add([first, changed(second, tmp_path / "c", name, change)])
 

@@ -21,6 +21,7 @@ from sage.binned.response import Point
 from sage.challenge.nuisances import PROCESSES
 from sage.errors import InputError
 from sage.files.manifest import read_regions
+from training.counting import ByParents
 from training.simulation.joining import find_shares
 from training.simulation.parts import check_sources
 from training.simulation.processes import TABLE
@@ -147,8 +148,7 @@ class Added:
         noise: Seed, draws and common of ``sage.binned.counting.Noise``.
         counts: Sums of weights, shape (k, 4, B).
         moved: Sums of squared weights of what moved, shape (k, 4, B).
-        covariance: Covariance of the nominal counts and of the sum of weights, shape (4, B + 1, B + 1).
-        rows: Number of rows.
+        sums: Sums over rows and showered parents.
         parts: What was added, as JSON values.
     """
 
@@ -158,8 +158,7 @@ class Added:
     noise: tuple[Any, ...]
     counts: np.ndarray
     moved: np.ndarray
-    covariance: np.ndarray
-    rows: int
+    sums: ByParents
     parts: list[dict[str, Any]]
 
 
@@ -192,8 +191,11 @@ def add(folders: Sequence[Path]) -> Added:
         noise=tuple(plan["noise"]),
         counts=np.stack([sums.counts for sums in ordered], axis=1),
         moved=np.stack([sums.moved for sums in ordered], axis=1),
-        covariance=np.stack([sums.covariance for sums in ordered]),
-        rows=sum(sums.rows for sums in ordered),
+        sums=ByParents(
+            rows=np.array([sums.rows for sums in ordered]),
+            totals=np.array([sums.total for sums in ordered]),
+            covariances=np.stack([sums.covariance for sums in ordered]),
+        ),
         parts=[_describe(counts, share) for counts, share in zip(everything, shares, strict=True)],
     )
 

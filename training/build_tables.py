@@ -28,15 +28,18 @@ from sage.binned.counting import NOMINAL, Noise, choose_points, draw_points
 from sage.binned.regions import RegionSet, region_set
 from sage.binned.response import Point, Response, fill_grid, fit_counts
 from sage.binned.tables import AXES, GRID, YieldTables, default_axes, grid_points
-from sage.challenge.nuisances import PROCESSES
+from sage.challenge.nuisances import PROCESSES, variant
 from sage.errors import InputError
+from sage.files.bundle import VARIANCE_FACTORS
 from sage.files.manifest import MANIFEST, describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import Normalisation
+from sage.rates import Rates
 from training.adding import Added
 from training.binning import BinningRule, choose_edges
 from training.config import Config
-from training.counting import Counter, CountingJob, count_nodes
+from training.correlations import variance_factors
+from training.counting import ByParents, Counter, CountingJob, count_nodes
 from training.events import DATA_FILE
 from training.train import NETWORK_FILE, REPORT_FILE
 from training.validation import validate
@@ -127,6 +130,7 @@ def _build(
     rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
     regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))
     variances = counter.variances(regions)
+    sums = counter.by_parents(regions) if counter.has_parents else None
 
     def count(which: Counter, points: Sequence[Point]) -> dict[str, np.ndarray]:
         return count_nodes(which, points, regions, output / NODES, config.workers, scheduler)
@@ -138,7 +142,7 @@ def _build(
     began = time.perf_counter()
     counts = count(counter, points)
     elapsed = time.perf_counter() - began
-    made = _tables(config, output, regions, points, counts, variances, with_grid=settings.nodes == 0)
+    made = _tables(config, output, regions, points, counts, variances, sums, with_grid=settings.nodes == 0)
     report = made.report | {"data": {"file": DATA_FILE, "sha256": data_hash}}
     evaluations = n_events * noise.evaluations(points)
     cost = {
@@ -191,10 +195,9 @@ def add_tables(
         msg += "count again"
         raise InputError(msg)
     with claimed(output, {"added": added.parts, "network": network}, results=(REPORT,), overwrite=overwrite):
-        variances = np.diagonal(added.covariance, axis1=1, axis2=2)[:, :-1]
-        sums = {"counts": added.counts, "moved": added.moved}
-        made = _tables(config, output, added.regions, added.points, sums, variances)
-        report = made.report | {"data": {"rows": added.rows, "added": added.parts}}
+        counts = {"counts": added.counts, "moved": added.moved}
+        made = _tables(config, output, added.regions, added.points, counts, added.sums.variances, added.sums)
+        report = made.report | {"data": {"rows": int(added.sums.rows.sum()), "added": added.parts}}
         write_json(output / REPORT, report)
         return report
 
@@ -229,19 +232,24 @@ def _tables(
     points: Sequence[Point],
     counts: Mapping[str, np.ndarray],
     variances: np.ndarray,
+    sums: ByParents | None,
     *,
     with_grid: bool = False,
 ) -> _Tables:
     """Fit the response to counts at points, the nominal one first, and write everything but the report.
 
-    ``with_grid`` says that the other points are those of the grid.
+    Without ``sums``, rows are independent. ``with_grid`` says that the other points are those of the grid.
     """
     response = fit_counts(points, counts["counts"], counts["moved"])
     if with_grid:
         yields = counts["counts"][1:].reshape(*GRID, *variances.shape).astype(np.float32)
     else:
         yields = fill_grid(response)
-    _write(output, regions, response, yields, variances)
+    factors = None
+    if sums is not None:
+        rates = Rates(response, variant(config.measurement.nuisances), regions.has_signal)
+        factors = variance_factors(rates, variances, sums)
+    _write(output, regions, response, yields, variances, factors)
     report = {
         "config": asdict(config),
         "bins": {region.name: region.n_bins for region in regions.regions},
@@ -253,6 +261,7 @@ def _tables(
             name: round(float(variances[p].sum() / max(response.nominal[p].sum(), 1e-9)), 4)
             for p, name in enumerate(PROCESSES)
         },
+        "variance_factors": None if factors is None else dict(zip(PROCESSES, factors.round(4).tolist(), strict=True)),
         "nodes": validate(response, points[1:], counts["counts"][1:], counts["moved"][1:]),
         "bytes": (output / TABLES_FILE).stat().st_size,
     }
@@ -283,13 +292,20 @@ def rounded(yields: np.ndarray) -> np.ndarray:
     return np.ldexp(np.round(mantissa * 16384.0) / 16384.0, exponent).astype(np.float32)
 
 
-def _write(output: Path, regions: RegionSet, response: Response, yields: np.ndarray, variances: np.ndarray) -> None:
+def _write(
+    output: Path,
+    regions: RegionSet,
+    response: Response,
+    yields: np.ndarray,
+    variances: np.ndarray,
+    factors: np.ndarray | None,
+) -> None:
     arrays = {name: axis.astype(np.float32) for name, axis in zip(AXES, default_axes(), strict=True)}
     # Neighbours on the grid next to each other: they are alike, so the file compresses better.
     by_bin = np.moveaxis(rounded(yields), (-2, -1), (0, 1))
     arrays |= {f"yields_{name}": by_bin[:, place] for name, place in regions.slices.items()}
     write_arrays(output / TABLES_FILE, arrays)
-    smooth = {}
+    smooth = {} if factors is None else {VARIANCE_FACTORS: factors}
     for name, place in regions.slices.items():
         smooth[f"nominal_{name}"] = response.nominal[:, place]
         smooth[f"response_{name}"] = response.coefficients[:, place]
@@ -307,6 +323,9 @@ def summary(report: dict[str, Any]) -> str:
         lines.append(f"{region:{width}} {report['bins'][region]:5d}{cells}")
     weights = "".join(f"{report['effective_weight'][name]:12.4f}" for name in PROCESSES)
     lines.append(f"{'effective weight':{width}} {'':5}{weights}")
+    if report["variance_factors"] is not None:
+        cells = "".join(f"{report['variance_factors'][name]:12.4f}" for name in PROCESSES)
+        lines.append(f"{'variance factor':{width}} {'':5}{cells}")
     checked = {"points of the fit": report["nodes"], **report.get("held_out", {})}
     for name, found in checked.items():
         verdict = "passed" if found["passed"] else "not passed"

@@ -10,7 +10,6 @@ import numpy as np
 from sage.challenge.nuisances import PROCESSES
 from training.adding import counting, finish
 from training.counting import Counter, count_nodes
-from training.events import EventsFile
 from training.simulation.parts import Piece
 from training.sums import FINAL, Plan, sums_path
 from workshop.files import write_arrays
@@ -45,23 +44,17 @@ def count_events(
     counter = Counter(piece.folder, piece.table_fraction, piece.part, plan.parameters, plan.normalisation, plan.noise)
     with counting(output, plan, production, overwrite):
         counted = count_nodes(counter, plan.points, plan.regions, output / NODES, workers, scheduler)
-        covariances = counter.covariances(plan.regions)
-        rows = np.zeros(len(PROCESSES), dtype=np.int64)
-        totals = np.zeros(len(PROCESSES))
-        for part, share in counter.shards():
-            found = EventsFile(piece.folder, piece.table_fraction).read(part)
-            rows += np.bincount(found.classes, minlength=len(PROCESSES))
-            totals += share * np.bincount(found.classes, found.weights, minlength=len(PROCESSES))
-        there = np.flatnonzero(rows).tolist()
+        sums = counter.by_parents(plan.regions)
+        there = np.flatnonzero(sums.rows).tolist()
         for number in there:
             arrays = {
                 "codes": np.array([FINAL]),
                 "tried": np.array([0]),
-                "rows": rows[number],
+                "rows": sums.rows[[number]],
                 "counts": counted["counts"][:, [number]],
                 "moved": counted["moved"][:, [number]],
-                "covariance": covariances[[number]],
-                "total": totals[[number]],
+                "covariance": sums.covariances[[number]],
+                "total": sums.totals[[number]],
             }
             write_arrays(sums_path(output, PROCESSES[number], 0), arrays)
         return finish(output, {PROCESSES[number]: 1 for number in there})

@@ -122,11 +122,11 @@ class Counter:
         flat = parent_variances(parents, cells, weights, len(PROCESSES) * regions.n_bins)
         return flat.reshape(len(PROCESSES), regions.n_bins)
 
-    def covariances(self, regions: RegionSet) -> np.ndarray:
-        """Return the covariances of nominal yields by showered parents; see ``parent_covariances``."""
+    def by_parents(self, regions: RegionSet) -> ByParents:
+        """Return sums over rows and showered parents at the nominal point, by process."""
         found = [(block.keys, block.classes, bins.T, block.weights) for block, bins in self._nominal(regions)]
         parents, classes, bins, weights = (np.concatenate(column) for column in zip(*found, strict=True))
-        return parent_covariances(parents, classes, bins.T, weights, len(PROCESSES), regions.n_bins)
+        return sum_by_parents(parents, classes, bins.T, weights, len(PROCESSES), regions.n_bins)
 
     @property
     def has_parents(self) -> bool:
@@ -155,33 +155,51 @@ class Counter:
         return out.digest()
 
 
-def parent_covariances(
-    parents: np.ndarray, classes: np.ndarray, bins: np.ndarray, weights: np.ndarray, n_classes: int, n_bins: int
-) -> np.ndarray:
-    """Return the covariances of sums of weights when rows of one showered parent are fully correlated.
+@dataclass(frozen=True)
+class ByParents:
+    """Sums over the rows of C classes and over their showered parents, rows of which are fully correlated.
 
-    That is the sum over parents of the products of what they have in two bins.
+    Args:
+        rows: Number of rows, shape (C,).
+        totals: Sum of the weights of all rows, those in no bin included, shape (C,).
+        covariances: Sums over parents of the products of what they have in two bins, shape (C, B + 1, B + 1); the last
+            row and column belong to what a parent has in all, those in no bin included.
+    """
+
+    rows: np.ndarray
+    totals: np.ndarray
+    covariances: np.ndarray
+
+    @property
+    def variances(self) -> np.ndarray:
+        """Variances of the sums of weights in the bins, shape (C, B)."""
+        return np.diagonal(self.covariances, axis1=1, axis2=2)[:, :-1]
+
+
+def sum_by_parents(
+    parents: np.ndarray, classes: np.ndarray, bins: np.ndarray, weights: np.ndarray, n_classes: int, n_bins: int
+) -> ByParents:
+    """Return sums over rows and parents.
 
     Args:
         parents: Showered parent of each row, shape (n,), integers.
-        classes: Class of each row, shape (n,).
+        classes: Class of each row, shape (n,); parents of different classes are different.
         bins: Bin of each row, one row per region where these overlap; -1 for none; shape (1 or R, n).
         weights: Weight of each row, shape (n,).
-        n_classes: Number of classes C; parents of different classes are different.
+        n_classes: Number of classes C.
         n_bins: Number of bins B.
-
-    Returns:
-        Shape (C, B + 1, B + 1); the last row and column belong to the sum of all weights, those in no bin included.
     """
-    out = np.zeros((n_classes, n_bins + 1, n_bins + 1))
+    covariances = np.zeros((n_classes, n_bins + 1, n_bins + 1))
     places = np.concatenate([bins, np.full((1, len(weights)), n_bins)])
     for number in range(n_classes):
         of, rows = np.nonzero((places >= 0) & (classes == number))
         _, parent = np.unique(parents[rows], return_inverse=True)
         entries = weights[rows], (parent, places[of, rows])
-        by_parent = sparse.csr_array(entries, shape=(int(parent.max(initial=-1)) + 1, n_bins + 1))
-        out[number] = (by_parent.T @ by_parent).toarray()
-    return out
+        each = sparse.csr_array(entries, shape=(int(parent.max(initial=-1)) + 1, n_bins + 1))
+        covariances[number] = (each.T @ each).toarray()
+    return ByParents(
+        np.bincount(classes, minlength=n_classes), np.bincount(classes, weights, minlength=n_classes), covariances
+    )
 
 
 @dataclass(frozen=True)

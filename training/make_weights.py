@@ -73,7 +73,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
         "origin": {
             **origin,
-            "tables": {"data": built["data"], "effective_weight": built["effective_weight"]},
+            "tables": {name: built[name] for name in ("data", "effective_weight", "variance_factors") if built[name]},
             "seed": config.seed,
             "config": asdict(config) | {"training": trained},
             "versions": versions(),

@@ -26,7 +26,7 @@ from sage.files.bundle import NETWORK, read_bundle
 from sage.files.manifest import describe_regions
 from sage.network.classifier import NetworkClassifier
 from sage.network.graph import Normalisation
-from training.counting import parent_covariances
+from training.counting import sum_by_parents
 from training.simulation.processes import TABLE, Process
 from workshop.files import read_checked, sha256
 
@@ -143,8 +143,8 @@ def count_shard(plan: Plan, shard: Shard, process: str, index: int, seed: int) -
         seed: Seed of the production, which with place and number of a row decides its soft-MET noise.
 
     Returns:
-        Arrays of a file of sums, by process code: ``codes`` and ``tried`` (C,), ``rows`` (), ``counts`` and ``moved``
-        (k, C, B), ``covariance`` (C, B + 1, B + 1), ``total`` (C,).
+        Arrays of a file of sums, by process code: ``codes``, ``tried``, ``rows`` and ``total`` (C,), ``counts`` and
+        ``moved`` (k, C, B), ``covariance`` (C, B + 1, B + 1).
     """
     codes = np.array(sorted(shard.tried), dtype=np.int64)
     classes = np.searchsorted(codes, shard.codes)
@@ -155,14 +155,15 @@ def count_shard(plan: Plan, shard: Shard, process: str, index: int, seed: int) -
     classifier = NetworkClassifier(plan.parameters, plan.normalisation, threads=1)
     found = count_points(sample, plan.points, plan.regions, classifier, noise, n_classes=len(codes))
     bins = find_bins(columns, NOMINAL, None, plan.regions, classifier)
+    sums = sum_by_parents(shard.parents, classes, bins, shard.weights, len(codes), plan.regions.n_bins)
     return {
         "codes": codes,
         "tried": np.array([shard.tried[code] for code in codes.tolist()], dtype=np.int64),
-        "rows": np.array(len(shard)),
+        "rows": sums.rows,
         "counts": found["counts"],
         "moved": found["moved"],
-        "covariance": parent_covariances(shard.parents, classes, bins, shard.weights, len(codes), plan.regions.n_bins),
-        "total": np.bincount(classes, shard.weights, minlength=len(codes)),
+        "covariance": sums.covariances,
+        "total": sums.totals,
     }
 
 
@@ -186,9 +187,13 @@ def sum_shards(process: Process, paths: Iterable[Path]) -> Sums:
     for path in paths:
         found = read_sums(path)
         for i, code in enumerate(found["codes"].tolist()):
-            arrays = (found["counts"][:, i], found["moved"][:, i], found["covariance"][i], float(found["total"][i]))
-            # The rows are not told apart by code.
-            part = Sums(int(found["rows"]) if i == 0 else 0, *arrays)
+            part = Sums(
+                rows=int(found["rows"][i]),
+                counts=found["counts"][:, i],
+                moved=found["moved"][:, i],
+                covariance=found["covariance"][i],
+                total=float(found["total"][i]),
+            )
             by_code[code] = by_code[code] + part if code in by_code else part
             tried[code] = tried.get(code, 0) + int(found["tried"][i])
     out: Sums | None = None

@@ -106,7 +106,7 @@ def _rows_of_shard(path: Path) -> int:
 
 
 def _rows_of_sums(path: Path) -> int:
-    return int(read_sums(path)["rows"])
+    return int(read_sums(path)["rows"].sum())
 
 
 def _produce(
