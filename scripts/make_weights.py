@@ -16,10 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.check_tables import DATA, check
 from scripts.common import parser, run_program
 from scripts.options import add_config, add_data_folder, add_output, add_overwrite, add_scheduler, chosen_config
 from workshop.errors import UsageError
 
+CHECKED_FRACTION = 0.5
+"""Of the rows of a file that are its tables part, where --check names that."""
 EXAMPLE = "--data data --network weights --workers 2 --output build/weights"
 
 
@@ -31,6 +34,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--add", type=Path, nargs="+", metavar="COUNTS", help="folders of counts, instead of events")
     options.add_argument("--network", type=Path, help="folder whose network is taken; none is trained")
     add_output(options)
+    options.add_argument(
+        "--check",
+        metavar=DATA,
+        help="events that neither train nor fill tables, with which these are compared, as by scripts.check_tables",
+    )
     options.add_argument("--build", type=Path, help="folder for intermediate results (default: OUTPUT.build)")
     add_config(options, "seed", "table_fraction", "device", "threads", "workers", "region_set", "nodes", "held_out")
     add_scheduler(options)
@@ -59,6 +67,8 @@ def work(given: argparse.Namespace) -> None:
         )
     bins = ", ".join(f"{region.name} {region.n_bins}" for region in bundle.regions.regions)
     print(f"written: {output}; bins: {bins}")
+    if given.check is not None:
+        check(output, given.check, CHECKED_FRACTION, build)
 
 
 def _check_added(given: argparse.Namespace) -> None:

@@ -194,6 +194,7 @@ def add(folders: Sequence[Path]) -> Added:
         sums=ByParents(
             rows=np.array([sums.rows for sums in ordered]),
             totals=np.array([sums.total for sums in ordered]),
+            yields=np.stack([sums.counts[0] for sums in ordered]),
             covariances=np.stack([sums.covariance for sums in ordered]),
         ),
         parts=[_describe(counts, share) for counts, share in zip(everything, shares, strict=True)],

@@ -38,7 +38,7 @@ from sage.rates import Rates
 from training.adding import Added
 from training.binning import BinningRule, choose_edges
 from training.config import Config
-from training.correlations import variance_factors
+from training.correlations import variance_factors, yield_errors
 from training.counting import ByParents, Counter, CountingJob, count_nodes
 from training.events import DATA_FILE
 from training.train import NETWORK_FILE, REPORT_FILE
@@ -262,6 +262,7 @@ def _tables(
             for p, name in enumerate(PROCESSES)
         },
         "variance_factors": None if factors is None else dict(zip(PROCESSES, factors.round(4).tolist(), strict=True)),
+        "errors": None if sums is None else yield_errors(regions, sums),
         "nodes": validate(response, points[1:], counts["counts"][1:], counts["moved"][1:]),
         "bytes": (output / TABLES_FILE).stat().st_size,
     }

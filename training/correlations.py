@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sage.binned.counting import NOMINAL
+from sage.binned.regions import RegionSet
 from sage.binned.statistic import BinnedLikelihood, asimov, binned_likelihood
 from sage.challenge.nuisances import PROCESSES
 from sage.fit.objective import MU
@@ -25,6 +25,8 @@ from training.counting import ByParents
 TOLERANCE = 1e-3
 """Relative change of the factors at which they are found."""
 ITERATIONS = 50
+MOST_LAST = 5
+"""Bins at the upper end of a region, where it is most like the signal, that are looked at together."""
 MU_TRUE = 1.0
 """Signal strength at which the factors are found; all nuisances are at the median of their priors."""
 
@@ -44,7 +46,7 @@ def variance_factors(rates: Rates, variances: np.ndarray, sums: ByParents) -> np
         if rates.has_signal is not None:
             gains[SIGNAL_ROW] *= rates.has_signal
         assumed = (gains**2 * variances).sum(axis=1)
-        true = variances_of_mu(gains, rates.templates.terms(NOMINAL)[0], sums)
+        true = variances_along(gains, sums)
         before = factors
         factors = np.divide(true, assumed, out=np.ones(len(PROCESSES)), where=assumed > 0)
         if np.allclose(factors, before, rtol=TOLERANCE, atol=0.0):
@@ -63,15 +65,35 @@ def sensitivities(likelihood: BinnedLikelihood) -> np.ndarray:
     return gains
 
 
-def variances_of_mu(gains: np.ndarray, yields: np.ndarray, sums: ByParents) -> np.ndarray:
-    """Return the variance of mu that each process's simulation gives, shape (P,).
+def variances_along(gains: np.ndarray, sums: ByParents) -> np.ndarray:
+    """Return the variance of ``sum_b gains_b n_b`` for each process, normalised to a known total; shape (P,).
 
     Args:
-        gains: d mu_hat / d n_b for events of each process, shape (P, B).
-        yields: Nominal yields, shape (P, B).
+        gains: Shape (P, B).
         sums: Sums over the rows and parents.
     """
-    means = (gains * yields).sum(axis=1) / sums.totals
+    means = np.divide((gains * sums.yields).sum(axis=1), sums.totals, out=np.zeros(len(gains)), where=sums.totals > 0)
     moves = np.concatenate([gains, -means[:, None]], axis=1)
     variances: np.ndarray = np.einsum("pa,pab,pb->p", moves, sums.covariances, moves)
     return variances
+
+
+def places(regions: RegionSet) -> dict[str, np.ndarray]:
+    """Return the bins of what yields are compared in, by name: all, each region, and the last bins of each."""
+    out = {"all": np.arange(regions.n_bins)} if regions.exclusive else {}
+    out |= {name: np.arange(regions.n_bins)[place] for name, place in regions.slices.items()}
+    for name, place in regions.slices.items():
+        last = min(MOST_LAST, (place.stop - place.start) // 3)
+        if last:
+            out[f"{name}, last {last}"] = np.arange(place.stop - last, place.stop)
+    return out
+
+
+def yield_errors(regions: RegionSet, sums: ByParents) -> dict[str, dict[str, float]]:
+    """Return the standard deviation of the yield of each process in each of the ``places``."""
+    out = {}
+    for name, bins in places(regions).items():
+        inside = np.zeros_like(sums.yields)
+        inside[:, bins] = 1.0
+        out[name] = dict(zip(PROCESSES, np.sqrt(variances_along(inside, sums)).tolist(), strict=True))
+    return out

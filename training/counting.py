@@ -162,12 +162,14 @@ class ByParents:
     Args:
         rows: Number of rows, shape (C,).
         totals: Sum of the weights of all rows, those in no bin included, shape (C,).
+        yields: Sums of weights in the bins, shape (C, B).
         covariances: Sums over parents of the products of what they have in two bins, shape (C, B + 1, B + 1); the last
             row and column belong to what a parent has in all, those in no bin included.
     """
 
     rows: np.ndarray
     totals: np.ndarray
+    yields: np.ndarray
     covariances: np.ndarray
 
     @property
@@ -189,17 +191,16 @@ def sum_by_parents(
         n_classes: Number of classes C.
         n_bins: Number of bins B.
     """
-    covariances = np.zeros((n_classes, n_bins + 1, n_bins + 1))
+    sums, covariances = np.zeros((n_classes, n_bins + 1)), np.zeros((n_classes, n_bins + 1, n_bins + 1))
     places = np.concatenate([bins, np.full((1, len(weights)), n_bins)])
     for number in range(n_classes):
         of, rows = np.nonzero((places >= 0) & (classes == number))
         _, parent = np.unique(parents[rows], return_inverse=True)
         entries = weights[rows], (parent, places[of, rows])
         each = sparse.csr_array(entries, shape=(int(parent.max(initial=-1)) + 1, n_bins + 1))
+        sums[number] = each.sum(axis=0)
         covariances[number] = (each.T @ each).toarray()
-    return ByParents(
-        np.bincount(classes, minlength=n_classes), np.bincount(classes, weights, minlength=n_classes), covariances
-    )
+    return ByParents(np.bincount(classes, minlength=n_classes), sums[:, -1], sums[:, :-1], covariances)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ from training.train import NETWORK_FILE, REPORT_FILE, train, versions
 from workshop.claims import locked
 from workshop.files import read_arrays, sha256, write_bytes, write_json
 
+TABLES_ORIGIN = ("data", "effective_weight", "variance_factors", "errors")
+"""What the manifest says about the tables."""
+
 log = logging.getLogger("sage.training.make_weights")
 
 
@@ -73,7 +76,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
         "origin": {
             **origin,
-            "tables": {name: built[name] for name in ("data", "effective_weight", "variance_factors") if built[name]},
+            "tables": {name: built[name] for name in TABLES_ORIGIN if built[name]},
             "seed": config.seed,
             "config": asdict(config) | {"training": trained},
             "versions": versions(),
