@@ -55,16 +55,18 @@ def check_tables(weights: Path, piece: Piece) -> dict[str, Any]:
     counter = Counter(piece.folder, piece.table_fraction, piece.part, bundle.network, bundle.normalisation)
     sample = normalised(counter.by_parents(bundle.regions))
     known = bundle.origin.get("tables", {}).get("errors") is not None
-    found = {
-        "tables_errors": "by showered events" if known else "of bins taken as independent, too small for regions",
-        "data": {"folder": piece.folder.name, "part": piece.part, "sha256": piece.hash},
+    compared = {
         "yields": compare_yields(bundle, sample),
         "chi2": compare_bins(bundle, sample),
         "mu": compare_mu(bundle, sample),
     }
-    return found | {
-        "comparisons": sum(len(found[name]) for name in ("yields", "chi2", "mu")),
-        "beyond": [text for name in ("yields", "chi2", "mu") for entry in found[name] for text in beyond(entry)],
+    everything = [entry for entries in compared.values() for entry in entries]
+    return {
+        "data": {"folder": piece.folder.name, "part": piece.part, "sha256": piece.hash},
+        "tables_errors": "by showered events" if known else "of bins taken as independent, too small for regions",
+        **compared,
+        "comparisons": len(everything),
+        "beyond": [text for entry in everything for text in beyond(entry)],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,9 @@ from scripts.simulate import _shard_events, main
 from training import count_events
 from training.adding import FINISHED_FILE, add
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
-from training.simulation import buckets, generator, promise, shards
+from training.simulation import buckets, generator, origin, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
+from training.simulation.origin import code_hash, library_path
 from training.simulation.parts import parse_parts
 from training.simulation.processes import TABLE
 from training.simulation.production import MODES, Production, Shard, Simulation
@@ -49,9 +51,10 @@ SMALL = ["--shard-events", "15", "--seed", "3", "--events", "15"]
 
 def make_cache(folder: Path) -> Path:
     """Make small libraries under the names of the full ones."""
-    write_arrays(folder / f"{LIBRARY_SIZE}_{LIBRARY_FILE}", vars(make_library(300)))
+    write_arrays(library_path(folder, LIBRARY_SIZE, LIBRARY_FILE, "tau_decays"), vars(make_library(300)))
     load_underlying(folder, 20)
-    (folder / f"20_{UNDERLYING_FILE}").rename(folder / f"{UNDERLYING_SIZE}_{UNDERLYING_FILE}")
+    small, full = (library_path(folder, size, UNDERLYING_FILE, "underlying") for size in (20, UNDERLYING_SIZE))
+    small.rename(full)
     return folder
 
 
@@ -327,3 +330,51 @@ def test_counting_shards_equals_counting_their_events(made, cache, tmp_path, mon
     for path in every:
         assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "sums" / path).read_bytes()
     assert main([*few, "--seed", "4"]) == 2
+
+
+def test_the_hash_of_the_code_changes_with_what_decides_and_with_nothing_else(tmp_path, monkeypatch):
+    for path in origin.HERE.glob("*.py"):
+        shutil.copy(path, tmp_path / path.name)
+    monkeypatch.setattr(origin, "HERE", tmp_path)
+
+    def hashes():
+        code_hash.cache_clear()
+        return [code_hash(module) for module in ("production", "underlying", "tau_decays")]
+
+    def edit(name, old, new):
+        text = (tmp_path / name).read_text()
+        assert old in text
+        (tmp_path / name).write_text(text.replace(old, new, 1))
+
+    before = hashes()
+    assert len({*before}) == 3
+    edit("underlying.py", '"""Library of', '"""A library of')
+    edit("processes.py", "TABLE = {", "# All of them.\nTABLE = {  # one by one")
+    edit("joining.py", "GROUPING = 3", "GROUPING = 4")
+    assert hashes() == before
+    edit("underlying.py", "ETA_MAX = 5.2", "ETA_MAX = 5.3")
+    changed = hashes()
+    assert changed[0] != before[0]
+    assert changed[1] != before[1]
+    assert changed[2] == before[2]
+    edit("jets.py", "import", "import sys\nimport")
+    assert hashes()[0] != changed[0]
+    monkeypatch.setattr(origin, "version", lambda _: "0")
+    assert not {*hashes()} & {*changed}
+    monkeypatch.undo()
+    code_hash.cache_clear()
+
+
+def test_shards_and_libraries_of_other_code_are_not_used(made, cache, tmp_path, monkeypatch, capsys, caplog):
+    copy = shutil.copytree(made, tmp_path / "copy")
+    settings = json.loads((copy / shards.SETTINGS_FILE).read_text())
+    assert settings["code"] == code_hash("production")
+    (copy / shards.SETTINGS_FILE).write_text(json.dumps(settings | {"code": "0" * 64}))
+    assert main(["--output", str(copy), "--cache", str(cache), *SMALL]) == 2
+    assert "code (there '000" in capsys.readouterr().err
+    old = tmp_path / "20_000000000000_underlying_events.npz"
+    write_arrays(old, {})
+    with caplog.at_level("WARNING", "sage.training.simulation.origin"):
+        assert len(load_underlying(tmp_path, 20)) == 20
+    assert f"{old.name} is of other code" in caplog.text
+    assert library_path(tmp_path, 20, UNDERLYING_FILE, "underlying").exists()

@@ -8,6 +8,7 @@ effective numbers of showered events, as ``training.simulation.joining`` does wi
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ WORDS = {
 }
 KINDS = ("version", "mode", "aim")
 """What productions of a process must have in common."""
+
+log = logging.getLogger("sage.training.adding")
 
 
 @contextmanager
@@ -218,6 +221,8 @@ def _check(one: Counts, other: Counts) -> None:
                 msg = f"{one.folder} and {other.folder} both hold {shared[0]} but of different {name} "
                 msg += f"({here.get(name, 'none')}, {there.get(name, 'none')}); add productions of one {name}"
                 raise InputError(msg)
+        if here.get("code") != there.get("code"):
+            log.warning("%s and %s were made by different code or versions of Pythia", one.folder, other.folder)
     check_sources(str(one.folder), one.sources(), str(other.folder), other.sources())
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sage.errors import InputError
 from training.simulation.aim import find_aim, table_hash
+from training.simulation.origin import code_hash
 from training.simulation.production import Production, Shard, Simulation
 from training.sums import Plan, count_shard, read_sums, sums_path
 from workshop.claims import claimed
@@ -35,8 +36,8 @@ def claimed_by(production: Production, output: Path) -> AbstractContextManager[N
 
 
 def identity(production: Production) -> dict[str, Any]:
-    """Return what tells a production from others; one without aim is what it was before there were any."""
-    settings = asdict(production)
+    """Return what tells a production from others: its settings, without those of an aim it has not, and its code."""
+    settings = {**asdict(production), "code": code_hash("production")}
     aim = find_aim(settings.pop("aim"))
     return settings if aim is None else {**settings, "aim": {**asdict(aim), "table": table_hash()}}
 
