@@ -267,7 +267,7 @@ def test_damaged_and_incomplete_counts_are_refused(counted, tmp_path):
         add([copy])
 
 
-def test_sums_beyond_those_asked_for_are_removed_and_other_counts_are_not_mixed(plan, tmp_path):
+def test_sums_beyond_those_asked_for_wait_and_other_counts_are_not_mixed(plan, tmp_path):
     production = {"simulation": {"seed": 1}, "events": None}
     shards = vector_boson_shards()[0]
     with counting(tmp_path, plan, production):
@@ -275,7 +275,8 @@ def test_sums_beyond_those_asked_for_are_removed_and_other_counts_are_not_mixed(
             write_arrays(sums_path(tmp_path, "diboson", i), count_shard(plan, shard, "diboson", i, 1))
         made = finish(tmp_path, {"diboson": 2})
     assert made["diboson"]["rows"] == len(shards[0]) + len(shards[1])
-    assert not sums_path(tmp_path, "diboson", 2).exists()
+    assert sums_path(tmp_path, "diboson", 2).exists()
+    assert read_counts(tmp_path).sums["diboson"].rows == len(shards[0]) + len(shards[1])
     with pytest.raises(UsageError, match="production"), counting(tmp_path, plan, production | {"events": {}}):
         pass
     with counting(tmp_path, plan, production):

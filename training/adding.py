@@ -68,11 +68,12 @@ def counting(folder: Path, plan: Plan, production: Mapping[str, Any], overwrite:
 
 
 def finish(folder: Path, shards: Mapping[str, int]) -> dict[str, Any]:
-    """Write what was counted, and remove sums beyond it.
+    """Write what was counted.
 
     Args:
         folder: The folder.
-        shards: Number of shards by process, the first ones.
+        shards: Number of shards by process, the first ones. Workers may have made more, and which ones depends on
+            their speed; these wait for a larger run.
 
     Returns:
         What was written: by process ``shards``, ``rows``, ``expected`` events at 10/fb before normalisation, and
@@ -80,10 +81,6 @@ def finish(folder: Path, shards: Mapping[str, int]) -> dict[str, Any]:
     """
     found = {}
     for name, number in shards.items():
-        # Workers may have made more than was asked for; which ones depends on their speed.
-        for path in sums_path(folder, name, 0).parent.glob("*.npz"):
-            if path not in {sums_path(folder, name, index) for index in range(number)}:
-                path.unlink()
         sums = _sum(folder, name, number)
         found[name] = {
             "shards": number,
