@@ -15,7 +15,10 @@ from sage.files.bundle import Bundle
 from studies.asimov import as_json, study_asimov
 from studies.asimov_plots import draw_impacts, draw_scan
 from studies.likelihoods import parameters_at
+from studies.table_check import BEYOND, CHECK_FILE
 from workshop.errors import UsageError
+
+MU_HEADER = ("process", "shift of mu", "error of the tables", "error of the sample", "pull")
 
 Pictures = Mapping[str, bytes]
 """SVG files by name."""
@@ -227,6 +230,52 @@ def compare_section(folder: Path) -> Section:
             caption = f"Each minus {names[0]}; errors of paired differences, so what the answers share drops out."
             blocks.append(Table("compare-differences", "Differences", ("quantity", *names[1:]), rows, caption))
     return Section("compare", "Comparison", text, tuple(blocks))
+
+
+def check_section(folder: Path) -> Section:
+    """Return the section on tables against other events, from the folder of ``scripts.check_tables``."""
+    content, _ = _read(folder, CHECK_FILE, ())
+    with _entries(folder, CHECK_FILE):
+        text = f"{len(content['beyond'])} of {count(content['comparisons'])} comparisons differ by more than "
+        text += f"{number(BEYOND, 0)} standard deviations; chance makes one in 370 do so. "
+        text += "; ".join(content["beyond"])
+        yields = tuple(
+            (
+                entry["place"],
+                entry["process"],
+                with_error(entry["tables"], entry["tables_error"]),
+                with_error(entry["sample"], entry["sample_error"]),
+                number(entry["pull"], 1, sign=True),
+                number(entry["published"], 1),
+                number(entry["published_pull"], 1, sign=True),
+            )
+            for entry in content["yields"]
+        )
+        header = ("bins", "process", "tables", "sample", "pull", "published", "pull")
+        caption = "Expected events at nominal nuisances. Errors of the sample: by showered events; of the tables: "
+        caption += f"{content['tables_errors']}; the published yields have none."
+        bins = tuple(
+            (entry["place"], entry["process"], number(entry["chi2"], 1), str(entry["bins"]), number(entry["p_value"]))
+            for entry in content["chi2"]
+        )
+        mu = tuple(
+            (
+                entry["process"],
+                number(entry["shift"], 3, sign=True),
+                number(entry["tables_error"], 3),
+                number(entry["sample_error"], 3),
+                number(entry["pull"], 1, sign=True),
+            )
+            for entry in content["mu"]
+        )
+        moved = "How far mu_hat of data like the sample is from 1 under these tables, to first order."
+        columns = ("region", "process", "χ²", "bins", "p")
+        blocks: tuple[Block, ...] = (
+            Table("check-mu", "What the difference does to mu", MU_HEADER, mu, moved),
+            Table("check-yields", "Tables and an independent sample", header, yields, caption, texts=(0, 1)),
+            Table("check-bins", "Bin by bin", columns, bins, texts=(0, 1), folded=True),
+        )
+    return Section("check", "Tables against other events", text, blocks)
 
 
 def _by_statistic(submissions: Mapping[str, Any], names: Sequence[str], key: str) -> tuple[tuple[str, ...], ...]:

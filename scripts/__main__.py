@@ -18,6 +18,7 @@ GROUPS = {
         "join_events",
         "distill",
         "train",
+        "count_events",
         "build_tables",
         "make_weights",
         "make_method",
@@ -25,7 +26,17 @@ GROUPS = {
         "convert_weights",
     ),
     "run": ("run_ingestion", "score", "report"),
-    "study": ("asimov", "toys", "pools", "postfit", "compare", "compare_binnings", "evaluate", "compare_simulation"),
+    "study": (
+        "check_tables",
+        "asimov",
+        "toys",
+        "pools",
+        "postfit",
+        "compare",
+        "compare_binnings",
+        "evaluate",
+        "compare_simulation",
+    ),
 }
 """Programs by what they are for."""
 

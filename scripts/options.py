@@ -51,10 +51,10 @@ def add_data(options: Options, *, required: bool = True) -> None:
     options.add_argument("--data", type=Path, required=required, help=text)
 
 
-def add_data_folder(options: Options) -> None:
+def add_data_folder(options: Options, *, required: bool = True) -> None:
     """Add ``--data``, as training takes it."""
     text = "folder of the events file and its metadata"
-    options.add_argument("--data", type=Path, required=True, help=text)
+    options.add_argument("--data", type=Path, required=required, help=text)
 
 
 def add_weights(options: Options) -> None:

@@ -1,8 +1,8 @@
 """Write one HTML page about a run: scores, coverage, pulls, timings, studies, weights.
 
 The page needs no other file and no network. Besides the run it shows the Asimov data set, which is studied here unless
-a folder of scripts.asimov is given, and what the programs toys, postfit and compare have written, where their folders
-are given. Writes the same numbers as JSON beside it.
+a folder of scripts.asimov is given, and what the programs toys, postfit, compare and check_tables have written, where
+their folders are given. Writes the same numbers as JSON beside it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--label", default="local", help="what the events are, for the score table (default: %(default)s)")
     for study in ("asimov", "postfit", "toys", "compare"):
         add(f"--{study}", type=Path, metavar="DIR", help=f"output folder of scripts.{study}")
+    add("--check", type=Path, metavar="DIR", help="output folder of scripts.check_tables, or of make_weights --check")
     return options.parse_args(argv)
 
 
@@ -41,7 +42,7 @@ def work(given: argparse.Namespace) -> None:
     from report.bundle import weights_section
     from report.page import as_json, render
     from report.run import how_section, read_run, run_sections
-    from report.studies import asimov_section, compare_section, postfit_section, toys_section
+    from report.studies import asimov_section, check_section, compare_section, postfit_section, toys_section
     from sage import __version__
     from studies.likelihoods import open_weights
     from workshop.files import write_json, write_text
@@ -60,6 +61,7 @@ def work(given: argparse.Namespace) -> None:
         sections += [postfit_section(given.postfit)] if given.postfit else []
         sections += [toys_section(given.toys)] if given.toys else []
         sections += [compare_section(given.compare)] if given.compare else []
+        sections += [check_section(given.check)] if given.check else []
         progress.update()
         sections += [weights_section(given.weights, bundle, run), how_section(run)]
         page = render(run, sections, __version__)

@@ -4,6 +4,9 @@ Writes FAIR_Universe_HiggsML_data.parquet with its metadata, as the public data 
 tells for every row the showered event it comes from. Finished shards are kept in OUTPUT/shards: the same command
 continues an interrupted run, and a larger --events adds to a finished one. The same seed gives the same events
 whatever the number of workers. Needs the packages of requirements-simulation.txt.
+
+With --count no events are kept: every shard is counted as soon as it is made, for the network, in the bins and at the
+nuisance points of the given weights, and OUTPUT holds the sums, of which scripts.make_weights --add makes tables.
 """
 
 from __future__ import annotations
@@ -14,16 +17,22 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scripts import checks
 from scripts.common import ROOT, logger, parser, run_program
 from workshop.errors import UsageError
+
+if TYPE_CHECKING:
+    from training.simulation.production import Production
 
 REQUIRED = ("pythia8mc", "awkward", "numba")
 FEWEST = 100
 """Showered events of a shard."""
 SHOWERED_PER_ROW = 4
 """Enough of most processes."""
+COUNTED_TOGETHER = 10
+"""Shards that are only counted are larger by this, because the sums of one take as much space as 3000 events."""
 EXAMPLE = "--process all --events 100000 --mode fast --seed 1 --workers 2 --output build/events"
 
 
@@ -62,6 +71,12 @@ def main(argv: list[str] | None = None) -> int:
         default="off",
         help="signal: more of the H and Z events that look like signal, weighted down (default: %(default)s)",
     )
+    options.add_argument(
+        "--count",
+        type=Path,
+        metavar="WEIGHTS",
+        help="count the events for tables of these weights and keep only the sums",
+    )
     return run_program(_simulate, options.parse_args(argv))
 
 
@@ -93,12 +108,18 @@ def _rows(arguments: argparse.Namespace) -> list[tuple[str, int]]:
 
 def _shard_events(arguments: argparse.Namespace, rows: int) -> int:
     """Return the showered events of a shard: those of the run that goes on, else so few that a small run is quick."""
+    from training.adding import COUNTS_FILE
     from training.simulation.production import find_mode
     from training.simulation.shards import SETTINGS_FILE
 
     usual: int = find_mode(arguments.mode).shard_events
     with suppress(OSError, ValueError, LookupError, TypeError):  # a damaged file is refused when the run begins
-        return int(json.loads((arguments.output / SETTINGS_FILE).read_text(encoding="utf-8"))["shard_events"])
+        if arguments.count is None:
+            return int(json.loads((arguments.output / SETTINGS_FILE).read_text(encoding="utf-8"))["shard_events"])
+        counted = json.loads((arguments.output / COUNTS_FILE).read_text(encoding="utf-8"))
+        return int(counted["production"]["simulation"]["shard_events"])
+    if arguments.count is not None:
+        usual *= COUNTED_TOGETHER
     return min(usual, max(FEWEST, SHOWERED_PER_ROW * rows))
 
 
@@ -116,6 +137,9 @@ def _run(arguments: argparse.Namespace) -> None:
     production = Production(arguments.mode, arguments.seed, shard_events, arguments.z_quiet, aim=arguments.aim)
     for name, rows in n_rows.items():
         logger.info("%s: %d rows asked for; whole shards of %d showered events are made", name, rows, shard_events)
+    if arguments.count is not None:
+        _count(arguments, n_rows, production)
+        return
     with claimed_by(production, arguments.output):
         shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers)
         metadata = merge(production, shards, arguments.output)
@@ -131,6 +155,26 @@ def _run(arguments: argparse.Namespace) -> None:
             made["factor"],
         )
     logger.info("%d rows in %s", metadata["total_rows"], arguments.output)
+
+
+def _count(arguments: argparse.Namespace, n_rows: dict[str, int], production: Production) -> None:
+    from training.adding import counting, finish
+    from training.simulation.shards import identity, produce
+    from training.sums import read_plan
+
+    plan = read_plan(arguments.count)
+    with counting(arguments.output, plan, {"simulation": identity(production), "events": None}):
+        shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers, plan)
+        found = finish(arguments.output, shards)
+    for name, made in found.items():
+        logger.info(
+            "%s: %d rows counted (%.0f effective showered events), predicted %.5g at 10/fb",
+            name,
+            made["rows"],
+            made["effective_events"],
+            made["expected"],
+        )
+    logger.info("sums in %s", arguments.output)
 
 
 if __name__ == "__main__":

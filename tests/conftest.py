@@ -142,13 +142,16 @@ def libraries(tmp_path_factory) -> Path:
     """The simulation's libraries, small ones under the names of the full ones."""
     pytest.importorskip("pythia8mc", reason="the simulation needs requirements-simulation.txt")
     from training.simulation import tau_decays, underlying
+    from training.simulation.origin import library_path
     from workshop.files import write_arrays
 
     def make(folder: Path) -> None:
-        taus = vars(tau_decays.make_library(300))
-        write_arrays(folder / f"{tau_decays.LIBRARY_SIZE}_{tau_decays.LIBRARY_FILE}", taus)
+        taus = library_path(folder, tau_decays.LIBRARY_SIZE, tau_decays.LIBRARY_FILE, "tau_decays")
+        write_arrays(taus, vars(tau_decays.make_library(300)))
         underlying.load_underlying(folder, 20)
-        made = folder / f"20_{underlying.LIBRARY_FILE}"
-        made.rename(folder / f"{underlying.LIBRARY_SIZE}_{underlying.LIBRARY_FILE}")
+        small, full = (
+            library_path(folder, size, underlying.LIBRARY_FILE, "underlying") for size in (20, underlying.LIBRARY_SIZE)
+        )
+        small.rename(full)
 
     return made_once(tmp_path_factory, "libraries", make)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sage.challenge.shifts import PRIMARIES
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 DATA_FILE = "FAIR_Universe_HiggsML_data.parquet"
 METADATA_FILE = "FAIR_Universe_HiggsML_data_metadata.json"
+PARENTS_FILE = "parents.parquet"
 ABSENT = -25.0
 
 JETS = ("leading", "subleading")
@@ -63,6 +65,30 @@ def small_data(folder, n=3000):
     frame = embedded_frame(n)
     frame.to_parquet(folder / DATA_FILE, row_group_size=800, index=False)
     (folder / METADATA_FILE).write_text(json.dumps({"total_rows": n, "sum_weights": 1_051_383.0}))
+    return folder
+
+
+def production_folder(folder, frame, seed, parents=True):
+    """Write events with showered events of one to three rows of one process, whole on both sides of the borders."""
+    rng = np.random.default_rng(seed)
+    frame = frame.reset_index(drop=True)
+    # Weights of very different size, so that the effective numbers differ from the numbers of rows.
+    frame["weights"] = (frame["weights"] * rng.exponential(1.0, len(frame))).astype(np.float32)
+    stretch = np.searchsorted([int(0.3 * len(frame)), int(0.5 * len(frame))], np.arange(len(frame)), side="right")
+    keys = np.empty(len(frame), np.int64)
+    used = 0
+    for _, rows in frame.groupby(["detailed_labels", stretch]).indices.items():
+        sizes = rng.integers(1, 4, len(rows))
+        keys[rows] = used + np.repeat(np.arange(len(rows)), sizes)[: len(rows)]
+        used = keys[rows].max() + 1
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / DATA_FILE, row_group_size=700)
+    labels = frame["detailed_labels"].value_counts().to_dict()
+    metadata = {"total_rows": len(frame), "sum_weights": 1000.0 * seed}
+    metadata["simulation"] = {"seed": seed, "processes": labels}
+    (folder / METADATA_FILE).write_text(json.dumps(metadata))
+    if parents:
+        pq.write_table(pa.table({"parent": keys}), folder / PARENTS_FILE)
     return folder
 
 

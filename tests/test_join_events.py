@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.optimize import minimize
@@ -21,7 +20,7 @@ from sage.challenge.shifts import PRIMARIES
 from scripts.__main__ import verbs
 from scripts.join_events import main
 from tests.ending import exit_code
-from tests.events import DATA, DATA_FILE, METADATA_FILE
+from tests.events import DATA, DATA_FILE, METADATA_FILE, production_folder
 from training.events import PARENTS_FILE, EventsFile
 from training.simulation import buckets, joining
 from training.simulation.joining import find_shares
@@ -33,39 +32,16 @@ TEST_SIZE = 0.5
 ALL_EVENTS = pq.ParquetFile(DATA / DATA_FILE).read_row_group(0).to_pandas().drop_duplicates(list(PRIMARIES))
 
 
-def make_folder(folder, frame, seed, parents=True):
-    """Write events with showered events of one to three rows of one process, whole on both sides of the borders."""
-    rng = np.random.default_rng(seed)
-    frame = frame.reset_index(drop=True)
-    # Weights of very different size, so that the effective numbers differ from the numbers of rows.
-    frame["weights"] = (frame["weights"] * rng.exponential(1.0, len(frame))).astype(np.float32)
-    stretch = np.searchsorted([int(0.3 * len(frame)), int(0.5 * len(frame))], np.arange(len(frame)), side="right")
-    keys = np.empty(len(frame), np.int64)
-    used = 0
-    for _, rows in frame.groupby(["detailed_labels", stretch]).indices.items():
-        sizes = rng.integers(1, 4, len(rows))
-        keys[rows] = used + np.repeat(np.arange(len(rows)), sizes)[: len(rows)]
-        used = keys[rows].max() + 1
-    folder.mkdir()
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / DATA_FILE, row_group_size=700)
-    labels = frame["detailed_labels"].value_counts().to_dict()
-    metadata = {"total_rows": len(frame), "sum_weights": 1000.0 * seed}
-    metadata["simulation"] = {"seed": seed, "processes": labels}
-    (folder / METADATA_FILE).write_text(json.dumps(metadata))
-    if parents:
-        pq.write_table(pa.table({"parent": keys}), folder / PARENTS_FILE)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A production of all processes, one of Z alone and one of two processes without showered events."""
     base = tmp_path_factory.mktemp("productions")
     first, second, third = ALL_EVENTS[:6000], ALL_EVENTS[6000:12000], ALL_EVENTS[12000:20000]
+    rare = third[third["detailed_labels"].isin(["ttbar", "diboson"])]
     return SimpleNamespace(
-        all=make_folder(base / "all", first, 1),
-        z=make_folder(base / "z", second[second["detailed_labels"] == "ztautau"], 2),
-        rare=make_folder(base / "rare", third[third["detailed_labels"].isin(["ttbar", "diboson"])], 3, parents=False),
+        all=production_folder(base / "all", first, 1),
+        z=production_folder(base / "z", second[second["detailed_labels"] == "ztautau"], 2),
+        rare=production_folder(base / "rare", rare, 3, parents=False),
     )
 
 
@@ -277,12 +253,12 @@ def test_errors(folders, joined, tmp_path, capsys):
     copy.mkdir()
     for path in folders.all.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    more = make_folder(tmp_path / "more", ALL_EVENTS[20000:21000], 1)
-    bare = make_folder(tmp_path / "bare", ALL_EVENTS[20000:21000], 9)
+    more = production_folder(tmp_path / "more", ALL_EVENTS[20000:21000], 1)
+    bare = production_folder(tmp_path / "bare", ALL_EVENTS[20000:21000], 9)
     (bare / METADATA_FILE).unlink()
     frame = ALL_EVENTS[20000:21000].copy()
     frame.loc[frame["detailed_labels"] == "ttbar", "weights"] = 0.0
-    weightless = make_folder(tmp_path / "weightless", frame, 8)
+    weightless = production_folder(tmp_path / "weightless", frame, 8)
     new = tmp_path / "new"
     for parts, options, *named in (
         ([tmp_path / "nowhere"], {}, "nowhere", "holds no", "scripts.simulate"),

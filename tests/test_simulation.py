@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,13 +27,22 @@ import pythia8mc
 
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
+from sage.errors import InputError
 from scripts.simulate import _shard_events, main
+from training import count_events
+from training.adding import FINISHED_FILE, add
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
-from training.simulation import buckets, generator, promise, shards
+from training.simulation import buckets, generator, origin, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
+from training.simulation.origin import code_hash, library_path
+from training.simulation.parts import parse_parts
 from training.simulation.processes import TABLE
 from training.simulation.production import MODES, Production, Shard, Simulation
 from training.simulation.tau_decays import load_library
+from training.simulation.underlying import LIBRARY_FILE as UNDERLYING_FILE
+from training.simulation.underlying import load_underlying
+from training.sums import read_plan
+from workshop.files import write_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--shard-events", "15", "--seed", "3", "--events", "15"]
@@ -129,7 +139,16 @@ def test_few_events_make_small_shards_and_a_larger_run_keeps_them(libraries, tmp
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 100), (100, 400), (1500, 6000), (100_000, 6000)])
 def test_shards_of_usual_runs_are_the_modes(tmp_path, rows, expected):
-    assert _shard_events(argparse.Namespace(mode="fast", output=tmp_path), rows) == expected
+    given = argparse.Namespace(mode="fast", output=tmp_path, count=None)
+    assert _shard_events(given, rows) == expected
+
+
+def test_shards_that_are_only_counted_are_larger(tmp_path):
+    given = argparse.Namespace(mode="fast", output=tmp_path, count=ROOT / "weights")
+    assert _shard_events(given, 100) == 400
+    assert _shard_events(given, 1_000_000) == 60_000
+    (tmp_path / "counts.json").write_text('{"production": {"simulation": {"shard_events": 77}}}')
+    assert _shard_events(given, 1_000_000) == 77
 
 
 def test_a_shard_does_not_depend_on_the_ones_before(libraries):
@@ -264,3 +283,83 @@ def test_modes_differ_in_what_they_say():
     assert MODES["full"].effort.passes == 1
     assert not MODES["full"].overlaid
     assert MODES["fast"].overlaid
+
+
+def test_counting_shards_equals_counting_their_events(made, libraries, tmp_path, monkeypatch):
+    """Where there is no noise, which depends on a row's place; the sums alone stay, whoever makes them."""
+    monkeypatch.setattr("training.sums.choose_points", lambda *_: [(1.0, 1.0, 0.0), (0.99, 1.02, 0.0)])
+    given = ["--cache", str(libraries), "--count", str(ROOT / "weights")]
+    assert main([*given, *SMALL, "--output", str(tmp_path / "sums")]) == 0
+    count_events.count_events(read_plan(ROOT / "weights"), *parse_parts([str(made)], 0.5), tmp_path / "file")
+    shards_of, file = add([tmp_path / "sums"]), add([tmp_path / "file"])
+    np.testing.assert_array_equal(shards_of.sums.rows, file.sums.rows)
+    assert file.sums.rows.sum() == EventsFile(made, 0.5).total_rows
+    for found, expected in (
+        (shards_of.counts, file.counts),
+        (shards_of.moved, file.moved),
+        (shards_of.sums.covariances, file.sums.covariances),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * expected.max())
+    metadata = json.loads((made / METADATA_FILE).read_text())["simulation"]["processes"]
+    finished = json.loads((tmp_path / "sums" / FINISHED_FILE).read_text())["processes"]
+    for name in PROCESSES:
+        assert finished[name]["expected"] == pytest.approx(metadata[name]["prediction"])
+    with pytest.raises(InputError, match="seed 3"):
+        add([tmp_path / "sums", tmp_path / "file"])
+    # Fewer events, then as many as before: the same sums, and nothing else in the folder.
+    few = [*given, *SMALL[:-1], "4", "--output", str(tmp_path / "again")]
+    assert main(few) == 0
+    assert main([*few, "--events", "15", "--workers", "2"]) == 0
+    every = {path.relative_to(tmp_path / "sums") for path in (tmp_path / "sums").rglob("*") if path.is_file()}
+    assert {path.parts[0] for path in every} == {"sums", "counts.json", "finished.json"}
+    for path in every:
+        assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "sums" / path).read_bytes()
+    assert main([*few, "--seed", "4"]) == 2
+
+
+def test_the_hash_of_the_code_changes_with_what_decides_and_with_nothing_else(tmp_path, monkeypatch):
+    for path in origin.HERE.glob("*.py"):
+        shutil.copy(path, tmp_path / path.name)
+    monkeypatch.setattr(origin, "HERE", tmp_path)
+
+    def hashes():
+        code_hash.cache_clear()
+        return [code_hash(module) for module in ("production", "underlying", "tau_decays")]
+
+    def edit(name, old, new):
+        text = (tmp_path / name).read_text()
+        assert old in text
+        (tmp_path / name).write_text(text.replace(old, new, 1))
+
+    before = hashes()
+    assert len({*before}) == 3
+    edit("underlying.py", '"""Library of', '"""A library of')
+    edit("processes.py", "TABLE = {", "# All of them.\nTABLE = {  # one by one")
+    edit("joining.py", "GROUPING = 3", "GROUPING = 4")
+    assert hashes() == before
+    edit("underlying.py", "ETA_MAX = 5.2", "ETA_MAX = 5.3")
+    changed = hashes()
+    assert changed[0] != before[0]
+    assert changed[1] != before[1]
+    assert changed[2] == before[2]
+    edit("jets.py", "import", "import sys\nimport")
+    assert hashes()[0] != changed[0]
+    monkeypatch.setattr(origin, "version", lambda _: "0")
+    assert not {*hashes()} & {*changed}
+    monkeypatch.undo()
+    code_hash.cache_clear()
+
+
+def test_shards_and_libraries_of_other_code_are_not_used(made, libraries, tmp_path, monkeypatch, capsys, caplog):
+    copy = shutil.copytree(made, tmp_path / "copy")
+    settings = json.loads((copy / shards.SETTINGS_FILE).read_text())
+    assert settings["code"] == code_hash("production")
+    (copy / shards.SETTINGS_FILE).write_text(json.dumps(settings | {"code": "0" * 64}))
+    assert main(["--output", str(copy), "--cache", str(libraries), *SMALL]) == 2
+    assert "code (there '000" in capsys.readouterr().err
+    old = tmp_path / "20_000000000000_underlying_events.npz"
+    write_arrays(old, {})
+    with caplog.at_level("WARNING", "sage.training.simulation.origin"):
+        assert len(load_underlying(tmp_path, 20)) == 20
+    assert f"{old.name} is of other code" in caplog.text
+    assert library_path(tmp_path, 20, UNDERLYING_FILE, "underlying").exists()

@@ -7,6 +7,8 @@ With 0 ``nodes`` the events are counted at every node of the grid instead. ``hel
 from the priors, and
 compares (see ``training.validation``).
 
+``add_tables`` takes counts that were made earlier, of productions whose events may be gone.
+
 Writes ``tables.npz``, ``response.npz``, ``regions.json`` (cuts and edges), ``report.json`` and ``cost.json``.
 """
 
@@ -15,8 +17,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,18 @@ from sage.binned.counting import NOMINAL, Noise, choose_points, draw_points
 from sage.binned.regions import RegionSet, region_set
 from sage.binned.response import Point, Response, fill_grid, fit_counts
 from sage.binned.tables import AXES, GRID, YieldTables, default_axes, grid_points
-from sage.challenge.nuisances import PROCESSES
+from sage.challenge.nuisances import PROCESSES, variant
 from sage.errors import InputError
+from sage.files.bundle import VARIANCE_FACTORS
 from sage.files.manifest import MANIFEST, describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import Normalisation
+from sage.rates import Rates
+from training.adding import Added
 from training.binning import BinningRule, choose_edges
 from training.config import Config
-from training.counting import Counter, CountingJob, count_nodes
+from training.correlations import variance_factors, yield_errors
+from training.counting import ByParents, Counter, CountingJob, count_nodes
 from training.events import DATA_FILE
 from training.train import NETWORK_FILE, REPORT_FILE
 from training.validation import validate
@@ -124,6 +130,7 @@ def _build(
     rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
     regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))
     variances = counter.variances(regions)
+    sums = counter.by_parents(regions) if counter.has_parents else None
 
     def count(which: Counter, points: Sequence[Point]) -> dict[str, np.ndarray]:
         return count_nodes(which, points, regions, output / NODES, config.workers, scheduler)
@@ -135,28 +142,8 @@ def _build(
     began = time.perf_counter()
     counts = count(counter, points)
     elapsed = time.perf_counter() - began
-    response = fit_counts(points, counts["counts"], counts["moved"])
-    if settings.nodes:
-        yields = fill_grid(response)
-    else:
-        yields = counts["counts"][1:].reshape(*GRID, *variances.shape).astype(np.float32)
-    _write(output, regions, response, yields, variances)
-
-    report: dict[str, Any] = {
-        "config": asdict(config),
-        "data": {"file": DATA_FILE, "sha256": data_hash},
-        "bins": {region.name: region.n_bins for region in regions.regions},
-        "yields": {
-            name: dict(zip(PROCESSES, response.nominal[:, place].sum(axis=1).round(2).tolist(), strict=True))
-            for name, place in regions.slices.items()
-        },
-        "effective_weight": {
-            name: round(float(variances[p].sum() / max(response.nominal[p].sum(), 1e-9)), 4)
-            for p, name in enumerate(PROCESSES)
-        },
-        "nodes": validate(response, points[1:], counts["counts"][1:], counts["moved"][1:]),
-        "bytes": (output / TABLES_FILE).stat().st_size,
-    }
+    made = _tables(config, output, regions, points, counts, variances, sums, with_grid=settings.nodes == 0)
+    report = made.report | {"data": {"file": DATA_FILE, "sha256": data_hash}}
     evaluations = n_events * noise.evaluations(points)
     cost = {
         "events": n_events,
@@ -171,9 +158,9 @@ def _build(
         other = replace(counter, noise=Noise(config.seed + 1, settings.noise_draws, common=False))
         held_out = draw_points(settings.held_out, config.seed)
         unseen = count(other, held_out)
-        tables = YieldTables(default_axes(), yields)
+        tables = YieldTables(default_axes(), made.yields)
         report["held_out"] = {
-            "smooth": validate(response, held_out, unseen["counts"], unseen["moved"]),
+            "smooth": validate(made.response, held_out, unseen["counts"], unseen["moved"]),
             "grid": validate(tables, held_out, unseen["counts"], unseen["moved"]),
         }
         cost["core_seconds_held_out"] = round(float(unseen["seconds"]), 2)
@@ -181,6 +168,105 @@ def _build(
     write_json(output / COST, cost)
     write_json(output / REPORT, report)
     return report | {"cost": cost}
+
+
+def add_tables(
+    config: Config, added: Added, training: Path, output: Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Make tables from sums of counted productions; see ``training.adding``.
+
+    Args:
+        config: The settings, with those of ``decided_by``.
+        added: The sums.
+        training: Folder of the network, as in ``build_tables``.
+        output: Folder that receives the results.
+        overwrite: Throw away what ``output`` holds of earlier tables.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        sage.errors.InputError: If the sums do not belong to the network.
+        UsageError: If the folder holds other tables, something else, or is in use.
+    """
+    network = sha256(training / NETWORK_FILE)
+    if network != added.network:
+        msg = f"the events were counted with another network than that of {training}; give that one as --network, or "
+        msg += "count again"
+        raise InputError(msg)
+    with claimed(output, {"added": added.parts, "network": network}, results=(REPORT,), overwrite=overwrite):
+        counts = {"counts": added.counts, "moved": added.moved}
+        made = _tables(config, output, added.regions, added.points, counts, added.sums.variances, added.sums)
+        report = made.report | {"data": {"rows": int(added.sums.rows.sum()), "added": added.parts}}
+        write_json(output / REPORT, report)
+        return report
+
+
+def decided_by(config: Config, added: Added) -> Config:
+    """Return the settings with those that the counts were made with."""
+    seed, draws, common = added.noise
+    tables = replace(
+        config.tables,
+        region_set=added.regions.name,
+        nodes=len(added.points),
+        held_out=0,
+        noise_draws=draws,
+        common_noise=common,
+    )
+    return replace(config, seed=seed, tables=tables)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Tables, and what ``report.json`` says about them."""
+
+    response: Response
+    yields: np.ndarray
+    report: dict[str, Any]
+
+
+def _tables(
+    config: Config,
+    output: Path,
+    regions: RegionSet,
+    points: Sequence[Point],
+    counts: Mapping[str, np.ndarray],
+    variances: np.ndarray,
+    sums: ByParents | None,
+    *,
+    with_grid: bool = False,
+) -> _Tables:
+    """Fit the response to counts at points, the nominal one first, and write everything but the report.
+
+    Without ``sums``, rows are independent. ``with_grid`` says that the other points are those of the grid.
+    """
+    response = fit_counts(points, counts["counts"], counts["moved"])
+    if with_grid:
+        yields = counts["counts"][1:].reshape(*GRID, *variances.shape).astype(np.float32)
+    else:
+        yields = fill_grid(response)
+    factors = None
+    if sums is not None:
+        rates = Rates(response, variant(config.measurement.nuisances), regions.has_signal)
+        factors = variance_factors(rates, variances, sums)
+    _write(output, regions, response, yields, variances, factors)
+    report = {
+        "config": asdict(config),
+        "bins": {region.name: region.n_bins for region in regions.regions},
+        "yields": {
+            name: dict(zip(PROCESSES, response.nominal[:, place].sum(axis=1).round(2).tolist(), strict=True))
+            for name, place in regions.slices.items()
+        },
+        "effective_weight": {
+            name: round(float(variances[p].sum() / max(response.nominal[p].sum(), 1e-9)), 4)
+            for p, name in enumerate(PROCESSES)
+        },
+        "variance_factors": None if factors is None else dict(zip(PROCESSES, factors.round(4).tolist(), strict=True)),
+        "errors": None if sums is None else yield_errors(regions, sums),
+        "nodes": validate(response, points[1:], counts["counts"][1:], counts["moved"][1:]),
+        "bytes": (output / TABLES_FILE).stat().st_size,
+    }
+    return _Tables(response, yields, report)
 
 
 def print_cost(counter: Counter, points: Sequence[Point], n_events: int, regions: RegionSet, workers: int) -> None:
@@ -207,13 +293,20 @@ def rounded(yields: np.ndarray) -> np.ndarray:
     return np.ldexp(np.round(mantissa * 16384.0) / 16384.0, exponent).astype(np.float32)
 
 
-def _write(output: Path, regions: RegionSet, response: Response, yields: np.ndarray, variances: np.ndarray) -> None:
+def _write(
+    output: Path,
+    regions: RegionSet,
+    response: Response,
+    yields: np.ndarray,
+    variances: np.ndarray,
+    factors: np.ndarray | None,
+) -> None:
     arrays = {name: axis.astype(np.float32) for name, axis in zip(AXES, default_axes(), strict=True)}
     # Neighbours on the grid next to each other: they are alike, so the file compresses better.
     by_bin = np.moveaxis(rounded(yields), (-2, -1), (0, 1))
     arrays |= {f"yields_{name}": by_bin[:, place] for name, place in regions.slices.items()}
     write_arrays(output / TABLES_FILE, arrays)
-    smooth = {}
+    smooth = {} if factors is None else {VARIANCE_FACTORS: factors}
     for name, place in regions.slices.items():
         smooth[f"nominal_{name}"] = response.nominal[:, place]
         smooth[f"response_{name}"] = response.coefficients[:, place]
@@ -231,12 +324,16 @@ def summary(report: dict[str, Any]) -> str:
         lines.append(f"{region:{width}} {report['bins'][region]:5d}{cells}")
     weights = "".join(f"{report['effective_weight'][name]:12.4f}" for name in PROCESSES)
     lines.append(f"{'effective weight':{width}} {'':5}{weights}")
+    if report["variance_factors"] is not None:
+        cells = "".join(f"{report['variance_factors'][name]:12.4f}" for name in PROCESSES)
+        lines.append(f"{'variance factor':{width}} {'':5}{cells}")
     checked = {"points of the fit": report["nodes"], **report.get("held_out", {})}
     for name, found in checked.items():
         verdict = "passed" if found["passed"] else "not passed"
         share = f"{found['within']:.2%} of bins at {found['points']} points within tolerance"
         lines.append(f"{name}: {share}, {found['within_three_times']:.2%} within three times: {verdict}")
-    cost = report["cost"]
-    rate = cost["events_times_points_per_core_second"]
-    lines.append(f"{cost['core_seconds']:.0f} core seconds, {rate:.3g} events x points per core second")
+    if "cost" in report:
+        cost = report["cost"]
+        rate = cost["events_times_points_per_core_second"]
+        lines.append(f"{cost['core_seconds']:.0f} core seconds, {rate:.3g} events x points per core second")
     return "\n".join(lines)

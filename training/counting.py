@@ -14,12 +14,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from scipy import sparse
 from tqdm import tqdm
 
 from sage.binned.counting import BLOCK, KINDS, NOMINAL, Noise, Sample, count_points, find_bins, parent_variances
@@ -29,7 +30,7 @@ from sage.challenge.nuisances import PROCESSES
 from sage.files.manifest import describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import Normalisation
-from training.events import DATA_FILE, PARENTS_FILE, EventsFile, Part
+from training.events import DATA_FILE, PARENTS_FILE, Events, EventsFile, Part
 from workshop.files import read_arrays, sha256, write_arrays
 from workshop.jobs import Pool, process_pool
 
@@ -108,22 +109,39 @@ class Counter:
 
         Rows of one showered parent are fully correlated. Without the file of parents each row is its own.
         """
-        if not (self.data / PARENTS_FILE).exists():
+        if not self.has_parents:
             squares: np.ndarray = self.count([NOMINAL], regions)["squares"][0]
             return squares
-        classifier = self.classifier()
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for rows, share in self.shards():
-            events = EventsFile(self.data, self.table_fraction).read(rows)
-            for first in range(0, len(events), BLOCK):
-                block = events.take(np.arange(first, min(first + BLOCK, len(events))))
-                for bins in find_bins(block.columns, NOMINAL, None, regions, classifier):
-                    taken = np.flatnonzero(bins >= 0)
-                    cells = block.classes[taken] * regions.n_bins + bins[taken]
-                    found.append((block.keys[taken], cells, block.weights[taken] * share))
+        for block, all_bins in self._nominal(regions):
+            for bins in all_bins:
+                taken = np.flatnonzero(bins >= 0)
+                cells = block.classes[taken] * regions.n_bins + bins[taken]
+                found.append((block.keys[taken], cells, block.weights[taken]))
         parents, cells, weights = (np.concatenate(column) for column in zip(*found, strict=True))
         flat = parent_variances(parents, cells, weights, len(PROCESSES) * regions.n_bins)
         return flat.reshape(len(PROCESSES), regions.n_bins)
+
+    def by_parents(self, regions: RegionSet) -> ByParents:
+        """Return sums over rows and showered parents at the nominal point, by process."""
+        found = [(block.keys, block.classes, bins.T, block.weights) for block, bins in self._nominal(regions)]
+        parents, classes, bins, weights = (np.concatenate(column) for column in zip(*found, strict=True))
+        return sum_by_parents(parents, classes, bins.T, weights, len(PROCESSES), regions.n_bins)
+
+    @property
+    def has_parents(self) -> bool:
+        """Whether the file tells the showered parents of its rows."""
+        return (self.data / PARENTS_FILE).exists()
+
+    def _nominal(self, regions: RegionSet) -> Iterator[tuple[Events, np.ndarray]]:
+        """Yield blocks of events with their weights as shares of the whole part's, and their bins of ``find_bins``."""
+        classifier = self.classifier()
+        for rows, share in self.shards():
+            events = EventsFile(self.data, self.table_fraction).read(rows)
+            events = replace(events, weights=events.weights * share)
+            for first in range(0, len(events), BLOCK):
+                block = events.take(np.arange(first, min(first + BLOCK, len(events))))
+                yield block, find_bins(block.columns, NOMINAL, None, regions, classifier)
 
     def digest(self) -> bytes:
         """Return a hash of everything but points, rows and regions that decides the counts."""
@@ -135,6 +153,54 @@ class Counter:
         out.update(json.dumps([self.table_fraction, self.part, *astuple(self.noise), maker]).encode())
         out.update(sha256(self.data / DATA_FILE).encode())
         return out.digest()
+
+
+@dataclass(frozen=True)
+class ByParents:
+    """Sums over the rows of C classes and over their showered parents, rows of which are fully correlated.
+
+    Args:
+        rows: Number of rows, shape (C,).
+        totals: Sum of the weights of all rows, those in no bin included, shape (C,).
+        yields: Sums of weights in the bins, shape (C, B).
+        covariances: Sums over parents of the products of what they have in two bins, shape (C, B + 1, B + 1); the last
+            row and column belong to what a parent has in all, those in no bin included.
+    """
+
+    rows: np.ndarray
+    totals: np.ndarray
+    yields: np.ndarray
+    covariances: np.ndarray
+
+    @property
+    def variances(self) -> np.ndarray:
+        """Variances of the sums of weights in the bins, shape (C, B)."""
+        return np.diagonal(self.covariances, axis1=1, axis2=2)[:, :-1]
+
+
+def sum_by_parents(
+    parents: np.ndarray, classes: np.ndarray, bins: np.ndarray, weights: np.ndarray, n_classes: int, n_bins: int
+) -> ByParents:
+    """Return sums over rows and parents.
+
+    Args:
+        parents: Showered parent of each row, shape (n,), integers.
+        classes: Class of each row, shape (n,); parents of different classes are different.
+        bins: Bin of each row, one row per region where these overlap; -1 for none; shape (1 or R, n).
+        weights: Weight of each row, shape (n,).
+        n_classes: Number of classes C.
+        n_bins: Number of bins B.
+    """
+    sums, covariances = np.zeros((n_classes, n_bins + 1)), np.zeros((n_classes, n_bins + 1, n_bins + 1))
+    places = np.concatenate([bins, np.full((1, len(weights)), n_bins)])
+    for number in range(n_classes):
+        of, rows = np.nonzero((places >= 0) & (classes == number))
+        _, parent = np.unique(parents[rows], return_inverse=True)
+        entries = weights[rows], (parent, places[of, rows])
+        each = sparse.csr_array(entries, shape=(int(parent.max(initial=-1)) + 1, n_bins + 1))
+        sums[number] = each.sum(axis=0)
+        covariances[number] = (each.T @ each).toarray()
+    return ByParents(np.bincount(classes, minlength=n_classes), sums[:, -1], sums[:, :-1], covariances)
 
 
 @dataclass(frozen=True)

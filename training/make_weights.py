@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,24 @@ from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import FORMAT, MANIFEST, signed
 from sage.files.settings import Rebuilding
 from sage.network.graph import INPUTS
-from training.build_tables import REGIONS_FILE, REPORT, RESPONSE_FILE, TABLES_FILE, build_tables, summary
+from training.adding import add
+from training.build_tables import (
+    REGIONS_FILE,
+    REPORT,
+    RESPONSE_FILE,
+    TABLES_FILE,
+    add_tables,
+    build_tables,
+    decided_by,
+    summary,
+)
 from training.config import Config
 from training.train import NETWORK_FILE, REPORT_FILE, train, versions
 from workshop.claims import locked
 from workshop.files import read_arrays, sha256, write_bytes, write_json
+
+TABLES_ORIGIN = ("data", "effective_weight", "variance_factors", "errors")
+"""What the manifest says about the tables."""
 
 log = logging.getLogger("sage.training.make_weights")
 
@@ -62,7 +76,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
         "origin": {
             **origin,
-            "tables": {"data": built["data"], "effective_weight": built["effective_weight"]},
+            "tables": {name: built[name] for name in TABLES_ORIGIN if built[name]},
             "seed": config.seed,
             "config": asdict(config) | {"training": trained},
             "versions": versions(),
@@ -112,3 +126,27 @@ def make_weights(
         report = build_tables(config, data, training, tables, overwrite=overwrite, scheduler=scheduler)
         log.info("tables:\n%s", summary(report))
         return write_weights(config, training, tables, output)
+
+
+def add_weights(
+    config: Config, counts: Sequence[Path], network: Path, build: Path, output: Path, *, overwrite: bool = False
+) -> Bundle:
+    """Make tables from sums of counted productions, for the network that counted them, and write the weights folder.
+
+    Args:
+        config: The settings; what the counts decide is not taken from them.
+        counts: Folders of counts.
+        network: Folder of the network.
+        build: Folder for intermediate results.
+        output: The weights folder.
+        overwrite: Throw away earlier tables of ``build``.
+
+    Raises:
+        sage.errors.InputError: If the counts do not belong together, or to the network.
+    """
+    with locked(build), locked(output):
+        added = add(counts)
+        config = decided_by(config, added)
+        report = add_tables(config, added, network, build / "tables", overwrite=overwrite)
+        log.info("tables:\n%s", summary(report))
+        return write_weights(config, network, build / "tables", output)

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from sage.errors import InputError
 from workshop.errors import disk_error
 
 if TYPE_CHECKING:
@@ -119,6 +121,26 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read a ``.npz`` of plain arrays."""
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
+
+
+def read_checked(path: Path, what_to_do: str) -> dict[str, np.ndarray]:
+    """Read a ``.npz`` of plain arrays that may be damaged.
+
+    Args:
+        path: The file.
+        what_to_do: Way out, for the message.
+
+    Raises:
+        InputError: If it is not there, or damaged.
+    """
+    try:
+        # numpy leaves a file open that it cannot read.
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("no archive")  # noqa: EM101
+        return read_arrays(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        msg = f"{path}: missing or damaged ({error}); {what_to_do}"
+        raise InputError(msg) from error
 
 
 def sha256(path: Path) -> str:

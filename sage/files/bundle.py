@@ -24,7 +24,10 @@ from sage.network.graph import INPUTS, Normalisation
 from sage.rates import Templates
 
 TABLES = "tables.npz"
-FILES = ("network.npz", "response.npz", TABLES)
+NETWORK = "network.npz"
+VARIANCE_FACTORS = "variance_factors"
+"""Array of ``response.npz``; files of simulation whose rows are independent have none."""
+FILES = (NETWORK, "response.npz", TABLES)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Bundle:
         regions: Regions with their bin edges.
         tables: Yield tables on the concatenated bins of ``regions``; read only where the settings choose them.
         response: Smooth yields on the same bins, from which the tables may have been filled.
-        variances: Variance of the simulated yields at the nominal point, shape (4, n_bins).
+        variances: Variance of the simulated yields at the nominal point, shape (4, n_bins), with the factor of each
+            process that makes up for correlations of the bins.
         settings: Settings of the measurement, see ``sage.files.settings``.
         method: Name of the method that the files belong to.
         origin: What the files were made from, for reports.
@@ -109,12 +113,12 @@ def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]
         msg = f"{path}: normalisation must be {len(INPUTS)} finite means and positive deviations; {REMEDY}"
         raise WeightsError(msg)
     return Bundle(
-        network=arrays["network.npz"],
+        network=arrays[NETWORK],
         normalisation=Normalisation(mean, std),
         regions=regions,
         tables=_tables(folder / TABLES, arrays[TABLES], regions) if TABLES in arrays else None,
         response=_response(folder / "response.npz", arrays["response.npz"], regions),
-        variances=np.concatenate(_parts(folder / "response.npz", arrays["response.npz"], "variance", regions), axis=1),
+        variances=_variances(folder / "response.npz", arrays["response.npz"], regions),
         settings=settings,
         method=str(manifest["method"]),
         origin=manifest["origin"],
@@ -140,6 +144,18 @@ def _response(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> 
     nominal = np.concatenate(_parts(path, arrays, "nominal", regions), axis=1)
     coefficients = np.concatenate(_parts(path, arrays, "response", regions, after=(len(POWERS),), signed=True), axis=1)
     return Response(nominal.astype(np.float64), coefficients.astype(np.float64))
+
+
+def _variances(path: Path, arrays: dict[str, np.ndarray], regions: RegionSet) -> np.ndarray:
+    variances = np.concatenate(_parts(path, arrays, "variance", regions), axis=1)
+    if VARIANCE_FACTORS not in arrays:
+        return variances
+    factors = arrays[VARIANCE_FACTORS]
+    if factors.shape != (len(PROCESSES),) or not (factors >= 0).all():
+        msg = f"{path}: {VARIANCE_FACTORS} must be {len(PROCESSES)} numbers, none below 0, got {factors}; {REMEDY}"
+        raise WeightsError(msg)
+    scaled: np.ndarray = factors[:, None] * variances
+    return scaled
 
 
 def _parts(

@@ -11,9 +11,9 @@ weight squared. It is smallest for a_k = n_k / sum_j n_j.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -78,7 +78,23 @@ def join_parts(pieces: Sequence[Piece], output: Path, seed: int) -> dict[str, An
         return write(buckets, output, rng, DESCRIPTION, {"join": details})
 
 
-def find_shares(pieces: Sequence[Piece]) -> list[dict[str, float]]:
+class Summed(Protocol):
+    """Something whose sums over each process are known."""
+
+    @property
+    def sums(self) -> Mapping[str, Effective]:
+        """Return the sums by process."""
+
+
+class Effective(Protocol):
+    """Sums over the events of one process."""
+
+    @property
+    def effective_events(self) -> float:
+        """Return the showered events of equal weight that would have the same relative variance."""
+
+
+def find_shares(pieces: Sequence[Summed]) -> list[dict[str, float]]:
     """Return, for each part, the share of each of its processes that it contributes; they add up to 1."""
     totals: dict[str, float] = {}
     for piece in pieces:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -130,8 +130,25 @@ def _check_apart(one: Piece, other: Piece) -> None:
             msg = f"{one} and {other} are rows of the same file and overlap; give every event once"
             raise InputError(msg)
         return
-    for a in one.sources():
-        for b in other.sources():
+    check_sources(str(one), one.sources(), str(other), other.sources())
+
+
+def check_sources(
+    one: str, sources: Sequence[Mapping[str, Any]], other: str, others: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuse two sources that hold the same events; see ``Piece.sources``.
+
+    Args:
+        one: Name of the first.
+        sources: What its events come from.
+        other: Name of the second.
+        others: What its events come from.
+
+    Raises:
+        InputError: If they share events, or may do so.
+    """
+    for a in sources:
+        for b in others:
             if a["sha256"] == b["sha256"]:
                 if a["rows"][0] < b["rows"][1] and b["rows"][0] < a["rows"][1]:
                     msg = f"{one} and {other} both hold rows of the file {a['sha256'][:12]}; give every event once"

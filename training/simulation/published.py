@@ -49,6 +49,16 @@ YIELDS = {
     "high MT, other": (26.02, 3826.9, 5054.3, 1409.4),
 }
 
+FIVE = {
+    "all": "inclusive",
+    "lowMT_VBF": "low MT, two jets",
+    "highMT_VBF": "high MT, two jets",
+    "lowMT_noVBF_highPtH": "low MT, high pt_H",
+    "lowMT_noVBF_lowPtH": "low MT, low pt_H",
+    "highMT_noVBF": "high MT, other",
+}
+"""What the regions of the set ``five`` are called here."""
+
 SHIFTS = tuple((name, scale) for name in ("tes", "jes") for scale in (0.99, 1.01, 0.97, 1.03))
 
 RESPONSES = {

@@ -1,15 +1,16 @@
 """Shards on disk: made by worker processes, written as they are finished, found again by the next run.
 
 A shard's content depends only on the production's settings, the process and the shard's number. So a run that was
-interrupted goes on with the shards that are missing, and any number of workers gives the same files.
+interrupted goes on with the shards that are missing, and any number of workers gives the same files. Where only sums of
+shards are wanted, these stand for the shards (see ``training.sums``).
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from tqdm import tqdm
 
 from sage.errors import InputError
 from training.simulation.aim import find_aim, table_hash
+from training.simulation.origin import code_hash
 from training.simulation.production import Production, Shard, Simulation
+from training.sums import Plan, count_shard, read_sums, sums_path
 from workshop.claims import claimed
-from workshop.files import read_arrays, write_arrays
+from workshop.files import read_checked, write_arrays
 from workshop.jobs import Pool, process_pool
 
 SETTINGS_FILE = "simulation.json"
@@ -33,8 +36,8 @@ def claimed_by(production: Production, output: Path) -> AbstractContextManager[N
 
 
 def identity(production: Production) -> dict[str, Any]:
-    """Return what tells a production from others; one without aim is what it was before there were any."""
-    settings = asdict(production)
+    """Return what tells a production from others: its settings, without those of an aim it has not, and its code."""
+    settings = {**asdict(production), "code": code_hash("production")}
     aim = find_aim(settings.pop("aim"))
     return settings if aim is None else {**settings, "aim": {**asdict(aim), "table": table_hash()}}
 
@@ -57,28 +60,40 @@ def read_shard(path: Path) -> Shard:
     Raises:
         InputError: If the file is damaged.
     """
+    what_to_do = "delete it and run the same command again"
+    arrays = read_checked(path, what_to_do)
     try:
-        # numpy leaves a file open that it cannot read.
-        if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("no end of archive")  # noqa: EM101
-        arrays = read_arrays(path)
         tried = {int(code): int(count) for code, count in arrays.pop("tried")}
         return Shard(**arrays, tried=tried)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        msg = f"{path}: damaged ({error}); delete it and run the same command again"
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{path}: damaged ({error}); {what_to_do}"
         raise InputError(msg) from error
 
 
-def produce(n_rows: dict[str, int], production: Production, output: Path, cache: Path, workers: int) -> dict[str, int]:
+def produce(
+    n_rows: dict[str, int], production: Production, output: Path, cache: Path, workers: int, plan: Plan | None = None
+) -> dict[str, int]:
     """Make the shards that are missing for ``n_rows`` rows of each process.
+
+    Args:
+        n_rows: Rows by process.
+        production: What to make.
+        output: Folder of the production.
+        cache: Folder of the libraries.
+        workers: Processes.
+        plan: What counts the shards, of which only the sums are kept then; the shards themselves are if absent.
 
     Returns:
         Number of shards to use by process: the first ones that together hold at least ``n_rows`` rows.
     """
     if workers > 1:
         Simulation(production, cache)  # makes the libraries once, before workers that would all make them
-    with process_pool(workers, _start, (production, cache)) as pool:
-        return {name: _produce(name, rows, pool, output, workers) for name, rows in n_rows.items()}
+    place, rows_of = (shard_path, _rows_of_shard) if plan is None else (sums_path, _rows_of_sums)
+    with process_pool(workers, _start, (production, cache, plan)) as pool:
+        return {
+            name: _produce(name, rows, pool, partial(place, output, name), rows_of, workers)
+            for name, rows in n_rows.items()
+        }
 
 
 def iterate(output: Path, process: str, n_shards: int) -> Iterator[Shard]:
@@ -87,7 +102,17 @@ def iterate(output: Path, process: str, n_shards: int) -> Iterator[Shard]:
         yield read_shard(shard_path(output, process, index))
 
 
-def _produce(process: str, n_rows: int, pool: Pool, output: Path, workers: int) -> int:
+def _rows_of_shard(path: Path) -> int:
+    return len(read_shard(path))
+
+
+def _rows_of_sums(path: Path) -> int:
+    return int(read_sums(path)["rows"].sum())
+
+
+def _produce(
+    process: str, n_rows: int, pool: Pool, place: Callable[[int], Path], rows_of: Callable[[Path], int], workers: int
+) -> int:
     """Keep all workers busy without starting shards that will hardly be needed."""
     sizes: dict[int, int] = {}
     index = 0
@@ -99,9 +124,9 @@ def _produce(process: str, n_rows: int, pool: Pool, output: Path, workers: int) 
             typical = rows / len(sizes) if sizes else n_rows / workers
             if len(pool) and not (len(pool) < workers and rows + len(pool) * typical < n_rows):
                 return
-            path = shard_path(output, process, index)
+            path = place(index)
             if path.exists():
-                sizes[index] = len(read_shard(path))
+                sizes[index] = rows_of(path)
                 progress.update(sizes[index])
             else:
                 pool.submit(index, _make, process, index, path)
@@ -128,15 +153,19 @@ def _needed(sizes: dict[int, int], n_rows: int) -> int | None:
     return index
 
 
-_worker: list[Simulation] = []
+_worker: list[tuple[Simulation, Production, Plan | None]] = []
 """What a process that makes shards keeps between them."""
 
 
-def _start(production: Production, cache: Path) -> None:
-    _worker[:] = [Simulation(production, cache)]
+def _start(production: Production, cache: Path, plan: Plan | None) -> None:
+    _worker[:] = [(Simulation(production, cache), production, plan)]
 
 
 def _make(process: str, index: int, path: Path) -> int:
-    shard = _worker[0].shard(process, index)
-    write_shard(path, shard)
+    simulation, production, plan = _worker[0]
+    shard = simulation.shard(process, index)
+    if plan is None:
+        write_shard(path, shard)
+    else:
+        write_arrays(path, count_shard(plan, shard, process, index, production.seed))
     return len(shard)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from training.simulation.compilation import compiled
+from training.simulation.origin import library_path
 from workshop.files import read_arrays, write_arrays
 
 TAU_MASS = 1.77686
@@ -338,8 +339,8 @@ def make_library(size: int = LIBRARY_SIZE, seed: int = LIBRARY_SEED) -> TauLibra
 
 
 def load_library(folder: Path, size: int = LIBRARY_SIZE) -> TauLibrary:
-    """Read the library from ``folder``, making it first where it is absent or of another size."""
-    path = folder / f"{size}_{LIBRARY_FILE}"
+    """Read the library from ``folder``, making it first where it is absent, of another size or of other code."""
+    path = library_path(folder, size, LIBRARY_FILE, "tau_decays")
     if not path.exists():
         write_arrays(path, vars(make_library(size)))
     return TauLibrary(**read_arrays(path))

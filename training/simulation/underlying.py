@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from training.simulation.detector import Deposits, deposits
 from training.simulation.event import EventBatch, Particles, Taus
+from training.simulation.origin import library_path
 from training.simulation.processes import COMMON_SETTINGS
 from training.simulation.records import NO_TAUS, Rows, event_batch, final_particles
 from workshop.files import read_arrays, write_arrays
@@ -67,8 +68,8 @@ def make_underlying(size: int = LIBRARY_SIZE, seed: int = LIBRARY_SEED) -> Event
 
 
 def load_underlying(folder: Path, size: int = LIBRARY_SIZE) -> Deposits:
-    """What underlying events deposit; the library in ``folder`` is made first where it is absent or of another size."""
-    path = folder / f"{size}_{LIBRARY_FILE}"
+    """What underlying events deposit; the library is made first where it is absent, of another size or other code."""
+    path = library_path(folder, size, LIBRARY_FILE, "underlying")
     if not path.exists():
         made = make_underlying(size)
         # Single precision halves the file; the detector's resolution is far coarser.
