@@ -25,7 +25,17 @@ GROUPS = {
         "convert_weights",
     ),
     "run": ("run_ingestion", "score", "report"),
-    "study": ("asimov", "toys", "pools", "postfit", "compare", "compare_binnings", "evaluate", "compare_simulation"),
+    "study": (
+        "asimov",
+        "toys",
+        "pools",
+        "postfit",
+        "compare",
+        "compare_binnings",
+        "evaluate",
+        "compare_simulation",
+        "fit_met",
+    ),
 }
 """Programs by what they are for."""
 
