@@ -339,6 +339,8 @@ struct Batch {
 
 }  // namespace
 
+#include "ditau.h"
+
 // ------------------------------------------------------------------------------------- one kernel per instruction set
 
 #define SAGE_LANES 4
@@ -417,7 +419,7 @@ int best_instruction_set() {
 #define SAGE_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Version of this interface, of the parameter block and of the meaning of the inputs.
-SAGE_EXPORT int32_t sage_network_version() { return 1; }
+SAGE_EXPORT int32_t sage_network_version() { return 2; }
 
 // Number of floats in the parameter block.
 SAGE_EXPORT int64_t sage_network_parameters() { return kParameters; }
@@ -456,6 +458,36 @@ SAGE_EXPORT int32_t sage_network_forward(const float* parameters, int64_t n_para
 #endif
         default:
             baseline::run(folded, batch);
+    }
+    return kOk;
+}
+
+// The di-tau quantities, `stride` elements from one to the next; constants as in DitauConstants, columns as in
+// DitauColumn, each contiguous. Returns 0, or which argument is wrong; nothing is written then.
+SAGE_EXPORT int32_t sage_ditau(const float* constants, int64_t n_constants, const float* const* columns,
+                               int64_t n_columns, int64_t n_events, float* out, int64_t stride,
+                               int32_t instruction_set) {
+    if (n_constants != kDitauConstants) return kWrongParameterCount;
+    if (n_columns != kDitauColumns || n_events < 0 || !constants || !columns || stride < n_events) return kBadArgument;
+    const int best = best_instruction_set();
+    if (instruction_set < kAutomatic || instruction_set > best) return kUnknownInstructionSet;
+    if (n_events == 0) return kOk;
+    if (!out) return kBadArgument;
+    DitauConstants known;
+    memcpy(&known, constants, sizeof known);
+    DitauBatch batch = {{}, n_events, out, stride};
+    memcpy(batch.column, columns, sizeof batch.column);
+    switch (instruction_set == kAutomatic ? best : instruction_set) {
+#if defined(__x86_64__)
+        case kAvx512:
+            avx512::run_ditau(known, batch);
+            break;
+        case kAvx2:
+            avx2::run_ditau(known, batch);
+            break;
+#endif
+        default:
+            baseline::run_ditau(known, batch);
     }
     return kOk;
 }
@@ -806,6 +838,8 @@ void run(const Folded& f, const Batch& batch) {
         run_pattern<true, true>(f, batch, rows[3], n_rows[3]);
     }
 }
+
+#include "ditau.h"
 
 }  // namespace SAGE_NAMESPACE
 }  // namespace

@@ -263,8 +263,8 @@ def test_missing_library_is_refused(bundle, tmp_path):
 
 
 def test_other_version_and_other_parameter_count_are_refused(bundle, monkeypatch):
-    monkeypatch.setattr("sage.network.native.VERSION", 2)
-    with pytest.raises(EngineError, match="version 1, expected 2"):
+    monkeypatch.setattr("sage.network.native.VERSION", 7)
+    with pytest.raises(EngineError, match="version 2, expected 7"):
         NativeNetwork(bundle.network)
     monkeypatch.undo()
     monkeypatch.setattr("sage.network.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))
@@ -310,6 +310,7 @@ SANITIZED = """
 import sys
 import numpy as np
 from pathlib import Path
+from sage.network.ditau import COLUMNS, NativeDitau
 from sage.network.native import NativeNetwork
 with np.load(sys.argv[2]) as file:
     arrays = dict(file)
@@ -321,6 +322,8 @@ for name in sys.argv[4:]:
         # Copies, so that a read past the end of an array leaves its allocation.
         out[name] = network.logits(values[:n].copy(), jets[:n].copy())
         network.logits(np.asfortranarray(values[:n]), jets[:n].copy())
+        columns = {column: 50 * values[:n, i].copy() for i, column in enumerate(COLUMNS)}
+        NativeDitau(Path(sys.argv[1]), sys.argv[3], name)(columns, np.empty((10, n), dtype=np.float32))
 np.savez(sys.argv[2], **out)
 """
 

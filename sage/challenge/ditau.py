@@ -6,8 +6,9 @@ momenta define in the transverse plane: b along the bisector of lepton and tau, 
 half the angle between them, alpha, visible momenta are pt_l (cos, sin) and pt_h (cos, -sin). Nothing else of the
 directions matters, so rotations in phi and mirrors in phi and eta are exact symmetries.
 
-numpy arrays are computed in float64; torch tensors in their own dtype, but for the angles. Momenta and masses in GeV.
-Results are finite for any finite input: momenta are taken as at most ``LARGEST``, a lepton or tau as at least
+numpy arrays are computed in float64; torch tensors in their own dtype, but for the angles. ``native/ditau.h`` is the
+float32 twin in the kernel, which ``sage.network.ditau`` calls with the constants of this module. Momenta and masses in
+GeV. Results are finite for any finite input: momenta are taken as at most ``LARGEST``, a lepton or tau as at least
 ``SMALLEST``.
 """
 
@@ -259,11 +260,15 @@ def mass_likelihood(pair: Pair) -> tuple[Any, Any, Any]:
     """
     xp = namespace(pair.met)
     values = [likelihood(pair, mass) + LIKELIHOOD_FLOOR for mass in MASSES]
-    # The trapezoidal rule in log(m), dm = m dlog(m).
-    weights = [mass * (0.5 if mass in (MASSES[0], MASSES[-1]) else 1.0) for mass in MASSES]
+    weights = mass_weights()
     norm = sum(weight * value for weight, value in zip(weights, values, strict=True))
     first = sum(weight * mass * value for weight, mass, value in zip(weights, MASSES, values, strict=True))
     return xp.log(values[AT_H] / values[AT_Z]), xp.log(values[AT_H]), first / norm
+
+
+def mass_weights() -> list[float]:
+    """Return the weight of each of ``MASSES`` in an integral over m: the trapezoidal rule in log(m), dm = m dlog(m)."""
+    return [mass * (0.5 if mass in (MASSES[0], MASSES[-1]) else 1.0) for mass in MASSES]
 
 
 def transverse(pair: Pair) -> tuple[Any, Any, Any, Any]:

@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "1b23008f6defc127c096b9bf1d6e299182eaa25ec373edab24668db7e059ab9e"
+SHA256 = "3b7d4a47699e8a3a5b790d0664ea7b1b32b2b808e9bd6ae92f32d3d14b2b15af"

@@ -20,7 +20,7 @@ from sage.network.library_hash import SHA256
 from sage.network.parameters import N_CLASSES, flatten
 
 LIBRARY = Path(__file__).resolve().with_name("libsage_network.so")
-VERSION = 1
+VERSION = 2
 """Version of the library's interface that this module speaks."""
 
 INSTRUCTION_SETS = ("automatic", "baseline", "avx2", "avx512")
@@ -46,6 +46,11 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
             *(pointer, count, count, pointer, count),  # values with their strides, jets, number of events
             *(pointer, pointer, number),  # probabilities, logits, instruction set
         ]
+        library.sage_ditau.argtypes = [
+            *(pointer, count),  # constants
+            *(pointer, count, count),  # columns, number of events
+            *(pointer, count, number),  # quantities with their stride, instruction set
+        ]
         version = library.sage_network_version()
     except (OSError, AttributeError) as error:
         # Answers carry the message as a flag, and where the user's files are is nobody's business.
@@ -56,6 +61,20 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
         msg = f"native library {path.name} speaks interface version {version}, expected {VERSION}; run make kernel"
         raise EngineError(msg)
     return library
+
+
+def choose_instruction_set(library: ctypes.CDLL, name: str) -> int:
+    """Return the library's number of an instruction set, that of the widest one for ``automatic``.
+
+    Raises:
+        EngineError: If this machine does not have it.
+    """
+    best = int(library.sage_network_instruction_set())
+    number = INSTRUCTION_SETS.index(name) or best
+    if number > best:
+        msg = f"this machine has no {name}; its best is {INSTRUCTION_SETS[best]}"
+        raise EngineError(msg)
+    return number
 
 
 class NativeNetwork:
@@ -83,12 +102,7 @@ class NativeNetwork:
         if self._library.sage_network_parameters() != self._flat.size:
             msg = f"native library takes {self._library.sage_network_parameters()} parameters, not {self._flat.size}"
             raise EngineError(msg)
-        best = self._library.sage_network_instruction_set()
-        number = INSTRUCTION_SETS.index(instruction_set) or best
-        if number > best:
-            msg = f"this machine has no {instruction_set}; its best is {INSTRUCTION_SETS[best]}"
-            raise EngineError(msg)
-        self.instruction_set = INSTRUCTION_SETS[number]
+        self.instruction_set = INSTRUCTION_SETS[choose_instruction_set(self._library, instruction_set)]
 
     def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
         """Return class probabilities.
