@@ -30,7 +30,7 @@ from sage.challenge.nuisances import PROCESSES
 from sage.errors import InputError
 from sage.files.manifest import MANIFEST, describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
-from sage.network.graph import Normalisation
+from sage.network.graph import INPUT_SETS, PUBLISHED, Normalisation, find_inputs
 from training.binning import BinningRule, choose_edges
 from training.config import Config
 from training.counting import Counter, CountingJob, count_nodes
@@ -52,9 +52,14 @@ log = logging.getLogger("sage.training.build_tables")
 
 def read_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation]:
     """Read what ``training.train`` wrote, or the network of a weights folder."""
-    constants = _description(folder)["normalisation"]
-    mean, std = (np.array(constants[key], dtype=np.float32) for key in ("mean", "std"))
-    return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std)
+    description = _description(folder)
+    mean, std = (np.array(description["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
+    # What was written before there was a choice has the published inputs.
+    inputs = find_inputs(description.get("inputs", PUBLISHED.columns))
+    if inputs is None:
+        msg = f"{folder}: inputs {description['inputs']} are none of those of this code, {list(INPUT_SETS)}"
+        raise InputError(msg)
+    return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std, inputs)
 
 
 def read_shares(folder: Path) -> tuple[float, ...]:

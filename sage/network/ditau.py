@@ -17,8 +17,8 @@ import numpy as np
 from sage.challenge import ditau as definition
 from sage.challenge.ditau import DITAU, MASSES, ditau, mass_weights
 from sage.errors import EngineError
+from sage.network.library import LIBRARY, choose_instruction_set, load
 from sage.network.library_hash import SHA256
-from sage.network.native import LIBRARY, choose_instruction_set, load
 
 COLUMNS = (
     *("PRI_lep_pt", "PRI_lep_eta", "PRI_lep_phi", "PRI_had_pt", "PRI_had_eta", "PRI_had_phi"),
@@ -36,7 +36,7 @@ class NativeDitau:
     Args:
         library: The shared library.
         sha256: Its hash.
-        instruction_set: One of ``sage.network.native.INSTRUCTION_SETS``.
+        instruction_set: One of ``sage.network.library.INSTRUCTION_SETS``.
 
     Raises:
         EngineError: If the library cannot be used.

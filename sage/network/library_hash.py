@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "3b7d4a47699e8a3a5b790d0664ea7b1b32b2b808e9bd6ae92f32d3d14b2b15af"
+SHA256 = "4c63943cdc54312a5575c058af9e35a6299215e7250dba69d735f14dd6f291c5"
