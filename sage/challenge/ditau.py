@@ -227,11 +227,11 @@ def likelihood(pair: Pair, mass: float) -> Any:
 
     best = along(m_b * to_b)
     best = xp.where(m_d < 0, 1 / best, best)
-    q = None
+    q: Any = np.inf
     for candidate in (across(m_d * to_d), best, xp.ones_like(best)):
         e = xp.minimum(xp.maximum(candidate, least), largest)
         found = misfit(e, 1 / e)
-        q = found if q is None else xp.minimum(q, found)
+        q = xp.where(found < q, found, q)
     window = xp.sqrt(q + WINDOW**2 / 2)
     widest = along((m_b + window) * to_b)
     low = xp.maximum(xp.maximum(least, 1 / widest), across((m_d - window) * to_d))
