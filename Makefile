@@ -30,8 +30,10 @@ demo: $(RUN)
 	@echo "so this shows that everything runs and gives mu back; it is not a result on the challenge's data."
 	@echo "Open $(DEMO_OUTPUT)/report.html"
 
+# Tests of one file share what they need, and stay together. No test here depends on how fast or busy the machine is:
+# those that time something compare it with another time of the same process, with a wide margin, and need no core alone.
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 # About an hour; HEP_CHALLENGE_DIR=CHECKOUT adds the challenge's own programs as client.
 slow: $(DEV)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.columns import LABEL_COLUMNS, PROCESS_ORDER, check_schema, numeric_values, plain_text, process_codes
+from harness.pool_worth import say_what_a_pool_is_worth
 from workshop.errors import UsageError
 
 logger = logging.getLogger("sage.harness.test_set")
@@ -31,8 +32,6 @@ CONSISTENT = 1.25
 """Factor by which the sum of the weights may differ from what the metadata says, scaled to the rows of a part."""
 LARGEST = 1e9
 """Of the numbers in the metadata: rows, and events that are expected."""
-HEAVY = 0.5
-"""Effective weight of background events from which on a test part is too small: 0.02 in the public data set."""
 
 SIGNAL = PROCESS_ORDER.index("htautau")
 
@@ -79,7 +78,7 @@ class EventFile:
             msg = f"{self.path}: not a readable Parquet file ({_first_line(error)}); download or unpack it again"
             raise UsageError(msg) from error
         self.columns = check_schema(self.path, self._file.schema_arrow)
-        metadata = self._read_metadata()
+        self._metadata = metadata = self._read_metadata()
         file_rows = int(self._file.metadata.num_rows)
         self.total_rows = int(metadata.get("total_rows", file_rows))
         if self.total_rows != file_rows:
@@ -181,7 +180,8 @@ class EventFile:
             msg += f"{_listed(counts)}) weigh nothing, so there is no signal to measure; shuffle the rows or mend the "
             msg += "column 'weights'"
             raise UsageError(msg)
-        self._warn_of_heavy_events(weights[codes != SIGNAL].astype(np.float64))
+        background = weights[codes != SIGNAL].astype(np.float64)
+        say_what_a_pool_is_worth(self.path, self._metadata, self.test_rows / self.total_rows, background)
         names = [name for name in self.columns if name not in LABEL_COLUMNS]
         types = {name: np.dtype(self._file.schema_arrow.field(name).type.to_pandas_dtype()) for name in names}
         types["weights"] = weights.dtype
@@ -202,23 +202,6 @@ class EventFile:
                     data[process][name][start : start + len(select)] = values[select]
             filled += [len(select) for select in rows]
         return {process: pd.DataFrame(columns, copy=False) for process, columns in data.items()}
-
-    def _warn_of_heavy_events(self, background: np.ndarray[Any, Any]) -> None:
-        """Say so if the test part is too small to judge a submission by.
-
-        All pseudo-experiments repeat its events. What these fluctuate shifts mu_hat alike in all of them, by about
-        sqrt(effective weight) statistical standard deviations, unless the tables were made from the same events.
-        """
-        effective = float((background**2).sum() / max(background.sum(), 1e-300))
-        if effective > HEAVY:
-            logger.warning(
-                "%s: a background event of the test part counts %.1f times in every pseudo-experiment; that alone "
-                "moves mu_hat by about %.1f statistical standard deviations, in all of them alike, so this rehearses "
-                "a run but does not judge a submission (but for tables made from the same events); use more events",
-                self.path,
-                effective,
-                effective**0.5,
-            )
 
     @np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
     def load_train_set(self, train_size: float | None = None, selected_indices: Any = None) -> pd.DataFrame:

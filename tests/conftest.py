@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+# Two test processes share the cores: threads in each of them only get in each other's way. Read when torch loads.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -12,10 +18,47 @@ import torch
 
 from sage.binned.tables import YieldTables, default_axes
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
+from workshop.files import take_lock
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = ROOT / "training" / "configs" / "demo.yaml"
 REAL_EVENTS = ROOT / "tests" / "data" / "real_500.parquet"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable():
+    """Escape lone surrogates, in whatever a test printed, said or was called, as pytest-xdist cannot send them."""
+    return printable((yield))
+
+
+def printable(value: Any) -> Any:
+    """Return plain values with every text in UTF-8; what cannot be is escaped."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return type(value)(map(printable, value)) if isinstance(value, list | tuple) else value
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+    """Return a folder that one of the processes of a test run makes, and all of them read.
+
+    Args:
+        factory: Of pytest's temporary folders.
+        name: Of the folder; whoever asks for it by this name gets what the first one has made.
+        make: Fills an empty folder.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has its own folder in that of the run
+        base = base.parent
+    folder = base / name
+    with (base / f"{name}.lock").open("w") as lock:
+        take_lock(lock.fileno())
+        if not folder.exists():
+            partial = factory.mktemp(name)
+            make(partial)
+            partial.rename(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +130,25 @@ def demo_weights(tmp_path_factory) -> Path:
     from training.config import read_config
     from training.make_weights import make_weights
 
-    build = tmp_path_factory.mktemp("demo")
-    config = read_config(DEMO_CONFIG, workers=1)
-    make_weights(config, ROOT / "data", build, build / "weights", network=ROOT / "weights")
-    return build / "weights"
+    def make(build: Path) -> None:
+        config = read_config(DEMO_CONFIG, workers=1)
+        make_weights(config, ROOT / "data", build, build / "weights", network=ROOT / "weights")
+
+    return made_once(tmp_path_factory, "demo", make) / "weights"
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory) -> Path:
+    """The simulation's libraries, small ones under the names of the full ones."""
+    pytest.importorskip("pythia8mc", reason="the simulation needs requirements-simulation.txt")
+    from training.simulation import tau_decays, underlying
+    from workshop.files import write_arrays
+
+    def make(folder: Path) -> None:
+        taus = vars(tau_decays.make_library(300))
+        write_arrays(folder / f"{tau_decays.LIBRARY_SIZE}_{tau_decays.LIBRARY_FILE}", taus)
+        underlying.load_underlying(folder, 20)
+        made = folder / f"20_{underlying.LIBRARY_FILE}"
+        made.rename(folder / f"{underlying.LIBRARY_SIZE}_{underlying.LIBRARY_FILE}")
+
+    return made_once(tmp_path_factory, "libraries", make)

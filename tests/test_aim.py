@@ -14,7 +14,6 @@ pytest.importorskip("numba", reason="the simulation needs requirements-simulatio
 from sage.errors import InputError
 from scripts.simulate import main
 from tests.ending import exit_code
-from tests.test_simulation import make_cache
 from training.simulation.aim import AIMS, FEATURES, drop_near, find_aim, load_importance, set_features
 from training.simulation.generator import Effort, Generator
 from training.simulation.output import event_weights
@@ -26,15 +25,10 @@ from training.simulation.tau_decays import ELECTRON, HADRONIC, PAIR_FRACTION, lo
 from training.simulation.underlying import NO_INTERACTIONS
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return make_cache(tmp_path_factory.mktemp("cache"))
-
-
-def sums_of(process, aim, cache, n_events, seed):
+def sums_of(process, aim, libraries, n_events, seed):
     """Weighted sums per tried event over the sets of decays, with their errors by showered events."""
     effort = Effort(sets=16, passes=2, boost=2.0, aim=aim)
-    made = Generator(TABLE[process], effort, load_library(cache), np.random.SeedSequence(seed), NO_INTERACTIONS)
+    made = Generator(TABLE[process], effort, load_library(libraries), np.random.SeedSequence(seed), NO_INTERACTIONS)
     totals = []
     for part in made.batches(n_events):
         taus = part.decays.taus
@@ -56,17 +50,17 @@ def sums_of(process, aim, cache, n_events, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", ["ztautau", "htautau"])
-def test_the_aim_keeps_the_expectation(process, cache):
-    plain, plain_error = sums_of(process, None, cache, 700, 2)
-    aimed, aimed_error = sums_of(process, AIMS["signal"], cache, 700, 3)
+def test_the_aim_keeps_the_expectation(process, libraries):
+    plain, plain_error = sums_of(process, None, libraries, 700, 2)
+    aimed, aimed_error = sums_of(process, AIMS["signal"], libraries, 700, 3)
     assert (plain > 0).all()
     assert (np.abs(plain - aimed) < 4 * np.hypot(plain_error, aimed_error)).all()
 
 
-def test_weights_of_sets_are_bounded_by_the_floor(cache):
+def test_weights_of_sets_are_bounded_by_the_floor(libraries):
     aim = AIMS["signal"]
     effort = Effort(sets=16, passes=2, boost=2.0, aim=aim)
-    made = Generator(TABLE["ztautau"], effort, load_library(cache), np.random.SeedSequence(5), NO_INTERACTIONS)
+    made = Generator(TABLE["ztautau"], effort, load_library(libraries), np.random.SeedSequence(5), NO_INTERACTIONS)
     parts = list(made.batches(200))
     features = np.concatenate([part.features for part in parts])
     importance = np.clip(load_importance()(features), aim.floor, aim.ceiling)
@@ -82,14 +76,14 @@ def test_features_tell_boosted_pairs_and_jets():
     visible = np.array([[[30.0, 0.0, 0.0, 30.0], [20.0, 15.0, 0.0, 25.0]]])
     kinds = np.array([[HADRONIC, ELECTRON]])
     jets = np.array([[-80.0, 0.0, 300.0, 310.5], [-20.0, -30.0, -200.0, 203.3]])
-    one = set_features(taus, np.zeros((0, 4)), kinds, visible, jets)
+    one = set_features(taus[None], np.zeros((0, 4)), kinds, visible, jets)
     assert one.shape == (1, FEATURES)
     assert one[0, 0] == pytest.approx(np.log1p(np.hypot(100.0, 30.0) / 30.0))
     assert one[0, 3] == pytest.approx(np.log1p(25.0 / 30.0))
     assert one[0, 4] == pytest.approx(np.log1p(1.0))
     assert one[0, 6] == 1.0
     assert one[0, 8] > np.log1p(4.0)
-    without = set_features(taus, np.zeros((0, 4)), kinds, visible, jets[:0])
+    without = set_features(taus[None], np.zeros((0, 4)), kinds, visible, jets[:0])
     assert (without[0, 7:11] == 0).all()
     assert (without[0, :6] == one[0, :6]).all()
     assert len(drop_near(np.concatenate([jets, taus]), taus, np.zeros((0, 4)))) == 2
@@ -105,12 +99,12 @@ def test_quiet_events_are_thinned_out_and_the_others_are_not():
 
 
 @pytest.mark.slow
-def test_an_aim_is_part_of_what_a_production_is(cache, tmp_path, capsys):
+def test_an_aim_is_part_of_what_a_production_is(libraries, tmp_path, capsys):
     plain, aimed = Production("fast", 1, 15), Production("fast", 1, 15, aim="signal")
     assert "aim" not in identity(plain)
     assert identity(aimed)["aim"]["name"] == "signal"
     assert len(identity(aimed)["aim"]["table"]) == 64
-    command = ["--output", str(tmp_path / "x"), "--cache", str(cache), "--process", "ztautau", "--events", "15"]
+    command = ["--output", str(tmp_path / "x"), "--cache", str(libraries), "--process", "ztautau", "--events", "15"]
     command += ["--shard-events", "15", "--seed", "3"]
     assert main([*command, "--aim", "signal"]) == 0
     found = json.loads(next((tmp_path / "x").glob("*metadata.json")).read_text())
@@ -140,11 +134,11 @@ def test_the_promise_of_a_pair_is_that_of_two_taus():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", ["ztautau", "htautau"])
-def test_selected_rows_agree_with_those_made_without_aim(process, cache):
+def test_selected_rows_agree_with_those_made_without_aim(process, libraries):
     """Yields before normalisation and means of the primaries, within errors by showered events."""
     found = []
     for aim, seed in (("off", 11), ("signal", 12)):
-        shard = Simulation(Production("fast", seed, 4000, aim=aim), cache).shard(process, 0)
+        shard = Simulation(Production("fast", seed, 4000, aim=aim), libraries).shard(process, 0)
         weights = event_weights(TABLE[process], shard, shard.tried)
         jets = shard.values[:, 12]
         columns = [np.ones(len(weights)), jets == 0, jets == 1, jets >= 2, *shard.values[:, [0, 3, 13, 14]].T]

@@ -15,7 +15,8 @@ from scripts.__main__ import verbs
 from tests import official
 
 ROOT = official.TESTS.parent
-SECONDS = 20
+SECONDS = 60
+"""After which a program hangs; the slowest takes one or two."""
 BAD = (
     "nan",
     "inf",

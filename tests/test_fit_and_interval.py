@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from iminuit import Minuit
@@ -20,6 +19,7 @@ from sage.files.bundle import read_bundle
 from sage.fit.interval import measure_interval
 from sage.fit.newton import fit, fit_global
 from sage.measurement import likelihood_of as measured_likelihood
+from tests.drawing import few_and_many
 from tests.likelihoods import likelihood_from, with_variances
 
 N_BINS = 40
@@ -251,16 +251,19 @@ def test_empty_bins_reach_the_edge_of_the_domain(analytic_tables):
     assert interval.low <= interval.fit.mu <= interval.high
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    counts=arrays(np.float64, N_BINS, elements=st.floats(0, 1e7, allow_subnormal=False)),
-    level=st.floats(-6, 6),
-    seed=st.integers(0, 1000),
-)
-def test_any_counts_and_any_valid_table_give_a_finite_ordered_interval(counts, level, seed):
+def check_counts_and_tables(counts, level, seed):
     rng = np.random.default_rng(seed)
     yields = np.exp(rng.normal(level, 1.5, (3, 3, 3, 4, N_BINS)))
     axes = (np.linspace(0.96, 1.04, 3), np.linspace(0.96, 1.04, 3), np.linspace(0.0, 5.0, 3))
     interval = measure_interval(likelihood_of(YieldTables(axes, yields), counts))
     assert np.isfinite([interval.low, interval.high, interval.fit.mu]).all()
     assert interval.low <= interval.fit.mu <= interval.high
+
+
+test_any_counts_and_any_valid_table_give_a_finite_ordered_interval, test_more_counts_and_tables = few_and_many(
+    check_counts_and_tables,
+    (15, 150),
+    counts=arrays(np.float64, N_BINS, elements=st.floats(0, 1e7, allow_subnormal=False)),
+    level=st.floats(-6, 6),
+    seed=st.integers(0, 1000),
+)

@@ -21,6 +21,7 @@ from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
 from sage.measurement import count_events
 from sage.network.classifier import NetworkClassifier
+from tests.drawing import few_and_many
 from tests.events import EXPECTED, drawn_frame, full_weights
 
 ROWS, FEW = 20_000, 300
@@ -331,9 +332,7 @@ ANY = {"deadline": None, "derandomize": True, "database": None, "suppress_health
 ANY["phases"] = [Phase.generate]  # shrinking and explaining take minutes
 
 
-@settings(max_examples=500, **ANY)
-@given(changes=st.lists(CHANGES, max_size=3), sent_weights=SENT_WEIGHTS)
-def test_any_frame_is_counted_or_refused(model, engine, few, changes, sent_weights):
+def check_counted_frames(model, engine, few, changes, sent_weights):
     """What the fit gets: finite, non-negative counts. The only error is the one that names the column."""
     sent, weights, dropped = make(few, changes, sent_weights)
     before = digest(sent), repr(weights)
@@ -349,6 +348,15 @@ def test_any_frame_is_counted_or_refused(model, engine, few, changes, sent_weigh
     assert counts.sum() <= used.sum() * (1 + 1e-12)
     assert len(used) == len(sent) or any(flag.startswith("unusable_rows") for flag in flags)
     assert (digest(sent), repr(weights)) == before
+
+
+test_any_frame_is_counted_or_refused, test_more_counted_frames = few_and_many(
+    check_counted_frames,
+    (200, 1000),
+    phases=[Phase.generate],
+    changes=st.lists(CHANGES, max_size=3),
+    sent_weights=SENT_WEIGHTS,
+)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -18,6 +17,7 @@ from sage.challenge.nuisances import CHALLENGE
 from sage.errors import FitError
 from sage.fit.interval import measure_interval
 from sage.fit.ladder import climb
+from tests.drawing import few_and_many
 from tests.likelihoods import likelihood_from
 
 N_BINS = 40
@@ -124,16 +124,7 @@ def test_the_total_has_the_width_of_a_counting_experiment(likelihood, monkeypatc
     assert np.std(found) / np.mean(sigmas) == pytest.approx(1.0, abs=0.2)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(
-    counts=arrays(np.float64, 12, elements=st.floats(0, 1e9, allow_subnormal=False)),
-    level=st.floats(-6, 8),
-    empty=st.floats(0, 0.6),
-    simulated=st.sampled_from([None, 1e-3, 1.0, 30.0]),
-    bounded=st.booleans(),
-    seed=st.integers(0, 1000),
-)
-def test_any_counts_and_any_templates_give_a_finite_ordered_interval(counts, level, empty, simulated, bounded, seed):
+def check_counts_and_templates(counts, level, empty, simulated, bounded, seed):
     rng = np.random.default_rng(seed)
     yields = np.exp(rng.normal(level, 1.5, (3, 3, 3, 4, 12))) * (rng.uniform(size=(4, 12)) >= empty)
     axes = (np.linspace(0.96, 1.04, 3), np.linspace(0.96, 1.04, 3), np.linspace(0.0, 5.0, 3))
@@ -152,3 +143,15 @@ def test_any_counts_and_any_templates_give_a_finite_ordered_interval(counts, lev
         return
     assert np.isfinite([interval.low, interval.high, interval.fit.mu]).all()
     assert interval.low <= interval.fit.mu <= interval.high
+
+
+test_any_counts_and_any_templates_give_a_finite_ordered_interval, test_more_counts_and_templates = few_and_many(
+    check_counts_and_templates,
+    (10, 100),
+    counts=arrays(np.float64, 12, elements=st.floats(0, 1e9, allow_subnormal=False)),
+    level=st.floats(-6, 8),
+    empty=st.floats(0, 0.6),
+    simulated=st.sampled_from([None, 1e-3, 1.0, 30.0]),
+    bounded=st.booleans(),
+    seed=st.integers(0, 1000),
+)

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model import WEIGHTS, Model
@@ -24,6 +23,7 @@ from sage.challenge.features import DERIVED
 from sage.challenge.nuisances import NAMES
 from sage.challenge.shifts import PRIMARIES
 from sage.files.manifest import MANIFEST, signed
+from tests.drawing import few_and_many
 from tests.events import drawn_frame, full_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -251,14 +251,17 @@ def test_odd_weights_are_flagged_or_ignored(model, test_set, weights):
     assert weights is None or "weights_ignored" in flags or "no_events" in flags
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(
+def check_frames(few_bins, rows, value, column, dtype):
+    frame = pd.DataFrame({name: np.full(rows, 30.0, dtype=np.float32) for name in PRIMARIES})
+    frame[column] = pd.Series([value] * rows, dtype=dtype)
+    check(few_bins.predict({"data": frame, "weights": np.ones(rows)}), few_bins)
+
+
+test_any_frame_gives_a_finite_ordered_answer, test_more_frames = few_and_many(
+    check_frames,
+    (8, 80),
     rows=st.integers(0, 40),
     value=st.one_of(st.floats(width=32), st.sampled_from([-25.0, 0.0, 26.0, 1e30, -1e30])),
     column=st.sampled_from(PRIMARIES),
     dtype=st.sampled_from(["float32", "float64", "object"]),
 )
-def test_any_frame_gives_a_finite_ordered_answer(few_bins, rows, value, column, dtype):
-    frame = pd.DataFrame({name: np.full(rows, 30.0, dtype=np.float32) for name in PRIMARIES})
-    frame[column] = pd.Series([value] * rows, dtype=dtype)
-    check(few_bins.predict({"data": frame, "weights": np.ones(rows)}), few_bins)

@@ -270,14 +270,12 @@ def heed_interrupts():
 
 
 def test_interrupted_run_can_be_continued(events, tmp_path):
-    slow = tmp_path / "slow"
+    slow, quick = tmp_path / "slow", tmp_path / "quick"
     slow.mkdir()
-    text = (
-        (COUNTING / "model.py")
-        .read_text()
-        .replace("        count = len", "        time.sleep(0.4)\n        count = len")
-    )
-    (slow / "model.py").write_text("import time\n" + text)
+    # Slow until this file is there: however late the signal comes, it comes before the end.
+    wait = f"        time.sleep(0 if pathlib.Path({str(quick)!r}).exists() else 2)\n"
+    text = (COUNTING / "model.py").read_text().replace("        count = len", wait + "        count = len")
+    (slow / "model.py").write_text("import pathlib, time\n" + text)
     output = tmp_path / "run"
     command = [sys.executable, "-m", "scripts.run_ingestion", "--data", events, "--submission", slow]
     command += ["--output", output, "--sets", "1", "--experiments", "6", "--workers", "2"]
@@ -285,16 +283,17 @@ def test_interrupted_run_can_be_continued(events, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_interrupts, **pipes)
     lines = output / "experiments.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n")):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "the same command continues it" in error
     assert "Traceback" not in error
     done = lines.read_bytes().count(b"\n")
     assert 0 < done < 6
+    quick.touch()
     finished = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert f"{done} pseudo-experiments are there already" in finished.stderr
     assert len(read_records(lines)[0]) == 6

@@ -32,33 +32,16 @@ from training.simulation import buckets, generator, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
 from training.simulation.processes import TABLE
 from training.simulation.production import MODES, Production, Shard, Simulation
-from training.simulation.tau_decays import LIBRARY_FILE, LIBRARY_SIZE, load_library, make_library
-from training.simulation.underlying import LIBRARY_FILE as UNDERLYING_FILE
-from training.simulation.underlying import LIBRARY_SIZE as UNDERLYING_SIZE
-from training.simulation.underlying import load_underlying
-from workshop.files import write_arrays
+from training.simulation.tau_decays import load_library
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--shard-events", "15", "--seed", "3", "--events", "15"]
 
 
-def make_cache(folder: Path) -> Path:
-    """Make small libraries under the names of the full ones."""
-    write_arrays(folder / f"{LIBRARY_SIZE}_{LIBRARY_FILE}", vars(make_library(300)))
-    load_underlying(folder, 20)
-    (folder / f"20_{UNDERLYING_FILE}").rename(folder / f"{UNDERLYING_SIZE}_{UNDERLYING_FILE}")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    return make_cache(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session")
-def made(cache, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module")
+def made(libraries, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "events"
-    assert main(["--output", str(folder), "--cache", str(cache), *SMALL]) == 0
+    assert main(["--output", str(folder), "--cache", str(libraries), *SMALL]) == 0
     return folder
 
 
@@ -104,13 +87,13 @@ def test_unnormalised_weights_are_cross_section_over_tried_events(made):
         assert 0.3 < summary["factor"] < 3.0
 
 
-def test_two_workers_and_an_interrupted_run_give_the_same_bytes(made, cache, tmp_path):
+def test_two_workers_and_an_interrupted_run_give_the_same_bytes(made, libraries, tmp_path):
     folder = tmp_path / "events"
-    command = [sys.executable, "-m", "scripts.simulate", "--output", str(folder), "--cache", str(cache), *SMALL]
+    command = [sys.executable, "-m", "scripts.simulate", "--output", str(folder), "--cache", str(libraries), *SMALL]
     command += ["--workers", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     run = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(folder.glob("shards/*/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGKILL)
@@ -120,8 +103,8 @@ def test_two_workers_and_an_interrupted_run_give_the_same_bytes(made, cache, tmp
     assert content(folder) == content(made)
 
 
-def test_mode_full_and_more_events_add_shards(cache, tmp_path):
-    command = ["--output", str(tmp_path / "full"), "--cache", str(cache), "--process", "ztautau", "--mode", "full"]
+def test_mode_full_and_more_events_add_shards(libraries, tmp_path):
+    command = ["--output", str(tmp_path / "full"), "--cache", str(libraries), "--process", "ztautau", "--mode", "full"]
     command += ["--seed", "1", "--shard-events", "25"]
     assert main([*command, "--events", "3"]) == 0
     first = {path: path.read_bytes() for path in (tmp_path / "full").glob("shards/*/*.npz")}
@@ -131,9 +114,9 @@ def test_mode_full_and_more_events_add_shards(cache, tmp_path):
     assert all(later[path] == data for path, data in first.items())
 
 
-def test_few_events_make_small_shards_and_a_larger_run_keeps_them(cache, tmp_path):
+def test_few_events_make_small_shards_and_a_larger_run_keeps_them(libraries, tmp_path):
     output = tmp_path / "few"
-    command = ["--output", str(output), "--cache", str(cache), "--process", "htautau", "--seed", "1"]
+    command = ["--output", str(output), "--cache", str(libraries), "--process", "htautau", "--seed", "1"]
     assert main([*command, "--events", "2"]) == 0
     made = pq.ParquetFile(output / DATA_FILE).metadata.num_rows
     assert 2 <= made < 200
@@ -149,18 +132,18 @@ def test_shards_of_usual_runs_are_the_modes(tmp_path, rows, expected):
     assert _shard_events(argparse.Namespace(mode="fast", output=tmp_path), rows) == expected
 
 
-def test_a_shard_does_not_depend_on_the_ones_before(cache):
+def test_a_shard_does_not_depend_on_the_ones_before(libraries):
     production = Production("fast", 5, 15)
-    one, other = Simulation(production, cache), Simulation(production, cache)
+    one, other = Simulation(production, libraries), Simulation(production, libraries)
     one.shard("ttbar", 0)
     first, second = one.shard("ztautau", 1), other.shard("ztautau", 1)
     assert first.tried == second.tried
     assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("values", "weights", "parents"))
 
 
-def test_importance_sampling_keeps_the_expectation(cache):
+def test_importance_sampling_keeps_the_expectation(libraries):
     process = TABLE["ztautau"]
-    library = load_library(cache)
+    library = load_library(libraries)
     sums = {}
     for quiet in (1.0, 0.25):
         effort = generator.Effort(sets=8, passes=1, boost=2.0, quiet=quiet)
@@ -172,8 +155,8 @@ def test_importance_sampling_keeps_the_expectation(cache):
     assert abs(difference) < 4 * np.hypot(sums[1.0][1], sums[0.25][1])
 
 
-def test_spin_correlation_of_z_and_higgs(cache):
-    library = load_library(cache)
+def test_spin_correlation_of_z_and_higgs(libraries):
+    library = load_library(libraries)
     equal = {}
     for name in ("htautau", "ztautau"):
         effort = generator.Effort(sets=4, passes=1, boost=4.0)
@@ -266,12 +249,12 @@ def test_a_damaged_shard_is_named(tmp_path):
         shards.read_shard(path)
 
 
-def test_full_disk_is_one_line(cache, tmp_path, capsys, monkeypatch):
+def test_full_disk_is_one_line(libraries, tmp_path, capsys, monkeypatch):
     def full(path, shard):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(shards, "write_shard", full)
-    command = ["--output", str(tmp_path / "x"), "--cache", str(cache), "--process", "ztautau", *SMALL]
+    command = ["--output", str(tmp_path / "x"), "--cache", str(libraries), "--process", "ztautau", *SMALL]
     assert main(command) == 2
     assert "no space left" in capsys.readouterr().err
     assert not (tmp_path / "x" / DATA_FILE).exists()

@@ -23,7 +23,7 @@ print(*sorted({module.partition(".")[0] for module in sys.modules}))
 
 
 def run(*command, folder=ROOT):
-    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def cpu_seconds():
@@ -74,6 +74,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments):
     os.close(reading)
     with os.fdopen(writing) as pipe:
         ended = subprocess.run(
-            [sys.executable, "-m", *arguments], cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60
+            [sys.executable, "-m", *arguments], cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=300
         )
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -238,7 +238,7 @@ with claimed(folder, settings.identity(), results=("parts/*.parquet",)):
 """
     folder = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and len(list(folder.glob("parts/*.parquet"))) < 2:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)

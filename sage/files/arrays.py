@@ -26,6 +26,8 @@ LARGEST_FILE = 100 << 20
 """Bound in bytes on what is read at all."""
 LARGEST_HEADER = 1024
 """Bound in bytes on what precedes the values of an array in its file."""
+MOST_ARRAYS = 1000
+"""Bound on the arrays that the manifest states for one file, before anything is done for each of them."""
 LARGEST_VALUE = float(np.finfo(np.float32).max)
 
 _ARCHIVE_ERRORS = (
@@ -79,6 +81,9 @@ def read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:
     digest = hashlib.sha256(content).hexdigest()
     if digest != entry["sha256"]:
         msg = f"{path}: sha256 is {digest}, the manifest says {entry['sha256']}; {REMEDY}"
+        raise WeightsError(msg)
+    if len(entry["shapes"]) > MOST_ARRAYS:
+        msg = f"{path}: the manifest states {len(entry['shapes'])} arrays, more than {MOST_ARRAYS}; {REMEDY}"
         raise WeightsError(msg)
     stated = {str(name): _shape(shape) for name, shape in entry["shapes"].items()}
     try:

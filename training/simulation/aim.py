@@ -70,7 +70,7 @@ MASS_START, MASS_STEP, HEAVIEST = 95.0, 5.0, 5.0
 
 AIMS = {
     aim.name: aim
-    for aim in (Aim("signal", quiet=0.07, boost=0.1, floor=0.25, ceiling=50.0, power=1.0, least=8, passes=32),)
+    for aim in (Aim("signal", quiet=0.12, boost=0.2, floor=0.5, ceiling=30.0, power=1.0, least=8, passes=48),)
 }
 OFF = "off"
 
@@ -125,17 +125,13 @@ def set_features(
     """What the importance of k sets of tau decays is told from, shape (k, FEATURES).
 
     Args:
-        taus: Four-momenta of the taus, shape (t, 4), GeV.
+        taus: Four-momenta of the taus in each set, shape (k, t, 4), GeV.
         leptons: Of other electrons and muons, shape (l, 4).
         kinds: Kinds of the taus' decays, shape (k, t).
         visible: Four-momenta of their visible products, shape (k, t, 4).
         jets: Four-momenta of jets of partons, falling in pt, shape (j, 4).
     """
     out = np.zeros((len(kinds), FEATURES))
-    pair = np.zeros(4)
-    for j in range(len(taus)):
-        pair += taus[j]
-    pt_pair, mass_pair = math.hypot(pair[0], pair[1]), _mass(pair)
     n_jets, lead, sum_pt, mass_jets, apart = 0, 0.0, 0.0, 0.0, 0.0
     for j in range(len(jets)):
         pt = math.hypot(jets[j, 0], jets[j, 1])
@@ -147,11 +143,14 @@ def set_features(
             mass_jets = _mass(jets[0] + jets[1])
             apart = abs(_rapidity(jets[0]) - _rapidity(jets[1]))
     for i in range(len(kinds)):
+        pair = np.zeros(4)
+        for j in range(kinds.shape[1]):
+            pair += taus[i, j]
         lepton, tau, met = np.zeros(4), np.zeros(4), pair.copy()
         for j in range(len(leptons)):
             if leptons[j, 0] ** 2 + leptons[j, 1] ** 2 > lepton[0] ** 2 + lepton[1] ** 2:
                 lepton = leptons[j].copy()
-        for j in range(len(taus)):
+        for j in range(kinds.shape[1]):
             p = visible[i, j]
             met -= p
             if kinds[i, j] == HADRONIC:
@@ -165,8 +164,8 @@ def set_features(
             math.hypot(tau[0], tau[1]),
             math.hypot(met[0], met[1]),
         )
-        row[0] = math.log1p(pt_pair / 30.0)
-        row[1] = math.log(mass_pair / 91.0 + 1e-3) * 5.0
+        row[0] = math.log1p(math.hypot(pair[0], pair[1]) / 30.0)
+        row[1] = math.log(_mass(pair) / 91.0 + 1e-3) * 5.0
         row[2] = math.log(_mass(lepton + tau) / 60.0 + 0.1) * 2.0
         row[3] = math.log1p(lepton_pt / 30.0)
         row[4] = math.log1p(tau_pt / 30.0)
