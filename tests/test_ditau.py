@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 
@@ -324,9 +325,10 @@ def test_resolution_is_found_in_toys():
     assert 0 < found.errors[1] < 0.1
 
 
-def test_fit_met_prints_what_is_in_use(capsys):
-    assert fit_met.main(["--data", str(DATA), "--rows", "4000"]) == 0
+def test_fit_met_prints_what_is_in_use(tmp_path, capsys):
+    assert fit_met.main(["--data", str(DATA), "--rows", "4000", "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     constant, jets = (float(line.split()[1]) for line in out.splitlines()[1:3])
     assert constant == pytest.approx(MET_CONSTANT, rel=0.05)
     assert jets == pytest.approx(MET_JETS, rel=0.1)
+    assert json.loads((tmp_path / "met.json").read_text())["constant"] == pytest.approx(constant, abs=1e-3)
