@@ -55,7 +55,7 @@ class Model(Submission):
     ) -> None:
         settings: dict[str, Any] = {"nuisances": nuisances, "mu_range": mu_range, "rebuilding": rebuilding}
         super().__init__(get_train_set, systematics, weights=weights, **settings)
-        check_parameters(self.bundle.network)
+        check_parameters(self.bundle.network, self.bundle.normalisation.inputs)
         check_choice(engine, threads)
         self.engine = engine
         self.threads = threads

@@ -22,7 +22,7 @@ from sage.binned.regions import RegionSet
 from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import MANIFEST, signed
 from sage.network.classifier import Classifier, NetworkClassifier
-from sage.network.graph import INPUTS, Normalisation
+from sage.network.graph import INPUT_SETS, Normalisation
 from training.build_tables import build_tables
 from training.config import Config
 from training.events import DATA_FILE
@@ -31,8 +31,6 @@ from training.train import NETWORK_FILE, REPORT_FILE
 from workshop.files import sha256, write_arrays, write_json
 
 ROOT = FOLDER.parent
-UNSCALED = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
-"""Feature constants that leave the inputs as they are."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,26 @@ def build(name: str, this: Build) -> Bundle:
     return bundle
 
 
+def unscaled(config: Config) -> Normalisation:
+    """Return feature constants that leave the inputs of these settings as they are."""
+    inputs = INPUT_SETS[config.training.inputs]
+    n = len(inputs.columns)
+    return Normalisation(np.zeros(n, np.float32), np.ones(n, np.float32), inputs)
+
+
 def write_network(this: Build, parameters: Mapping[str, np.ndarray]) -> Path:
     """Write the parameters of a classifier of unscaled inputs as training would; return the folder."""
     folder = this.intermediate / "training"
     write_arrays(folder / NETWORK_FILE, parameters)
-    constants = {"mean": UNSCALED.mean.tolist(), "std": UNSCALED.std.tolist()}
+    constants = unscaled(this.config)
     source = {"file": DATA_FILE, "sha256": sha256(this.data / DATA_FILE)}
-    report = {"normalisation": constants, "config": asdict(this.config), "data": source, "rows": {}}
+    report = {
+        "inputs": list(constants.inputs.columns),
+        "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
+        "config": asdict(this.config),
+        "data": source,
+        "rows": {},
+    }
     write_json(folder / REPORT_FILE, report)
     return folder
 

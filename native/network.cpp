@@ -1,11 +1,11 @@
-// The dual-branch network of sage/network.py as a CPU kernel: normalised inputs -> class probabilities.
+// The dual-branch network of sage/network/dense.py as a CPU kernel: normalised inputs -> class probabilities.
 //
 // Events are sorted by which jets exist, so that every event of a batch has the same graph of 3, 4 or 5 nodes, and a
 // batch holds one event per lane of a vector register ("structure of arrays"): each number of the dense module is one
 // register here, each event's arithmetic is the same in every lane, and results depend neither on the order of the rows
 // nor on how they are cut into calls. Batches that are not full are padded with their last event.
 //
-// What the algebra of sage/network.py leaves is folded once per call, in double precision (`fold`):
+// What the algebra of sage/network/dense.py leaves is folded once per call, in double precision (`fold`):
 //   - an expanded node is affine in its two or three inputs, so the first round's W_x needs no matrix product, and the
 //     scores and gates of the attention are affine in the inputs as well;
 //   - the factor 1 - a of the residual mixing goes into the message's weights (a ReLU lets a positive factor through);
@@ -14,12 +14,13 @@
 //
 // The file reads itself once per instruction set: the part below `#else` is the kernel for one vector width, the part
 // above is what all widths share. No state, no allocation, no exceptions; libc and libm only. The layout of the event
-// graph and of the parameters repeats sage/graph.py and sage/parameters.py; the comparison with the dense module in
-// tests/test_native.py is what keeps them the same.
+// graph and of the parameters repeats sage/network/graph.py and parameters.py; the comparison with the dense module in
+// tests/test_native.py is what keeps them the same. ditau.h holds the di-tau quantities.
 
 #ifndef SAGE_LANES
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -37,7 +38,6 @@
 namespace {
 
 constexpr int kHidden = 32;
-constexpr int kInputs = 35;
 constexpr int kClasses = 4;
 constexpr int kNodes = 5;
 constexpr int kSlots = 3;
@@ -65,16 +65,17 @@ constexpr int kDetNEdges = 6;
 constexpr int kDetEdgeColumn = 9;
 constexpr int kDetGlobalColumn = 15;
 
-// Uncertainty-aware branch: inputs 16..34.
+// Uncertainty-aware branch: inputs from 16 on. How many globals end it depends on the choice of inputs.
 constexpr NodeInput kUncInputs[] = {{16, kHad, 0}, {17, kJet1, 0}, {18, kJet2, 0}, {19, kMet, 0}, {20, kMet, 2}};
 constexpr Edge kUncEdges[] = {{kHad, kMet},  {kLep, kMet},    {kLep, kMet}, {kJet1, kMet},
                               {kJet2, kMet}, {kJet1, kJet2}, {kLep, kHad}, {kHad, kLep}};
 constexpr int kUncNEdges = 8;
 constexpr int kUncEdgeColumn = 21;
 constexpr int kUncGlobalColumn = 29;
-constexpr int kUncGlobals = 6;
+constexpr int kPublishedGlobals = 6, kDitauGlobals = 16;
+constexpr int inputs(int globals) { return kUncGlobalColumn + globals; }
 
-// The flat parameter block, in the order of sage/parameters.py; weights are (outputs, inputs) as in torch.
+// The flat parameter block, in the order of sage/network/parameters.py; weights are (outputs, inputs) as in torch.
 template <int Out, int In>
 struct LinearParameters {
     float weight[Out][In];
@@ -91,7 +92,7 @@ struct Parameters {
     float unc_mixing[kRounds];
     LinearParameters<kHidden, kSlots + kNodes> unc_node;
     LinearParameters<kHidden, 1> unc_edge;
-    LinearParameters<kHidden, kUncGlobals> unc_global;
+    // Here comes the expander of the globals, which is apart because its size depends on the choice of inputs.
     float node_score[kHidden];
     float edge_score[2 * kHidden];
     LinearParameters<1, kHidden> node_gate;
@@ -105,8 +106,12 @@ struct Parameters {
     LinearParameters<kNarrow, 2 * kHidden> head_residual;
     LinearParameters<kClasses, kNarrow> classes;
 };
-constexpr int64_t kParameters = sizeof(Parameters) / sizeof(float);
-static_assert(kParameters == 25916, "the parameter block differs from sage/parameters.py");
+constexpr size_t kGlobalsAt = offsetof(Parameters, node_score);
+template <int Globals>
+constexpr int64_t parameters() {
+    return (sizeof(Parameters) + sizeof(LinearParameters<kHidden, Globals>)) / sizeof(float);
+}
+static_assert(parameters<kPublishedGlobals>() == 25916, "the parameter block differs from sage/network/parameters.py");
 
 // A matrix product as the kernel reads it: transposed, so that the weights of neighbouring outputs are neighbours.
 template <int Out, int In>
@@ -135,19 +140,23 @@ struct Folded {
     NodeAffine<kHidden> unc_node, unc_first;
     NodeAffine<1> node_score, node_gate, edge_score, edge_gate;
     float edge_score_slope, edge_gate_slope;
-    Product<kHidden, kUncGlobals> unc_global;
     Product<kHidden, kHidden> unc_round[kRounds];  // [0] is folded into unc_first
     Product<kHidden, kHidden> unc_from_global[kRounds];
     alignas(64) float unc_edge_slope[kRounds][kHidden];
     alignas(64) float unc_edge_offset[kRounds][kHidden];
     Product<kHidden, kHidden> unc_readout;
-    Product<kHidden, kUncGlobals> unc_readout_global;
 
     Product<kHidden, kHidden> gate_hidden, gate;
     Product<kHidden, 2 * kHidden> head_hidden;
     Product<kNarrow, kHidden> head_narrow;
     Product<kNarrow, 2 * kHidden> head_residual;
     Product<kClasses, kNarrow> classes;
+};
+
+// The same with what the uncertainty-aware branch makes of its globals.
+template <int Globals>
+struct FoldedFor : Folded {
+    Product<kHidden, Globals> unc_global, unc_readout_global;
 };
 
 // ---------------------------------------------------------------------------------------------------------- folding
@@ -285,7 +294,6 @@ void fold_uncertainty(const Parameters& p, Folded& f) {
     widen(p.unc_edge.bias, offset);
     copy_node(p.unc_node, f.unc_node);
     fold_attention(p, f);
-    take(p.unc_global, f.unc_global);
     for (int round = 0; round < kRounds; ++round) {
         const auto& message = p.unc_message[round];
         const double keep = sigmoid(p.unc_mixing[round]), pass = 1.0 - keep;
@@ -304,13 +312,19 @@ void fold_uncertainty(const Parameters& p, Folded& f) {
     const auto& readout = p.unc_readout;
     transpose(readout.weight, 0, 1.0, f.unc_readout);
     memset(f.unc_readout.bias, 0, sizeof f.unc_readout.bias);
-    Column global;
-    for (int k = 0; k < kUncGlobals; ++k) {
-        for (int o = 0; o < kHidden; ++o) global[o] = p.unc_global.weight[o][k];
+}
+
+template <int Globals>
+void fold_globals(const Parameters& p, const LinearParameters<kHidden, Globals>& expander, FoldedFor<Globals>& f) {
+    const auto& readout = p.unc_readout;
+    take(expander, f.unc_global);
+    Column global, seen;
+    for (int k = 0; k < Globals; ++k) {
+        for (int o = 0; o < kHidden; ++o) global[o] = expander.weight[o][k];
         multiply(readout.weight, kHidden, 1.0, global, seen);
         narrow(seen, f.unc_readout_global.weight[k]);
     }
-    widen(p.unc_global.bias, global);
+    widen(expander.bias, global);
     multiply(readout.weight, kHidden, 1.0, global, seen);
     for (int o = 0; o < kHidden; ++o) seen[o] += readout.bias[o];
     narrow(seen, f.unc_readout_global.bias);
@@ -338,6 +352,8 @@ struct Batch {
 };
 
 }  // namespace
+
+#include "ditau.h"
 
 // ------------------------------------------------------------------------------------- one kernel per instruction set
 
@@ -417,35 +433,32 @@ int best_instruction_set() {
 #define SAGE_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Version of this interface, of the parameter block and of the meaning of the inputs.
-SAGE_EXPORT int32_t sage_network_version() { return 1; }
+SAGE_EXPORT int32_t sage_network_version() { return 2; }
 
-// Number of floats in the parameter block.
-SAGE_EXPORT int64_t sage_network_parameters() { return kParameters; }
+// Number of floats in the parameter block of a network with so many inputs; 0 if there is no such network.
+SAGE_EXPORT int64_t sage_network_parameters(int64_t n_inputs) {
+    if (n_inputs == inputs(kPublishedGlobals)) return parameters<kPublishedGlobals>();
+    return n_inputs == inputs(kDitauGlobals) ? parameters<kDitauGlobals>() : 0;
+}
 
 // The widest instruction set this machine has: 1 baseline, 2 AVX2 with FMA, 3 AVX-512.
 SAGE_EXPORT int32_t sage_network_instruction_set() { return best_instruction_set(); }
 
-// Class probabilities, (n, 4) row-major, and logits where the pointer is not null. `values[i * row_stride + c *
-// column_stride]` is input c of event i; jets is (n, 2) row-major, nonzero where the leading and the subleading jet
-// exist. An event with an input that is not finite gets NaN everywhere, as in the dense module. Returns 0, or which
-// argument is wrong; nothing is written then.
-SAGE_EXPORT int32_t sage_network_forward(const float* parameters, int64_t n_parameters, const float* values,
-                                         int64_t row_stride, int64_t column_stride, const uint8_t* jets,
-                                         int64_t n_events, float* probabilities, float* logits,
-                                         int32_t instruction_set) {
-    if (n_parameters != kParameters) return kWrongParameterCount;
-    if (n_events < 0 || !parameters || (n_events > 0 && (!values || !jets || !probabilities))) return kBadArgument;
-    const int best = best_instruction_set();
-    if (instruction_set < kAutomatic || instruction_set > best) return kUnknownInstructionSet;
-    if (n_events == 0) return kOk;
+namespace {
 
+template <int Globals>
+void forward(const float* block, const Batch& batch, int instruction_set) {
     // Copied rather than cast: the caller's block is an array of floats and need not be aligned for the struct.
     Parameters raw;
-    memcpy(&raw, parameters, sizeof raw);
-    Folded folded;
+    LinearParameters<kHidden, Globals> expander;
+    constexpr size_t before = kGlobalsAt / sizeof(float), own = sizeof expander / sizeof(float);
+    memcpy(&raw, block, kGlobalsAt);
+    memcpy(&expander, block + before, sizeof expander);
+    memcpy(reinterpret_cast<char*>(&raw) + kGlobalsAt, block + before + own, sizeof raw - kGlobalsAt);
+    FoldedFor<Globals> folded;
     fold(raw, folded);
-    const Batch batch = {values, row_stride, column_stride, jets, n_events, probabilities, logits};
-    switch (instruction_set == kAutomatic ? best : instruction_set) {
+    fold_globals(raw, expander, folded);
+    switch (instruction_set) {
 #if defined(__x86_64__)
         case kAvx512:
             avx512::run(folded, batch);
@@ -456,6 +469,62 @@ SAGE_EXPORT int32_t sage_network_forward(const float* parameters, int64_t n_para
 #endif
         default:
             baseline::run(folded, batch);
+    }
+}
+
+}  // namespace
+
+// Class probabilities, (n, 4) row-major, and logits where the pointer is not null. `values[i * row_stride + c *
+// column_stride]` is input c of event i; jets is (n, 2) row-major, nonzero where the leading and the subleading jet
+// exist. An event with an input that is not finite gets NaN everywhere, as in the dense module. Returns 0, or which
+// argument is wrong; nothing is written then.
+SAGE_EXPORT int32_t sage_network_forward(const float* block, int64_t n_parameters, int64_t n_inputs,
+                                         const float* values, int64_t row_stride, int64_t column_stride,
+                                         const uint8_t* jets, int64_t n_events, float* probabilities, float* logits,
+                                         int32_t instruction_set) {
+    const int64_t expected = sage_network_parameters(n_inputs);
+    if (expected == 0 || n_parameters != expected) return kWrongParameterCount;
+    if (n_events < 0 || !block || (n_events > 0 && (!values || !jets || !probabilities))) return kBadArgument;
+    const int best = best_instruction_set();
+    if (instruction_set < kAutomatic || instruction_set > best) return kUnknownInstructionSet;
+    if (n_events == 0) return kOk;
+
+    const Batch batch = {values, row_stride, column_stride, jets, n_events, probabilities, logits};
+    const int chosen = instruction_set == kAutomatic ? best : instruction_set;
+    if (n_inputs == inputs(kPublishedGlobals)) {
+        forward<kPublishedGlobals>(block, batch, chosen);
+    } else {
+        forward<kDitauGlobals>(block, batch, chosen);
+    }
+    return kOk;
+}
+
+// The di-tau quantities, `stride` elements from one to the next; constants as in DitauConstants, columns as in
+// DitauColumn, each contiguous. Returns 0, or which argument is wrong; nothing is written then.
+SAGE_EXPORT int32_t sage_ditau(const float* constants, int64_t n_constants, const float* const* columns,
+                               int64_t n_columns, int64_t n_events, float* out, int64_t stride,
+                               int32_t instruction_set) {
+    if (n_constants != kDitauConstants) return kWrongParameterCount;
+    if (n_columns != kDitauColumns || n_events < 0 || !constants || !columns || stride < n_events) return kBadArgument;
+    const int best = best_instruction_set();
+    if (instruction_set < kAutomatic || instruction_set > best) return kUnknownInstructionSet;
+    if (n_events == 0) return kOk;
+    if (!out) return kBadArgument;
+    DitauConstants known;
+    memcpy(&known, constants, sizeof known);
+    DitauBatch batch = {{}, n_events, out, stride};
+    memcpy(batch.column, columns, sizeof batch.column);
+    switch (instruction_set == kAutomatic ? best : instruction_set) {
+#if defined(__x86_64__)
+        case kAvx512:
+            avx512::run_ditau(known, batch);
+            break;
+        case kAvx2:
+            avx2::run_ditau(known, batch);
+            break;
+#endif
+        default:
+            baseline::run_ditau(known, batch);
     }
     return kOk;
 }
@@ -590,8 +659,9 @@ SAGE_INLINE V pool(const V* y, V global, V start, int n_nodes) {
     return sum * (1.0f / static_cast<float>(n_nodes));
 }
 
+// Inlined although both choices of inputs call it: that decides which products and sums are fused, hence the last bit.
 template <class G>
-void deterministic(const Folded& f, const V* in, V* h) {
+SAGE_INLINE void deterministic(const Folded& f, const V* in, V* h) {
     constexpr int n = G::n_det;
     V x[n * kHidden], y[n * kHidden];
     expand<G>(f.det_node, kDetInputs, in, n, x);
@@ -688,8 +758,8 @@ SAGE_INLINE void attend(const Folded& f, const V* in, V* node_weight, V* mean_we
     }
 }
 
-template <class G>
-void uncertainty(const Folded& f, const V* in, V* h) {
+template <class G, int Globals>
+void uncertainty(const FoldedFor<Globals>& f, const V* in, V* h) {
     constexpr int n = G::n_nodes;
     V node_weight[n], mean_weight[n], mean_scaled[n];
     attend<G>(f, in, node_weight, mean_weight, mean_scaled);
@@ -750,8 +820,9 @@ SAGE_INLINE void head(const Folded& f, V* h, V* logits) {
 }
 
 // Copies rows into one vector per input.
+template <int Inputs>
 SAGE_INLINE void load(const Batch& batch, const int64_t* rows, V* in) {
-    for (int c = 0; c < kInputs; ++c) {
+    for (int c = 0; c < Inputs; ++c) {
         const float* const column = batch.values + c * batch.column_stride;
         float lanes[kLanes];
         for (int i = 0; i < kLanes; ++i) lanes[i] = column[rows[i] * batch.row_stride];
@@ -766,20 +837,21 @@ SAGE_INLINE void store(const V* numbers, float* out, const int64_t* rows, int n_
         for (int k = 0; k < kClasses; ++k) out[rows[i] * kClasses + k] = lanes[k][i];
 }
 
-template <bool Jet1, bool Jet2>
-void run_pattern(const Folded& f, const Batch& batch, int64_t* rows, int n_rows) {
+template <bool Jet1, bool Jet2, int Globals>
+void run_pattern(const FoldedFor<Globals>& f, const Batch& batch, int64_t* rows, int n_rows) {
     using G = Graph<Jet1, Jet2>;
+    constexpr int n_inputs = inputs(Globals);
     for (int i = 0; i < kLanes - 1; ++i) rows[n_rows + i] = n_rows > 0 ? rows[n_rows - 1] : 0;
     for (int first = 0; first < n_rows; first += kLanes) {
-        V in[kInputs], h[2 * kHidden], logits[kClasses];
-        load(batch, rows + first, in);
+        V in[n_inputs], h[2 * kHidden], logits[kClasses];
+        load<n_inputs>(batch, rows + first, in);
         deterministic<G>(f, in, h);
         uncertainty<G>(f, in, h + kHidden);
         head(f, h, logits);
 
         // 0 where all inputs are finite, else NaN: in the dense module masked places multiply by 0, which does this.
         V poison = V{};
-        for (int c = 0; c < kInputs; ++c) poison += 0.0f * in[c];
+        for (int c = 0; c < n_inputs; ++c) poison += 0.0f * in[c];
         V largest = logits[0] += poison, sum = V{}, probabilities[kClasses];
         for (int k = 1; k < kClasses; ++k) largest = larger(largest, logits[k] += poison);
         for (int k = 0; k < kClasses; ++k) sum += probabilities[k] = exponential(logits[k] - largest);
@@ -791,7 +863,8 @@ void run_pattern(const Folded& f, const Batch& batch, int64_t* rows, int n_rows)
     }
 }
 
-void run(const Folded& f, const Batch& batch) {
+template <int Globals>
+void run(const FoldedFor<Globals>& f, const Batch& batch) {
     for (int64_t start = 0; start < batch.n_events; start += kChunk) {
         const int64_t stop = start + kChunk < batch.n_events ? start + kChunk : batch.n_events;
         int64_t rows[4][kChunk + kLanes];
@@ -806,6 +879,8 @@ void run(const Folded& f, const Batch& batch) {
         run_pattern<true, true>(f, batch, rows[3], n_rows[3]);
     }
 }
+
+#include "ditau.h"
 
 }  // namespace SAGE_NAMESPACE
 }  // namespace

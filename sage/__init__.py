@@ -12,7 +12,7 @@ Its packages follow the data, and what stands below imports nothing of what stan
     likelihood   rates and a statistic: an objective; ``rates`` are the expected events as a function of the parameters
     fit          any objective -> interval: newton, interval, ladder, deadline, misfit
     network      events -> class probabilities: the graph, the network on it, the kernel, the engine that chooses
-    challenge    the organisers' rules: nuisances, shifts, features, the frame of a test set
+    challenge    the organisers' rules: nuisances, shifts, features, the frame of a test set; di-tau quantities
 
 ``challenge.nuisances`` is the one table of processes and uncertainties that everything reads. Two protocols are the
 seams at which a method may differ: ``network.classifier.Classifier`` and ``fit.objective.Objective``.

@@ -36,6 +36,7 @@ GROUPS = {
         "compare_binnings",
         "evaluate",
         "compare_simulation",
+        "fit_met",
     ),
 }
 """Programs by what they are for."""

@@ -22,8 +22,9 @@ from sage.challenge.nuisances import PROCESSES
 from studies.likelihoods import open_weights
 from studies.worth import Sensitivity
 from training.events import Events
-from training.simulation import generator
 from training.simulation.aim import AIMS, FEATURES, TABLE_FILE
+from training.simulation.decisions import Effort
+from training.simulation.generator import Generator
 from training.simulation.processes import TABLE
 from training.simulation.production import Production, Simulation
 from training.simulation.tau_decays import load_library
@@ -45,8 +46,8 @@ def make_pilot(n_events: int, seed: int, cache: Path, sensitivity: Sensitivity) 
     process, number = TABLE["ztautau"], PROCESSES.index("ztautau")
     simulation = Simulation(Production("fast", seed, n_events), cache)
     aim = replace(AIMS["signal"], power=0.0)
-    effort = generator.Effort(sets=64, passes=3, boost=2.5, aim=aim)
-    made = generator.Generator(process, effort, load_library(cache), np.random.SeedSequence(seed), NO_INTERACTIONS)
+    effort = Effort(sets=64, passes=3, boost=2.5, aim=aim)
+    made = Generator(process, effort, load_library(cache), np.random.SeedSequence(seed), NO_INTERACTIONS)
     rng = np.random.default_rng([seed, FOLDS])
     pieces, rows, owners, n_sets = [], [], [], 0
     with tqdm(total=n_events, disable=None) as progress:

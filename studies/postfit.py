@@ -98,7 +98,7 @@ def postfit(weights: Path, data: Path, test_size: float, mu: float, seed: int, s
         systematics: Names of the uncertainties that are switched on.
     """
     bundle = read_bundle(weights)
-    check_parameters(bundle.network)
+    check_parameters(bundle.network, bundle.normalisation.inputs)
     truth = draw_nuisances(seed, systematics)
     test_set = make_pseudo_data(EventFile(data, test_size).load_test_set(), mu, truth, seed)
     events, event_weights, _ = read_test_set(test_set)

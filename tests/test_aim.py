@@ -15,7 +15,8 @@ from sage.errors import InputError
 from scripts.simulate import main
 from tests.ending import exit_code
 from training.simulation.aim import AIMS, FEATURES, drop_near, find_aim, load_importance, set_features
-from training.simulation.generator import Effort, Generator
+from training.simulation.decisions import Effort
+from training.simulation.generator import Generator
 from training.simulation.output import event_weights
 from training.simulation.processes import TABLE
 from training.simulation.production import Production, Simulation

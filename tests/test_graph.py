@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from sage.challenge.ditau import DITAU, ditau
 from sage.challenge.features import angular_distances, derived
 from sage.challenge.shifts import PRIMARIES, select, shift
 from sage.network.graph import (
-    BRANCHES,
+    INPUT_SETS,
     INPUTS,
     JETS,
+    LOG,
+    LOG_UNIT,
+    LONG_TAILED,
     NODES,
+    PUBLISHED,
+    WITH_DITAU,
     Normalisation,
+    find_inputs,
     jets_present,
     normalise,
     raw_inputs,
@@ -20,7 +27,6 @@ from sage.network.graph import (
 from tests.events import columns_of, embedded_frame, mixed_frame, odd_frame
 from training.inputs import Points, inputs_at_points
 
-UNIT = Normalisation(np.zeros(len(INPUTS), np.float32), np.ones(len(INPUTS), np.float32))
 DROPPED = ("DER_deltaeta_jet_jet", "DER_prodeta_jet_jet")
 
 
@@ -30,7 +36,9 @@ def events():
 
 
 def test_template_counts():
-    assert [sum(len(getattr(branch, kind)) for branch in BRANCHES) for kind in ("nodes", "edges", "globals")] == [
+    assert [
+        sum(len(getattr(branch, kind)) for branch in PUBLISHED.branches) for kind in ("nodes", "edges", "globals")
+    ] == [
         14,
         14,
         7,
@@ -43,8 +51,39 @@ def test_inputs_are_the_16_primaries_and_19_derived_ones(events):
     assert set(INPUTS) == set(PRIMARIES) | set(columns) - set(DROPPED)
 
 
+def test_ditau_inputs_sit_where_the_published_ones_do():
+    """The same graph with the same columns, or their logarithms, and ten more globals at the end."""
+    names = [name.removeprefix(LOG) for name in WITH_DITAU.columns]
+    assert names == [*INPUTS, *DITAU]
+    assert {name for name in names if LOG + name in WITH_DITAU.columns} == set(LONG_TAILED)
+    assert np.array_equal(required_jets(WITH_DITAU)[:35], required_jets())
+    assert not required_jets(WITH_DITAU)[35:].any()
+    for old, new in zip(PUBLISHED.branches, WITH_DITAU.branches, strict=True):
+        assert [item[1:] for item in old.nodes + old.edges] == [item[1:] for item in new.nodes + new.edges]
+    assert [len(branch.globals) for branch in WITH_DITAU.branches] == [1, 16]
+
+
+def test_choices_are_found_by_their_columns():
+    for choice in INPUT_SETS.values():
+        assert find_inputs(list(choice.columns)) is choice
+        assert find_inputs(choice.columns[:-1]) is None
+        assert find_inputs(choice.columns[::-1]) is None
+
+
+def test_ditau_inputs_are_columns_quantities_and_logarithms(events):
+    values, defined = raw_inputs(events, derived(events), WITH_DITAU)
+    published, published_defined = raw_inputs(events, derived(events))
+    quantities = ditau(events)
+    for i, name in enumerate(WITH_DITAU.columns):
+        column = published[:, i] if i < 35 else quantities[name.removeprefix(LOG)]
+        expected = np.log(1 + np.maximum(column, 0.0) / LOG_UNIT) if name.startswith(LOG) else column
+        known = published_defined[:, i] if i < 35 else np.ones(len(column), bool)
+        assert np.array_equal(defined[:, i], known), name
+        np.testing.assert_allclose(values[known, i], expected[known], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
 def test_edges_run_both_ways():
-    for branch in BRANCHES:
+    for branch in PUBLISHED.branches:
         pairs = list(zip(branch.sources, branch.targets, strict=True))
         assert len(pairs) == 2 * len(branch.edges)
         assert sorted(pairs) == sorted((b, a) for a, b in pairs)
@@ -57,7 +96,7 @@ def test_uncertainty_branch_holds_what_the_shifts_move():
     columns = columns_of(embedded_frame(300))
     moved = [select(shift(columns, *point))[0] for point in ((1.0, 1.0, 0.0), (1.0, 1.0, 3.0))]
     both = [raw_inputs(events, derived(events)) for events in moved]
-    n = len(BRANCHES[0].columns)
+    n = len(PUBLISHED.deterministic.columns)
     np.testing.assert_array_equal(both[0][0][:, :n], both[1][0][:, :n])
     assert (both[0][0][:, n:] != both[1][0][:, n:]).any()
 
@@ -101,17 +140,21 @@ def test_jets_exist_where_their_pt_is_positive():
     assert [False, True] in present.tolist()
 
 
+@pytest.mark.parametrize("inputs", INPUT_SETS.values(), ids=INPUT_SETS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30, -1e30])
 @pytest.mark.parametrize("name", ["PRI_met", "PRI_had_eta", "PRI_jet_leading_pt", "PRI_lep_phi", "PRI_jet_all_pt"])
-def test_absurd_values_give_finite_inputs(events, name, bad):
+def test_absurd_values_give_finite_inputs(events, name, bad, inputs):
     spoilt = {key: column[:50].astype(np.float32) for key, column in events.items()}
     spoilt[name] = spoilt[name].copy()
     spoilt[name][::2] = bad
-    values, defined = raw_inputs(spoilt, derived(spoilt))
-    assert np.isfinite(normalise(values, defined, UNIT)).all()
+    values, defined = raw_inputs(spoilt, derived(spoilt), inputs)
+    n = len(inputs.columns)
+    unit = Normalisation(np.zeros(n, np.float32), np.ones(n, np.float32), inputs)
+    assert np.isfinite(normalise(values, defined, unit)).all()
 
 
-def test_torch_twin_of_the_inputs():
+@pytest.mark.parametrize("inputs", INPUT_SETS.values(), ids=INPUT_SETS)
+def test_torch_twin_of_the_inputs(inputs):
     """The training's inputs at two points are those of the measurement at each point."""
     columns = columns_of(mixed_frame())
     n = len(columns["PRI_met"])
@@ -119,20 +162,21 @@ def test_torch_twin_of_the_inputs():
     noise = rng.standard_normal((2, 2, n), dtype=np.float32)
     scales = ((0.98, 1.02), (1.01, 0.97), (0.0, 2.0))
     selected, _ = select(shift(columns))
-    values, defined = raw_inputs(selected, derived(selected))
+    values, defined = raw_inputs(selected, derived(selected), inputs)
     spread = Normalisation(
         np.where(defined, values, 0).mean(axis=0).astype(np.float32), values.std(axis=0).astype(np.float32) + 1
     )
     points = Points(tuple(torch.tensor(part).unsqueeze(1) for part in scales), tuple(torch.from_numpy(noise)))
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-    found, jets, keep = inputs_at_points(tensors, points, torch.from_numpy(spread.mean), torch.from_numpy(spread.std))
+    constants = torch.from_numpy(spread.mean), torch.from_numpy(spread.std)
+    found, jets, keep = inputs_at_points(tensors, points, *constants, inputs)
     for k in range(2):
         point = [float(np.float32(part[k])) for part in scales]
         events, rows = select(shift(columns, *point, noise=(noise[0, k], noise[1, k])))
         common = np.intersect1d(rows, np.flatnonzero(keep[k].numpy()))
         assert len(common) > 0.99 * max(len(rows), int(keep[k].sum()))
         events = {name: column[np.isin(rows, common)].astype(np.float32) for name, column in events.items()}
-        raw, defined = raw_inputs(events, derived(events))
+        raw, defined = raw_inputs(events, derived(events), inputs)
         expected = normalise(raw, defined, spread)
         np.testing.assert_array_equal(jets[k][common].numpy() > 0, jets_present(events))
         difference = np.abs(found[k][common].numpy() - expected)

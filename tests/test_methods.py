@@ -23,7 +23,7 @@ from harness.test_set import EventFile
 from methods import summaries
 from methods.boosted_trees.build import tree_arrays
 from methods.boosted_trees.model import Trees
-from methods.building import UNSCALED, Build, build
+from methods.building import Build, build, unscaled
 from methods.mass_histogram.build import MASS
 from methods.mass_histogram.model import Model as MassModel
 from methods.mass_histogram.model import NoClassifier
@@ -217,7 +217,7 @@ def test_trees_against_scikit_learn():
     classes = (train[:, 0] + train[:, 1] ** 2 > 1).astype(int) + 2 * (train[:, 2] > 0.3)
     forest = HistGradientBoostingClassifier(max_iter=10, max_depth=4, early_stopping=False, random_state=1)
     forest.fit(train, classes)
-    found = Trees(tree_arrays(forest), UNSCALED).of_inputs(unseen)
+    found = Trees(tree_arrays(forest), unscaled(read_config(DEFAULT_CONFIG))).of_inputs(unseen)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, forest.predict_proba(unseen), atol=1e-6)
 

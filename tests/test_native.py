@@ -22,10 +22,20 @@ from sage.challenge.shifts import PRIMARIES
 from sage.errors import EngineError, WeightsError
 from sage.files.bundle import read_bundle
 from sage.network.dense import DualBranchNetwork, class_probabilities, from_arrays
-from sage.network.graph import INPUTS, jets_present, normalise, raw_inputs, required_jets
+from sage.network.graph import (
+    INPUT_SETS,
+    INPUTS,
+    PUBLISHED,
+    WITH_DITAU,
+    InputSet,
+    jets_present,
+    normalise,
+    raw_inputs,
+    required_jets,
+)
 from sage.network.library_hash import SHA256
 from sage.network.native import INSTRUCTION_SETS, LIBRARY, NativeNetwork, load
-from sage.network.parameters import SHAPES, check_parameters, flatten
+from sage.network.parameters import SHAPES, check_parameters, flatten, inputs_of, shapes
 from tests.conftest import REAL_EVENTS, ROOT
 
 PATTERNS = ((False, False), (True, False), (False, True), (True, True))
@@ -42,19 +52,24 @@ def trained(bundle) -> NativeNetwork:
     return NativeNetwork(bundle.network)
 
 
-def random_events(n: int, seed: int = 0, pattern: tuple[bool, bool] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised inputs (n, 35) and jet masks (n, 2): every pattern, realistic shares."""
+CHOICES = pytest.mark.parametrize("inputs", INPUT_SETS.values(), ids=INPUT_SETS)
+
+
+def random_events(
+    n: int, seed: int = 0, pattern: tuple[bool, bool] | None = None, inputs: InputSet = PUBLISHED
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised inputs (n, number of inputs) and jet masks (n, 2): every pattern, realistic shares."""
     rng = np.random.default_rng(seed)
     shares = rng.choice(4, n, p=(0.5, 0.27, 0.03, 0.2))
     jets = np.array(PATTERNS)[shares] if pattern is None else np.tile(pattern, (n, 1))
-    values = rng.standard_normal((n, len(INPUTS))).astype(np.float32)
-    values[(required_jets() & ~jets[:, None]).any(axis=-1)] = 0.0
+    values = rng.standard_normal((n, len(inputs.columns))).astype(np.float32)
+    values[(required_jets(inputs) & ~jets[:, None]).any(axis=-1)] = 0.0
     return values, jets
 
 
-def random_parameters(seed: int) -> dict[str, np.ndarray]:
+def random_parameters(seed: int, inputs: InputSet = PUBLISHED) -> dict[str, np.ndarray]:
     torch.manual_seed(seed)
-    state = DualBranchNetwork().state_dict()
+    state = DualBranchNetwork(inputs).state_dict()
     return {name: (value + 0.3 * torch.randn_like(value)).numpy() for name, value in state.items()}
 
 
@@ -63,9 +78,19 @@ def dense_logits(network: torch.nn.Module, values: np.ndarray, jets: np.ndarray)
         return network(torch.from_numpy(values), torch.from_numpy(jets.astype(np.float32))).numpy()
 
 
-def test_shapes_are_those_of_the_dense_module():
-    assert {name: tuple(value.shape) for name, value in DualBranchNetwork().state_dict().items()} == SHAPES
-    assert list(DualBranchNetwork().state_dict()) == list(SHAPES)
+@CHOICES
+def test_shapes_are_those_of_the_dense_module(inputs):
+    state = DualBranchNetwork(inputs).state_dict()
+    assert {name: tuple(value.shape) for name, value in state.items()} == shapes(inputs)
+    assert list(state) == list(SHAPES)
+    assert inputs_of(state) is inputs
+    check_parameters(state, inputs)
+
+
+def test_parameters_for_other_inputs_are_refused():
+    for own, other in ((PUBLISHED, WITH_DITAU), (WITH_DITAU, PUBLISHED)):
+        with pytest.raises(WeightsError, match=r"'uncertainty\.global_expander\.weight' does not fit"):
+            check_parameters(random_parameters(1, own), other)
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "transposed"])
@@ -81,10 +106,12 @@ def test_parameters_of_another_architecture_are_refused(bundle, damage):
         check_parameters(arrays)
 
 
-def test_flat_block_has_the_length_the_library_states(bundle):
-    flat = flatten(bundle.network)
+@CHOICES
+def test_flat_block_has_the_length_the_library_states(inputs):
+    flat = flatten(random_parameters(1, inputs))
     assert flat.dtype == np.float32
-    assert load(LIBRARY, SHA256).sage_network_parameters() == flat.size
+    assert load(LIBRARY, SHA256).sage_network_parameters(len(inputs.columns)) == flat.size
+    assert load(LIBRARY, SHA256).sage_network_parameters(len(inputs.columns) - 1) == 0
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
@@ -106,14 +133,15 @@ def test_equal_to_the_dense_module_for_every_graph(bundle, pattern, instruction_
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(len(values)), abs=1e-6)
 
 
+@CHOICES
 @pytest.mark.parametrize("seed", range(5))
-def test_equal_to_dense_module_and_torch_geometric_for_any_parameters(seed):
+def test_equal_to_dense_module_and_torch_geometric_for_any_parameters(seed, inputs):
     oracle = pytest.importorskip("training.graph_oracle")
-    parameters = random_parameters(seed)
-    values, jets = random_events(2000, seed)
+    parameters = random_parameters(seed, inputs)
+    values, jets = random_events(2000, seed, inputs=inputs)
     found = NativeNetwork(parameters).logits(values, jets)
     dense = from_arrays(parameters)
-    graph = oracle.OracleNetwork()
+    graph = oracle.OracleNetwork(inputs)
     graph.load_state_dict(dense.state_dict())
     for network in (dense, graph.eval()):
         expected = dense_logits(network, values, jets)
@@ -127,6 +155,20 @@ def test_equal_on_real_events(bundle, trained):
     values, jets = normalise(values, defined, bundle.normalisation), jets_present(columns)
     expected = dense_logits(from_arrays(bundle.network), values, jets)
     assert np.abs(trained.logits(values, jets) - expected).max() < LARGEST_LOGIT_DIFFERENCE
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_each_instruction_set_knows_the_ditau_inputs(seed, pattern):
+    parameters = random_parameters(seed, WITH_DITAU)
+    values, jets = random_events(1003, seed, pattern, WITH_DITAU)
+    expected = dense_logits(from_arrays(parameters), values, jets)
+    for name in INSTRUCTION_SETS[1 : INSTRUCTION_SETS.index(NativeNetwork(parameters).instruction_set) + 1]:
+        found = NativeNetwork(parameters, instruction_set=name).logits(values, jets)
+        assert np.abs(found - expected).max() < LARGEST_LOGIT_DIFFERENCE * max(1.0, np.abs(expected).max() / 10)
+    spoilt = values.copy()
+    spoilt[np.arange(45), np.arange(45)] = np.nan
+    assert np.isnan(NativeNetwork(parameters).logits(spoilt, jets)[:45]).all()
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40])
@@ -263,19 +305,19 @@ def test_missing_library_is_refused(bundle, tmp_path):
 
 
 def test_other_version_and_other_parameter_count_are_refused(bundle, monkeypatch):
-    monkeypatch.setattr("sage.network.native.VERSION", 2)
-    with pytest.raises(EngineError, match="version 1, expected 2"):
+    monkeypatch.setattr("sage.network.library.VERSION", 7)
+    with pytest.raises(EngineError, match="version 2, expected 7"):
         NativeNetwork(bundle.network)
     monkeypatch.undo()
     monkeypatch.setattr("sage.network.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))
-    with pytest.raises(EngineError, match="25916 parameters, not 7"):
+    with pytest.raises(EngineError, match="25916 parameters for 35 inputs, not 7"):
         NativeNetwork(bundle.network)
 
 
 def test_committed_library_is_the_stated_one_and_small():
     content = LIBRARY.read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHA256
-    assert len(content) < 400_000
+    assert len(content) < 500_000
 
 
 def test_the_submission_carries_the_library():
@@ -310,6 +352,7 @@ SANITIZED = """
 import sys
 import numpy as np
 from pathlib import Path
+from sage.network.ditau import COLUMNS, NativeDitau
 from sage.network.native import NativeNetwork
 with np.load(sys.argv[2]) as file:
     arrays = dict(file)
@@ -321,6 +364,8 @@ for name in sys.argv[4:]:
         # Copies, so that a read past the end of an array leaves its allocation.
         out[name] = network.logits(values[:n].copy(), jets[:n].copy())
         network.logits(np.asfortranarray(values[:n]), jets[:n].copy())
+        columns = {column: 50 * values[:n, i].copy() for i, column in enumerate(COLUMNS)}
+        NativeDitau(Path(sys.argv[1]), sys.argv[3], name)(columns, np.empty((10, n), dtype=np.float32))
 np.savez(sys.argv[2], **out)
 """
 

@@ -10,7 +10,8 @@ from sage.challenge.features import derived
 from sage.challenge.shifts import select, shift
 from sage.errors import WeightsError
 from sage.network.dense import DualBranchNetwork, class_probabilities, from_arrays
-from sage.network.graph import BRANCHES, INPUTS, Normalisation, jets_present, normalise, raw_inputs
+from sage.network.graph import INPUT_SETS, INPUTS, PUBLISHED, Normalisation, jets_present, normalise, raw_inputs
+from sage.network.parameters import inputs_of
 from tests.events import columns_of, embedded_frame, odd_frame, real_frame
 
 with warnings.catch_warnings():
@@ -18,11 +19,12 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
     from training.graph_oracle import OracleNetwork, build_graphs
 
+CHOICES = pytest.mark.parametrize("inputs", INPUT_SETS.values(), ids=INPUT_SETS)
 FRAMES = {"real": real_frame, "embedded": lambda: embedded_frame(700), "odd": odd_frame}
 
 
-def random_network(scale=0.3):
-    network = DualBranchNetwork()
+def random_network(scale=0.3, inputs=PUBLISHED):
+    network = DualBranchNetwork(inputs)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -31,35 +33,36 @@ def random_network(scale=0.3):
 
 
 def twin(network):
-    oracle = OracleNetwork()
+    oracle = OracleNetwork(inputs_of(network.state_dict()))
     oracle.load_state_dict(network.state_dict())
     return oracle
 
 
-def random_inputs(n=200):
+def random_inputs(n=200, inputs=PUBLISHED):
     """Draw inputs with all combinations of jets."""
     generator = torch.Generator().manual_seed(8)
-    values = torch.randn(n, len(INPUTS), generator=generator)
+    values = torch.randn(n, len(inputs.columns), generator=generator)
     jets = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).repeat(n // 4, 1)
     return values, jets
 
 
-def event_inputs(frame):
+def event_inputs(frame, inputs=PUBLISHED):
     """Compute normalised inputs of real or simulated events; odd jets survive, since they pass no threshold."""
     events, _ = select(shift(columns_of(frame)))
-    values, defined = raw_inputs(events, derived(events))
+    values, defined = raw_inputs(events, derived(events), inputs)
     real, _ = select(shift(columns_of(real_frame())))
-    reference, known = raw_inputs(real, derived(real))
+    reference, known = raw_inputs(real, derived(real), inputs)
     masked = np.ma.masked_array(reference, ~known)
     constants = Normalisation(masked.mean(axis=0).data.astype(np.float32), masked.std(axis=0).data.astype(np.float32))
     jets = jets_present(events)
     return torch.from_numpy(normalise(values, defined, constants)), torch.from_numpy(jets.astype(np.float32))
 
 
+@CHOICES
 @pytest.mark.parametrize("name", ["random", *FRAMES])
-def test_logits_equal_those_of_the_oracle(name):
-    values, jets = random_inputs() if name == "random" else event_inputs(FRAMES[name]())
-    network = random_network()
+def test_logits_equal_those_of_the_oracle(name, inputs):
+    values, jets = random_inputs(inputs=inputs) if name == "random" else event_inputs(FRAMES[name](), inputs)
+    network = random_network(inputs=inputs)
     with torch.no_grad():
         found, expected = network(values, jets), twin(network)(values, jets)
     assert expected.shape == (len(values), 4)
@@ -96,9 +99,10 @@ def test_absent_jets_do_not_matter():
     assert torch.equal(network(values, jets), network(other, jets))
 
 
-def test_gradients_reach_every_parameter_and_agree():
-    values, jets = event_inputs(embedded_frame(400))
-    network = random_network()
+@CHOICES
+def test_gradients_reach_every_parameter_and_agree(inputs):
+    values, jets = event_inputs(embedded_frame(400), inputs)
+    network = random_network(inputs=inputs)
     oracle = twin(network)
     labels = torch.arange(len(values)) % 4
     for module in (network, oracle):
@@ -113,7 +117,7 @@ def test_gradients_reach_every_parameter_and_agree():
 
 def test_oracle_has_no_node_for_an_absent_jet():
     values, jets = random_inputs(8)
-    for branch in BRANCHES:
+    for branch in PUBLISHED.branches:
         graphs = build_graphs(branch, values, jets)
         assert torch.bincount(graphs.event).tolist() == [3, 4, 4, 5, 3, 4, 4, 5]
         assert (graphs.event[graphs.edge_index[0]] == graphs.event[graphs.edge_index[1]]).all()
@@ -139,10 +143,11 @@ def test_chunk_size_does_not_matter():
         assert np.abs(class_probabilities(network, *inputs, chunk=chunk) - expected).max() <= 1e-6
 
 
-def test_from_arrays_gives_back_the_network():
-    network = random_network()
+@CHOICES
+def test_from_arrays_gives_back_the_network(inputs):
+    network = random_network(inputs=inputs)
     arrays = {name: value.numpy() for name, value in network.state_dict().items()}
-    values, jets = random_inputs()
+    values, jets = random_inputs(inputs=inputs)
     rebuilt = from_arrays(arrays)
     assert torch.equal(rebuilt(values, jets), network(values, jets))
     assert not rebuilt.training

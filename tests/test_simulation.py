@@ -32,7 +32,7 @@ from scripts.simulate import _shard_events, main
 from training import count_events
 from training.adding import FINISHED_FILE, add
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
-from training.simulation import buckets, generator, origin, promise, shards
+from training.simulation import buckets, origin, promise, shards
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
 from training.simulation.origin import code_hash, library_path
 from training.simulation.parts import parse_parts
@@ -165,8 +165,8 @@ def test_importance_sampling_keeps_the_expectation(libraries):
     library = load_library(libraries)
     sums = {}
     for quiet in (1.0, 0.25):
-        effort = generator.Effort(sets=8, passes=1, boost=2.0, quiet=quiet)
-        made = generator.Generator(process, effort, library, np.random.SeedSequence(2), ("PartonLevel:MPI = off",))
+        effort = Effort(sets=8, passes=1, boost=2.0, quiet=quiet)
+        made = Generator(process, effort, library, np.random.SeedSequence(2), ("PartonLevel:MPI = off",))
         weights = np.concatenate([part.weights for part in made.batches(400)])
         tried = sum(made.tried.values())
         sums[quiet] = weights.sum() / tried, np.sqrt((weights**2).sum()) / tried
@@ -178,8 +178,8 @@ def test_spin_correlation_of_z_and_higgs(libraries):
     library = load_library(libraries)
     equal = {}
     for name in ("htautau", "ztautau"):
-        effort = generator.Effort(sets=4, passes=1, boost=4.0)
-        made = generator.Generator(TABLE[name], effort, library, np.random.SeedSequence(4), ("PartonLevel:MPI = off",))
+        effort = Effort(sets=4, passes=1, boost=4.0)
+        made = Generator(TABLE[name], effort, library, np.random.SeedSequence(4), ("PartonLevel:MPI = off",))
         record = made._pythia.nextBatch(40)
         pairs = [made._decisions.kept[key].helicities for key in record.info.x1.to_list()]
         equal[name] = [pair[0] == pair[1] for pair in pairs if len(pair) == 2]

@@ -412,10 +412,11 @@ def test_default_settings_are_read():
     ("text", "message"),
     [
         ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, table_fraction"),
-        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are device, bf16"),
+        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are inputs, device"),
         ("seed: one", r"setting 'seed' is 'one'; it must be of type int"),
         ("seed: 1.5", r"setting 'seed' is 1.5; it must be of type int"),
         ("seed: true", r"setting 'seed' is True; it must be of type int"),
+        ("training:\n  inputs: all", r"inputs is 'all'; choose one of published, ditau"),
         ("training: 3", r"training: got 3; a section is a mapping"),
         ("training:\n  learning_rate: 1e-3", r"'learning_rate' is '1e-3'; it must be of type float"),
     ],

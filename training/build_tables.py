@@ -33,7 +33,7 @@ from sage.errors import InputError
 from sage.files.bundle import VARIANCE_FACTORS
 from sage.files.manifest import MANIFEST, describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
-from sage.network.graph import Normalisation
+from sage.network.graph import INPUT_SETS, PUBLISHED, Normalisation, find_inputs
 from sage.rates import Rates
 from training.adding import Added
 from training.binning import BinningRule, choose_edges
@@ -58,9 +58,14 @@ log = logging.getLogger("sage.training.build_tables")
 
 def read_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation]:
     """Read what ``training.train`` wrote, or the network of a weights folder."""
-    constants = _description(folder)["normalisation"]
-    mean, std = (np.array(constants[key], dtype=np.float32) for key in ("mean", "std"))
-    return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std)
+    description = _description(folder)
+    mean, std = (np.array(description["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
+    # What was written before there was a choice has the published inputs.
+    inputs = find_inputs(description.get("inputs", PUBLISHED.columns))
+    if inputs is None:
+        msg = f"{folder}: inputs {description['inputs']} are none of those of this code, {list(INPUT_SETS)}"
+        raise InputError(msg)
+    return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std, inputs)
 
 
 def read_shares(folder: Path) -> tuple[float, ...]:

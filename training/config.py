@@ -17,6 +17,7 @@ import yaml
 from sage.binned.regions import region_set as find_region_set
 from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
+from sage.network.graph import INPUT_SETS
 
 DISTRIBUTIONS = ("prior", "uniform", "nominal")
 """Of the nuisance points that training draws; see ``TrainingConfig``."""
@@ -33,6 +34,8 @@ class TrainingConfig:
     """How the network is trained.
 
     Args:
+        inputs: ``published``, the 35 inputs of arXiv:2509.00672, or ``ditau``, with ten di-tau quantities and
+            logarithms of momenta and masses; see ``sage.network.graph.INPUT_SETS``.
         device: Torch device; with several processes ``cuda`` means one GPU for each.
         bf16: Compute the network in bfloat16 where torch's autocast does so; meant for GPUs.
         networks: Networks to train. More than one are trained on bootstrapped events, and their logits averaged.
@@ -59,6 +62,7 @@ class TrainingConfig:
             refer to; regions bring them to the proportions they suppose (``RegionSet.for_network``).
     """
 
+    inputs: str = "published"
     device: str = "cpu"
     bf16: bool = False
     networks: int = 1
@@ -87,6 +91,9 @@ class TrainingConfig:
         Raises:
             SettingsError: If a number is out of its range or the distribution has no such name.
         """
+        if self.inputs not in INPUT_SETS:
+            msg = f"training: inputs is {self.inputs!r}; choose one of {', '.join(INPUT_SETS)}"
+            raise SettingsError(msg)
         if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", self.device):
             msg = f"training: device is {self.device!r}; choose cpu, cuda, cuda:NUMBER or mps"
             raise SettingsError(msg)

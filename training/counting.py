@@ -29,7 +29,7 @@ from sage.binned.response import Point
 from sage.challenge.nuisances import PROCESSES
 from sage.files.manifest import describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
-from sage.network.graph import Normalisation
+from sage.network.graph import PUBLISHED, Normalisation
 from training.events import DATA_FILE, PARENTS_FILE, Events, EventsFile, Part
 from workshop.files import read_arrays, sha256, write_arrays
 from workshop.jobs import Pool, process_pool
@@ -150,6 +150,8 @@ class Counter:
             out.update(name.encode() + value.tobytes())
         out.update(self.normalisation.mean.tobytes() + self.normalisation.std.tobytes())
         maker = f"{self.make_classifier.__module__}.{self.make_classifier.__qualname__}"
+        if self.normalisation.inputs is not PUBLISHED:
+            out.update(self.normalisation.inputs.name.encode())
         out.update(json.dumps([self.table_fraction, self.part, *astuple(self.noise), maker]).encode())
         out.update(sha256(self.data / DATA_FILE).encode())
         return out.digest()

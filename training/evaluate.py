@@ -91,7 +91,7 @@ def network_classifier(folder: Path, threads: int) -> Classify:
     engine = Engine(parameters, threads=threads)
 
     def classify(columns: Mapping[str, Any]) -> np.ndarray:
-        values, defined = raw_inputs(columns, derived(columns))
+        values, defined = raw_inputs(columns, derived(columns), constants.inputs)
         return engine.probabilities(normalise(values, defined, constants), jets_present(columns))
 
     return classify

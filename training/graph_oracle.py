@@ -16,7 +16,7 @@ from torch.nn.functional import leaky_relu, one_hot
 from torch_geometric.nn import MessagePassing, global_mean_pool
 from torch_geometric.utils import softmax
 
-from sage.network.graph import DETERMINISTIC, INPUTS, N_NODES, N_SLOTS, NODES, UNCERTAINTY_AWARE, Branch
+from sage.network.graph import N_NODES, N_SLOTS, NODES, PUBLISHED, Branch, InputSet
 from sage.network.parameters import HIDDEN, N_CLASSES, ROUNDS
 
 
@@ -39,13 +39,14 @@ class GraphBatch:
     event: Tensor
 
 
-def build_graphs(branch: Branch, values: Tensor, jets: Tensor) -> GraphBatch:
+def build_graphs(branch: Branch, values: Tensor, jets: Tensor, inputs: InputSet = PUBLISHED) -> GraphBatch:
     """Build the graphs of all events at once.
 
     Args:
         branch: Which features sit where.
-        values: Normalised inputs, shape (n, 35).
+        values: Normalised inputs, shape (n, number of inputs).
         jets: Which jets exist, shape (n, 2).
+        inputs: What the inputs are.
     """
     n = len(values)
     exists = torch.ones(n, N_NODES, dtype=torch.bool)
@@ -55,7 +56,7 @@ def build_graphs(branch: Branch, values: Tensor, jets: Tensor) -> GraphBatch:
 
     slots = values.new_zeros(n, N_NODES, N_SLOTS)
     for name, node, slot in branch.nodes:
-        slots[:, NODES.index(node), slot] = values[:, INPUTS.index(name)]
+        slots[:, NODES.index(node), slot] = values[:, inputs.columns.index(name)]
     kinds = one_hot(torch.arange(N_NODES)).to(values.dtype).expand(n, -1, -1)
 
     index, scalars = [], []
@@ -64,12 +65,12 @@ def build_graphs(branch: Branch, values: Tensor, jets: Tensor) -> GraphBatch:
         rows = torch.nonzero(exists[:, a] & exists[:, b]).squeeze(1)
         forward = torch.stack([number[rows, a], number[rows, b]])
         index += [forward, forward.flip(0)]
-        scalars += [values[rows, INPUTS.index(name)]] * 2
+        scalars += [values[rows, inputs.columns.index(name)]] * 2
     return GraphBatch(
         x=torch.cat([slots, kinds], dim=2)[exists],
         edge_index=torch.cat(index, dim=1),
         edge_attr=torch.cat(scalars).unsqueeze(1),
-        globals=values[:, [INPUTS.index(name) for name, _ in branch.globals]],
+        globals=values[:, [inputs.columns.index(name) for name, _ in branch.globals]],
         event=torch.nonzero(exists)[:, 0],
     )
 
@@ -108,9 +109,9 @@ class Readout(nn.Module):
 class OracleBranch(nn.Module):
     """What both branches share: expanders, three rounds with residual mixing, readout."""
 
-    def __init__(self, branch: Branch, message_width: int) -> None:
+    def __init__(self, branch: Branch, inputs: InputSet, message_width: int) -> None:
         super().__init__()
-        self.branch = branch
+        self.branch, self.inputs = branch, inputs
         self.node_expander = nn.Linear(N_SLOTS + N_NODES, HIDDEN)
         self.edge_expander = nn.Linear(1, HIDDEN)
         self.global_expander = nn.Linear(len(branch.globals), HIDDEN)
@@ -131,12 +132,12 @@ class OracleBranch(nn.Module):
 class DeterministicBranch(OracleBranch):
     """Twin of ``sage.network.dense.DeterministicBranch``."""
 
-    def __init__(self) -> None:
-        super().__init__(DETERMINISTIC, 2 * HIDDEN)
+    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
+        super().__init__(inputs.deterministic, inputs, 2 * HIDDEN)
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:
         """Return h_det, shape (n, 32)."""
-        graphs = build_graphs(self.branch, values, jets)
+        graphs = build_graphs(self.branch, values, jets, self.inputs)
         edge = self.edge_expander(graphs.edge_attr)
         x = self.rounds(self.node_expander(graphs.x), graphs, edge, nn.ReLU(), nn.ReLU())
         out: Tensor = self.readout(x, self.global_expander(graphs.globals), graphs.event)
@@ -146,8 +147,8 @@ class DeterministicBranch(OracleBranch):
 class UncertaintyBranch(OracleBranch):
     """Twin of ``sage.network.dense.UncertaintyBranch``."""
 
-    def __init__(self) -> None:
-        super().__init__(UNCERTAINTY_AWARE, 3 * HIDDEN)
+    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
+        super().__init__(inputs.uncertainty, inputs, 3 * HIDDEN)
         self.node_score = nn.Linear(HIDDEN, 1, bias=False)
         self.edge_score = nn.Linear(2 * HIDDEN, 1, bias=False)
         self.node_gate = nn.Linear(HIDDEN, 1)
@@ -155,7 +156,7 @@ class UncertaintyBranch(OracleBranch):
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:
         """Return h_unc, shape (n, 32)."""
-        graphs = build_graphs(self.branch, values, jets)
+        graphs = build_graphs(self.branch, values, jets, self.inputs)
         x, edge = self.node_expander(graphs.x), self.edge_expander(graphs.edge_attr)
         g = self.global_expander(graphs.globals)
         source, target = graphs.edge_index
@@ -174,10 +175,10 @@ class UncertaintyBranch(OracleBranch):
 class OracleNetwork(nn.Module):
     """Twin of ``sage.network.dense.DualBranchNetwork``: same inputs, same outputs, same parameter names."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
         super().__init__()
-        self.deterministic = DeterministicBranch()
-        self.uncertainty = UncertaintyBranch()
+        self.deterministic = DeterministicBranch(inputs)
+        self.uncertainty = UncertaintyBranch(inputs)
         self.gate_hidden = nn.Linear(HIDDEN, HIDDEN)
         self.gate = nn.Linear(HIDDEN, HIDDEN)
         self.head_hidden = nn.Linear(2 * HIDDEN, HIDDEN)
@@ -186,7 +187,7 @@ class OracleNetwork(nn.Module):
         self.classes = nn.Linear(8, N_CLASSES)
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:
-        """Return class logits (n, 4) from normalised inputs (n, 35) and jet masks (n, 2)."""
+        """Return class logits (n, 4) from normalised inputs (n, number of inputs) and jet masks (n, 2)."""
         h_det = self.deterministic(values, jets)
         h_unc = self.uncertainty(values, jets)
         gate = torch.sigmoid(self.gate(leaky_relu(self.gate_hidden(h_unc))))

@@ -1,4 +1,4 @@
-"""The 35 network inputs on torch tensors, at many nuisance points at once.
+"""The network inputs on torch tensors, at many nuisance points at once.
 
 The shifts and features of ``sage`` work on tensors and broadcast over points; what remains is to put them into the
 network's array. ``sage.network.graph.raw_inputs`` and ``normalise`` are the numpy twin and the definition.
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
+from sage.challenge.ditau import DITAU, ditau
 from sage.challenge.features import angular_distances, derived
 from sage.challenge.nuisances import CHALLENGE, SHAPE_NAMES
 from sage.challenge.shifts import Columns, shift, thresholds
-from sage.network.graph import INPUTS, JETS, required_jets
+from sage.network.ditau import COLUMNS, write_ditau
+from sage.network.graph import JETS, PUBLISHED, WITH_DITAU, InputSet, input_column, required_jets
 
 
 @dataclass(frozen=True)
@@ -75,25 +77,48 @@ def _nominal(rng: np.random.Generator, n_points: int, i: int) -> np.ndarray:
 _DRAWS = {"prior": _prior, "uniform": _uniform, "nominal": _nominal}
 
 
-def inputs_at_points(columns: Columns, points: Points, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def inputs_at_points(
+    columns: Columns, points: Points, mean: Tensor, std: Tensor, inputs: InputSet = PUBLISHED
+) -> tuple[Tensor, Tensor, Tensor]:
     """Move events to nuisance points and compute the normalised inputs.
 
     Args:
         columns: The 16 primary columns, tensors of shape (n,), float32.
         points: k nuisance points.
-        mean: Feature means, shape (35,).
-        std: Feature deviations, shape (35,).
+        mean: Feature means, shape (number of inputs,).
+        std: Feature deviations, likewise.
+        inputs: What the inputs are.
 
     Returns:
-        Inputs (k, n, 35), which jets exist (k, n, 2) and which events are selected (k, n).
+        Inputs (k, n, number of inputs), which jets exist (k, n, 2) and which events are selected (k, n).
     """
     events, keep = thresholds(shift(columns, *points.scales, noise=points.noise))
     everything = {**events, **derived(events), **angular_distances(events)}
-    values = torch.stack([everything[name].expand_as(keep) for name in INPUTS], dim=-1)
+    if inputs is WITH_DITAU:
+        everything |= ditau_tensors(events, keep)
+    values = torch.stack([input_column(everything, name).expand_as(keep) for name in inputs.columns], dim=-1)
     jets = torch.stack([(events[f"PRI_{jet}_pt"] > 0).expand_as(keep) for jet in JETS], dim=-1)
-    needs = torch.from_numpy(required_jets()).to(values.device)
+    needs = torch.from_numpy(required_jets(inputs)).to(values.device)
     missing = (needs & ~jets.unsqueeze(-2)).any(dim=-1)
     normalised = (values - mean) / std
     # Selecting, not multiplying: an undefined value may be NaN.
     normalised = torch.where(missing | ~torch.isfinite(values), torch.zeros_like(normalised), normalised)
     return normalised, jets.to(values.dtype), keep
+
+
+def ditau_tensors(events: Columns, like: Tensor) -> Columns:
+    """Compute the di-tau quantities of tensors: on the host in the kernel, elsewhere in torch.
+
+    Args:
+        events: Primary columns whose shapes broadcast to that of ``like``.
+        like: Any tensor of the events' full shape, (k, n).
+
+    Returns:
+        Columns of the shape of ``like``.
+    """
+    if like.device.type != "cpu":
+        return ditau(events)
+    flat = {name: events[name].expand_as(like).flatten().numpy() for name in COLUMNS}
+    out = np.empty((len(DITAU), like.numel()), dtype=np.float32)
+    write_ditau(flat, out)
+    return {name: torch.from_numpy(row).view(like.shape) for name, row in zip(DITAU, out, strict=True)}

@@ -19,7 +19,7 @@ from sage.challenge.nuisances import PROCESSES
 from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import FORMAT, MANIFEST, signed
 from sage.files.settings import Rebuilding
-from sage.network.graph import INPUTS
+from sage.network.graph import PUBLISHED
 from training.adding import add
 from training.build_tables import (
     REGIONS_FILE,
@@ -54,7 +54,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
     Returns:
         What ``read_bundle`` makes of it.
     """
-    origin, normalisation, trained = _network_origin(training)
+    origin, constants, trained = _network_origin(training)
     built = json.loads((tables / REPORT).read_text(encoding="utf-8"))
     sources = {
         NETWORK_FILE: training / NETWORK_FILE,
@@ -66,13 +66,13 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "method": "sage",
-        "inputs": list(INPUTS),
+        "inputs": constants["inputs"],
         "classes": list(PROCESSES),
         "settings": {
             **asdict(config.measurement),
             "rebuilding": asdict(Rebuilding()),
         },
-        "normalisation": normalisation,
+        "normalisation": constants["normalisation"],
         "region_set": json.loads((tables / REGIONS_FILE).read_text(encoding="utf-8")),
         "origin": {
             **origin,
@@ -97,14 +97,15 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
 
 
 def _network_origin(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return what a network was trained on, its feature constants and the settings of its training."""
+    """Return what a network was trained on, its inputs with their constants and the settings of its training."""
     manifest = folder / MANIFEST
     if manifest.exists():
         content = json.loads(manifest.read_text(encoding="utf-8"))
         origin = content["origin"]
     else:
         content = origin = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    return {key: origin[key] for key in ("data", "rows")}, content["normalisation"], origin["config"]["training"]
+    constants = {"inputs": content.get("inputs", list(PUBLISHED.columns)), "normalisation": content["normalisation"]}
+    return {key: origin[key] for key in ("data", "rows")}, constants, origin["config"]["training"]
 
 
 def make_weights(

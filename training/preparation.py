@@ -10,7 +10,7 @@ from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.errors import SettingsError
-from sage.network.graph import INPUTS, Normalisation, raw_inputs
+from sage.network.graph import PUBLISHED, InputSet, Normalisation, raw_inputs
 from training.events import EventsFile
 from training.sampling import HeldOut
 
@@ -32,19 +32,19 @@ class Preparation:
     n_selected: int
 
 
-def prepare(file: EventsFile, rows: range, held_out: HeldOut) -> Preparation:
+def prepare(file: EventsFile, rows: range, held_out: HeldOut, inputs: InputSet = PUBLISHED) -> Preparation:
     """Measure feature constants from defined values of the selected nominal events, each event counted once.
 
     Raises:
         SettingsError: If a process has no selected event or an input never varies.
     """
-    entries, sums, squares = np.zeros((3, len(INPUTS)))
+    entries, sums, squares = np.zeros((3, len(inputs.columns)))
     found, totals = np.zeros((2, len(PROCESSES)))
     n_selected = 0
     for events in file.stream(rows, keep=held_out.others):
         found += np.bincount(events.classes, minlength=len(PROCESSES))
         columns, kept = select(shift(events.columns))
-        values, defined = raw_inputs(columns, derived(columns))
+        values, defined = raw_inputs(columns, derived(columns), inputs)
         clean = np.where(defined, values, 0.0).astype(np.float64)
         entries += defined.sum(axis=0)
         sums += clean.sum(axis=0)
@@ -54,10 +54,10 @@ def prepare(file: EventsFile, rows: range, held_out: HeldOut) -> Preparation:
     with np.errstate(all="ignore"):
         mean = sums / entries
         std = np.sqrt(squares / entries - mean**2)
-    bad = [name for name, deviation in zip(INPUTS, std, strict=True) if not deviation > 0.0]
+    bad = [name for name, deviation in zip(inputs.columns, std, strict=True) if not deviation > 0.0]
     bad += [name for name, total in zip(PROCESSES, totals, strict=True) if not total > 0.0]
     if bad:
         msg = f"{bad[0]!r} is empty or constant in rows {rows.start} to {rows.stop}; train on more events"
         raise SettingsError(msg)
-    normalisation = Normalisation(mean.astype(np.float32), std.astype(np.float32))
+    normalisation = Normalisation(mean.astype(np.float32), std.astype(np.float32), inputs)
     return Preparation(normalisation, n_selected / len(PROCESSES) / totals, found, n_selected)

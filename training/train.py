@@ -39,6 +39,7 @@ from sage import __version__
 from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
 from sage.network.dense import DualBranchNetwork
+from sage.network.graph import INPUT_SETS
 from sage.network.parameters import stack
 from training.checkpoint import CHECKPOINT_FILE, Progress, read_checkpoint, write_checkpoint
 from training.config import Config
@@ -73,6 +74,7 @@ class TrainingLoss:
         self._processes = processes
         self._mean = torch.from_numpy(preparation.normalisation.mean).to(processes.device)
         self._std = torch.from_numpy(preparation.normalisation.std).to(processes.device)
+        self._inputs = preparation.normalisation.inputs
         self._class_scale = preparation.class_scale
 
     def passes(
@@ -93,7 +95,7 @@ class TrainingLoss:
         at_once = max(1, self._settings.rows_per_pass // max(1, len(weights)))
         for start in range(0, n_points, at_once):
             here = points.take(slice(start, start + at_once), share)
-            values, jets, keep = inputs_at_points(columns, here, self._mean, self._std)
+            values, jets, keep = inputs_at_points(columns, here, self._mean, self._std, self._inputs)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._settings.bf16):
                 logits = network(values.flatten(0, 1), jets.flatten(0, 1))
             losses = cross_entropy(logits.float(), classes.expand_as(keep).flatten(), reduction="none")
@@ -125,7 +127,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(float(self.fractions @ preparation.rows) / settings.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + member)
-            self.network = DualBranchNetwork().to(processes.device)
+            self.network = DualBranchNetwork(preparation.normalisation.inputs).to(processes.device)
         self.parallel = DistributedDataParallel(self.network) if processes.total > 1 else None
         self.optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=settings.weight_decay)
         self.best = self.parameters()
@@ -317,7 +319,7 @@ def _train(
 ) -> dict[str, Any]:
     settings = config.training
     rows, held_out = file.rows("training"), HeldOut(config.seed, settings.validation_fraction)
-    preparation = prepare(file, rows, held_out)
+    preparation = prepare(file, rows, held_out, INPUT_SETS[settings.inputs])
     networks, losses = [], []
     for member in range(settings.networks):
         folder = output if settings.networks == 1 else output / f"network_{member}"
@@ -339,6 +341,7 @@ def _train(
             "held_out": len(rows) - int(preparation.rows.sum()),
             "selected": preparation.n_selected,
         },
+        "inputs": list(constants.inputs.columns),
         "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
         "losses": losses,
         "versions": versions(),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from methods.boosted_trees.model import Trees
-from methods.building import UNSCALED, Build, write_binned, write_network
+from methods.building import Build, unscaled, write_binned, write_network
 from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
@@ -57,7 +57,8 @@ def train(this: Build) -> Any:
         early_stopping=False,
         random_state=this.config.seed,
     )
-    inputs = normalise(*raw_inputs(columns, derived(columns)), UNSCALED)
+    constants = unscaled(this.config)
+    inputs = normalise(*raw_inputs(columns, derived(columns), constants.inputs), constants)
     return forest.fit(inputs, classes, sample_weight=event_weights * shares[classes] * len(classes))
 
 

@@ -43,10 +43,10 @@ class Trees:
 
     def probabilities(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
         """Return class probabilities (n, 4), float32, of n events."""
-        return self.of_inputs(normalise(*raw_inputs(events, derived), self._normalisation))
+        return self.of_inputs(normalise(*raw_inputs(events, derived, self._normalisation.inputs), self._normalisation))
 
     def of_inputs(self, inputs: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, 4), float32, of events with inputs (n, 35), float32."""
+        """Return class probabilities (n, 4), float32, of events with inputs (n, number of inputs), float32."""
         features = np.ascontiguousarray(inputs.T)
         logits = np.repeat(self._baseline[:, None], len(inputs), axis=1)
         for tree in range(len(self._value)):

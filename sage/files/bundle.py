@@ -20,7 +20,7 @@ from sage.errors import WeightsError
 from sage.files.arrays import REMEDY, read_arrays
 from sage.files.manifest import MANIFEST, read_manifest, read_regions
 from sage.files.settings import read_settings
-from sage.network.graph import INPUTS, Normalisation
+from sage.network.graph import INPUT_SETS, Normalisation, find_inputs
 from sage.rates import Templates
 
 TABLES = "tables.npz"
@@ -94,10 +94,13 @@ def assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any])
 
 def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]) -> Bundle:
     path = folder / MANIFEST
-    for key, expected in (("inputs", INPUTS), ("classes", PROCESSES)):
-        if tuple(manifest[key]) != expected:
-            msg = f"{path}: {key} {manifest[key]} differ from those of this code {list(expected)}; {REMEDY}"
-            raise WeightsError(msg)
+    inputs = find_inputs(manifest["inputs"])
+    if inputs is None:
+        msg = f"{path}: inputs {manifest['inputs']} are none of those of this code, {list(INPUT_SETS)}; {REMEDY}"
+        raise WeightsError(msg)
+    if tuple(manifest["classes"]) != PROCESSES:
+        msg = f"{path}: classes {manifest['classes']} differ from those of this code {list(PROCESSES)}; {REMEDY}"
+        raise WeightsError(msg)
     if set(manifest["files"]) != set(FILES):
         msg = f"{path}: files are {sorted(manifest['files'])}, expected {sorted(FILES)}; {REMEDY}"
         raise WeightsError(msg)
@@ -109,12 +112,12 @@ def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]
     with np.errstate(over="ignore"):
         mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
     finite = np.isfinite(mean).all() and np.isfinite(std).all()
-    if mean.shape != (len(INPUTS),) or std.shape != mean.shape or not (finite and (std > 0).all()):
-        msg = f"{path}: normalisation must be {len(INPUTS)} finite means and positive deviations; {REMEDY}"
+    if mean.shape != (len(inputs.columns),) or std.shape != mean.shape or not (finite and (std > 0).all()):
+        msg = f"{path}: normalisation must be {len(inputs.columns)} finite means and positive deviations; {REMEDY}"
         raise WeightsError(msg)
     return Bundle(
         network=arrays[NETWORK],
-        normalisation=Normalisation(mean, std),
+        normalisation=Normalisation(mean, std, inputs),
         regions=regions,
         tables=_tables(folder / TABLES, arrays[TABLES], regions) if TABLES in arrays else None,
         response=_response(folder / "response.npz", arrays["response.npz"], regions),

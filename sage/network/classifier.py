@@ -71,5 +71,5 @@ class NetworkClassifier:
         Raises:
             EngineError: If no back end works.
         """
-        values, defined = raw_inputs(events, derived)
+        values, defined = raw_inputs(events, derived, self._normalisation.inputs)
         return self.engine.probabilities(normalise(values, defined, self._normalisation), jets_present(events))

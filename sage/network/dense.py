@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear
 
-from sage.network.graph import DETERMINISTIC, INPUTS, N_NODES, N_SLOTS, NODES, UNCERTAINTY_AWARE, Branch
-from sage.network.parameters import HIDDEN, N_CLASSES, NARROW, ROUNDS, check_parameters
+from sage.network.graph import N_NODES, N_SLOTS, NODES, PUBLISHED, Branch, InputSet
+from sage.network.parameters import HIDDEN, N_CLASSES, NARROW, ROUNDS, check_parameters, inputs_of
 
 
 class Template(nn.Module):
@@ -46,14 +46,14 @@ class Template(nn.Module):
     leaves: Tensor
     into: Tensor
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branch: Branch, inputs: InputSet) -> None:
         super().__init__()
-        first = INPUTS.index(branch.columns[0])
+        first = inputs.columns.index(branch.columns[0])
         n_nodes, n_edges = len(branch.nodes), len(branch.edges)
         self.edge_columns = slice(first + n_nodes, first + n_nodes + n_edges)
         self.global_columns = slice(first + n_nodes + n_edges, first + len(branch.columns))
-        # Empty slots point at an extra column of zeros behind the 35 inputs.
-        slots = torch.full((N_NODES, N_SLOTS), len(INPUTS))
+        # Empty slots point at an extra column of zeros behind the inputs.
+        slots = torch.full((N_NODES, N_SLOTS), len(inputs.columns))
         for i, (_, node, slot) in enumerate(branch.nodes):
             slots[NODES.index(node), slot] = first + i
         every = torch.arange(2 * n_edges)
@@ -95,18 +95,18 @@ class Readout(nn.Module):
 class DeterministicBranch(nn.Module):
     """Message passing with a ReLU on every edge, over features that no energy scale moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
         super().__init__()
-        self.template = Template(DETERMINISTIC)
+        self.template = Template(inputs.deterministic, inputs)
         self.node_expander = nn.Linear(N_SLOTS + N_NODES, HIDDEN)
         self.edge_expander = nn.Linear(1, HIDDEN)
-        self.global_expander = nn.Linear(len(DETERMINISTIC.globals), HIDDEN)
+        self.global_expander = nn.Linear(len(inputs.deterministic.globals), HIDDEN)
         self.messages = nn.ModuleList(nn.Linear(2 * HIDDEN, HIDDEN) for _ in range(ROUNDS))
         self.mixing = nn.Parameter(torch.zeros(ROUNDS))
         self.readout = Readout()
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Map inputs (n, 35) and node masks (n, 5) to h_det (n, 32)."""
+        """Map inputs (n, number of inputs) and node masks (n, 5) to h_det (n, 32)."""
         nodes, scalars, mask, globals_ = self.template(values, present)
         x = self.node_expander(nodes)
         mean_in = _mean_in(self.template.into, mask)
@@ -123,12 +123,12 @@ class DeterministicBranch(nn.Module):
 class UncertaintyBranch(nn.Module):
     """Attention and gates on nodes and edges, then linear message passing, over features that the shifts move."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
         super().__init__()
-        self.template = Template(UNCERTAINTY_AWARE)
+        self.template = Template(inputs.uncertainty, inputs)
         self.node_expander = nn.Linear(N_SLOTS + N_NODES, HIDDEN)
         self.edge_expander = nn.Linear(1, HIDDEN)
-        self.global_expander = nn.Linear(len(UNCERTAINTY_AWARE.globals), HIDDEN)
+        self.global_expander = nn.Linear(len(inputs.uncertainty.globals), HIDDEN)
         self.node_score = nn.Linear(HIDDEN, 1, bias=False)
         self.edge_score = nn.Linear(2 * HIDDEN, 1, bias=False)
         self.node_gate = nn.Linear(HIDDEN, 1)
@@ -138,7 +138,7 @@ class UncertaintyBranch(nn.Module):
         self.readout = Readout()
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Map inputs (n, 35) and node masks (n, 5) to h_unc (n, 32)."""
+        """Map inputs (n, number of inputs) and node masks (n, 5) to h_unc (n, 32)."""
         nodes, scalars, mask, globals_ = self.template(values, present)
         x = self.node_expander(nodes)
         g = self.global_expander(globals_)
@@ -178,16 +178,19 @@ class UncertaintyBranch(nn.Module):
 class DualBranchNetwork(nn.Module):
     """The whole network: two branches, gated fusion and a small head with a linear residual.
 
+    Args:
+        inputs: What its inputs are.
+
     Shapes:
-        values: (n, 35), normalised inputs in the order of ``sage.network.graph.INPUTS``.
+        values: (n, number of inputs), normalised inputs in the order of ``inputs.columns``.
         jets: (n, 2), 1 where the leading and the subleading jet exist.
         output: (n, 4), logits of htautau, ztautau, ttbar, diboson.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
         super().__init__()
-        self.deterministic = DeterministicBranch()
-        self.uncertainty = UncertaintyBranch()
+        self.deterministic = DeterministicBranch(inputs)
+        self.uncertainty = UncertaintyBranch(inputs)
         self.gate_hidden = nn.Linear(HIDDEN, HIDDEN)
         self.gate = nn.Linear(HIDDEN, HIDDEN)
         self.head_hidden = nn.Linear(2 * HIDDEN, HIDDEN)
@@ -216,7 +219,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> DualBranchNetwork:
         WeightsError: If a parameter is missing, unknown or of the wrong shape.
     """
     check_parameters(arrays)
-    network = DualBranchNetwork()
+    network = DualBranchNetwork(inputs_of(arrays))
     network.load_state_dict(
         {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in arrays.items()}
     )
@@ -231,7 +234,7 @@ def class_probabilities(
 
     Args:
         network: The network, in evaluation mode.
-        values: Normalised inputs, shape (n, 35), float32.
+        values: Normalised inputs, shape (n, number of inputs), float32.
         jets: Which jets exist, shape (n, 2), boolean.
         chunk: Events per pass; bounds the memory, does not change the result beyond rounding.
 

@@ -49,7 +49,7 @@ class Backend(Protocol):
     name: str
 
     def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, 4) of normalised inputs (n, 35) with jet masks (n, 2)."""
+        """Return class probabilities (n, 4) of normalised inputs (n, number of inputs) with jet masks (n, 2)."""
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Apply a function that calls ``probabilities`` to each item; results come in the order of the items."""
@@ -90,7 +90,7 @@ class Engine:
         """Return class probabilities.
 
         Args:
-            values: Normalised inputs, shape (n, 35), float32.
+            values: Normalised inputs, shape (n, number of inputs), float32.
             jets: Which jets exist, shape (n, 2), boolean.
 
         Returns:

@@ -1,9 +1,10 @@
-"""Step 3: the fixed event graph and the 35 numbers that live on it.
+"""Step 3: the fixed event graph and the numbers that live on it.
 
 An event is a graph of five nodes (lepton, hadronic tau, leading jet, subleading jet, MET). Its 14 node, 14 edge and 7
 global features are split between a deterministic branch, which sees what no energy scale moves, and an
-uncertainty-aware branch, which sees the rest (arXiv:2509.00672, feature tables). The template below is the only
-place where this layout is written down; the network, its torch-geometric twin and the normalisation read it.
+uncertainty-aware branch, which sees the rest (arXiv:2509.00672, feature tables). These 35 inputs are ``PUBLISHED``;
+``WITH_DITAU`` adds more globals. The template below is the only place where this layout is written down; the network,
+its torch-geometric twin and the normalisation read it.
 
 Readings taken where the sources are silent:
 
@@ -17,13 +18,16 @@ Readings taken where the sources are silent:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sage.challenge.ditau import DITAU
 from sage.challenge.features import angular_distances
+from sage.challenge.shifts import namespace
+from sage.network.ditau import write_ditau
 
 NODES = ("lep", "had", "jet_leading", "jet_subleading", "met")
 N_NODES = len(NODES)
@@ -118,15 +122,78 @@ UNCERTAINTY_AWARE = Branch(
     ),
 )
 
-BRANCHES = (DETERMINISTIC, UNCERTAINTY_AWARE)
-INPUTS = DETERMINISTIC.columns + UNCERTAINTY_AWARE.columns
-"""The 35 input columns in the order of the network's input array."""
+LOG = "log_"
+"""Begins the name of an input that is the logarithm of a column."""
+
+LOG_UNIT = 20.0
+"""Such an input is log(1 + column / LOG_UNIT), GeV: linear below, where momenta may vanish, and logarithmic above."""
+
+LONG_TAILED = (
+    *("PRI_lep_pt", "PRI_had_pt", "PRI_jet_leading_pt", "PRI_jet_subleading_pt", "PRI_jet_all_pt", "PRI_met"),
+    *("DER_mass_transverse_met_lep", "DER_mass_jet_jet", "DER_mass_vis", "DER_pt_tot", "DER_pt_h", "DER_sum_pt"),
+    *("ditau_mass_collinear", "ditau_mass_mean", "ditau_mass_transverse_met_had", "ditau_mass_transverse_total"),
+    "ditau_vis_bisector",
+)
+"""Columns whose logarithm is an input of ``WITH_DITAU``."""
 
 
-def required_jets() -> np.ndarray:
-    """Return which jets each input needs, shape (35, 2), boolean; columns: leading, subleading."""
+@dataclass(frozen=True)
+class InputSet:
+    """A choice of inputs: which columns sit on the graph.
+
+    Args:
+        name: Its name in the settings.
+        deterministic: Columns of the deterministic branch.
+        uncertainty: Columns of the uncertainty-aware branch.
+    """
+
+    name: str
+    deterministic: Branch
+    uncertainty: Branch
+
+    @property
+    def branches(self) -> tuple[Branch, Branch]:
+        """Both branches, in the order of their columns."""
+        return self.deterministic, self.uncertainty
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the inputs in the order of the network's input array."""
+        return self.deterministic.columns + self.uncertainty.columns
+
+
+def _with_ditau(branch: Branch, more: tuple[str, ...]) -> Branch:
+    """Return a branch with further globals that need no jet, and logarithms of what has a long tail."""
+
+    def name(column: str) -> str:
+        return LOG + column if column in LONG_TAILED else column
+
+    nodes = tuple((name(column), node, slot) for column, node, slot in branch.nodes)
+    edges = tuple((name(column), first, second) for column, first, second in branch.edges)
+    globals_ = tuple((name(column), needed) for column, needed in branch.globals)
+    return Branch(nodes, edges, globals_ + tuple((name(column), ()) for column in more))
+
+
+PUBLISHED = InputSet("published", DETERMINISTIC, UNCERTAINTY_AWARE)
+"""The 35 inputs of arXiv:2509.00672."""
+
+WITH_DITAU = InputSet("ditau", _with_ditau(DETERMINISTIC, ()), _with_ditau(UNCERTAINTY_AWARE, DITAU))
+"""The same with the ten quantities of ``sage.challenge.ditau``, which MET decides, as further globals: 45 inputs."""
+
+INPUT_SETS = {choice.name: choice for choice in (PUBLISHED, WITH_DITAU)}
+INPUTS = PUBLISHED.columns
+
+
+def find_inputs(columns: Iterable[str]) -> InputSet | None:
+    """Return the choice of inputs with these columns, None if there is none."""
+    wanted = tuple(columns)
+    return next((choice for choice in INPUT_SETS.values() if choice.columns == wanted), None)
+
+
+def required_jets(inputs: InputSet = PUBLISHED) -> np.ndarray:
+    """Return which jets each input needs, shape (number of inputs, 2), boolean; columns: leading, subleading."""
     needs: list[tuple[str, ...]] = []
-    for branch in BRANCHES:
+    for branch in inputs.branches:
         needs += [(node,) for _, node, _ in branch.nodes]
         needs += [(first, second) for _, first, second in branch.edges]
         needs += [nodes for _, nodes in branch.globals]
@@ -138,12 +205,15 @@ class Normalisation:
     """One global set of feature constants, stored with the weights.
 
     Args:
-        mean: Mean of each input over the nominal training events in which it is defined, shape (35,), float32.
+        mean: Mean of each input over the nominal training events in which it is defined, shape (number of inputs,),
+            float32.
         std: Standard deviation likewise; positive.
+        inputs: What the inputs are.
     """
 
     mean: np.ndarray
     std: np.ndarray
+    inputs: InputSet = PUBLISHED
 
 
 def jets_present(events: Mapping[str, Any]) -> np.ndarray:
@@ -151,31 +221,48 @@ def jets_present(events: Mapping[str, Any]) -> np.ndarray:
     return np.stack([events[f"PRI_{jet}_pt"] > 0 for jet in JETS], axis=-1)
 
 
-def raw_inputs(events: Mapping[str, Any], derived: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the 35 inputs before normalisation.
+def raw_inputs(
+    events: Mapping[str, Any], derived: Mapping[str, Any], inputs: InputSet = PUBLISHED
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the inputs before normalisation.
 
     Args:
         events: The 16 primary columns of n selected events, numpy float32.
         derived: Their derived columns.
+        inputs: What the inputs are.
 
     Returns:
-        The inputs, shape (n, 35), float32, and where they are defined, shape (n, 35), boolean. Both arrays hold one
-        input after the other, as they are made and used.
+        The inputs, shape (n, number of inputs), float32, and where they are defined, of the same shape, boolean. Both
+        arrays hold one input after the other, as they are made and used.
     """
     columns = {**events, **derived, **angular_distances(events)}
     present = jets_present(events)
-    values = np.empty((len(INPUTS), len(present)), dtype=np.float32)
+    values = np.empty((len(inputs.columns), len(present)), dtype=np.float32)
+    if inputs is WITH_DITAU:
+        # They are the last inputs, and are written where they stay.
+        write_ditau(events, values[-len(DITAU) :])
+        columns |= zip(DITAU, values[-len(DITAU) :], strict=True)
     defined = np.empty(values.shape, dtype=np.bool_)
-    for i, (name, needed) in enumerate(zip(INPUTS, required_jets(), strict=True)):
-        values[i] = columns[name]
+    for i, (name, needed) in enumerate(zip(inputs.columns, required_jets(inputs), strict=True)):
+        values[i] = input_column(columns, name)
         np.isfinite(values[i], out=defined[i])
         for jet in np.flatnonzero(needed):
             defined[i] &= present[:, jet]
     return values.T, defined.T
 
 
+def input_column(columns: Mapping[str, Any], name: str) -> Any:
+    """Return an input of the network by its name: a column (numpy or torch), or its logarithm."""
+    if not name.startswith(LOG):
+        return columns[name]
+    column = columns[name.removeprefix(LOG)]
+    xp = namespace(column)
+    with np.errstate(invalid="ignore"):
+        return xp.log(xp.clip(column, 0.0, None) * (1.0 / LOG_UNIT) + 1.0)
+
+
 def normalise(values: np.ndarray, defined: np.ndarray, constants: Normalisation) -> np.ndarray:
-    """Return ``(values - mean) / std``, 0 where undefined, shape (n, 35), float32. Overwrites ``values``."""
+    """Return ``(values - mean) / std``, 0 where undefined, of the same shape, float32. Overwrites ``values``."""
     with np.errstate(all="ignore"):
         values -= constants.mean
         values /= constants.std

@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "1b23008f6defc127c096b9bf1d6e299182eaa25ec373edab24668db7e059ab9e"
+SHA256 = "4c63943cdc54312a5575c058af9e35a6299215e7250dba69d735f14dd6f291c5"

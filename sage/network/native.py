@@ -1,61 +1,20 @@
-"""The network as a native CPU kernel: ``libsage_network.so`` beside this module, built from ``native/network.cpp``.
+"""The network as a native CPU kernel; see ``sage.network.library``.
 
-About 25 times as fast as torch-geometric at its best batch size, and without torch. The library holds no state:
-threads may call it at once, a fork does not matter, and nothing of it has to be pickled. ctypes releases the GIL
-during a call.
+About 25 times as fast as torch-geometric at its best batch size, and without torch.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sage.errors import EngineError
-from sage.network.graph import INPUTS, JETS
+from sage.network.graph import JETS
+from sage.network.library import INSTRUCTION_SETS, LIBRARY, choose_instruction_set, load
 from sage.network.library_hash import SHA256
-from sage.network.parameters import N_CLASSES, flatten
-
-LIBRARY = Path(__file__).resolve().with_name("libsage_network.so")
-VERSION = 1
-"""Version of the library's interface that this module speaks."""
-
-INSTRUCTION_SETS = ("automatic", "baseline", "avx2", "avx512")
-"""Names by the library's numbers; automatic is the widest one the machine has."""
-
-
-def load(path: Path, sha256: str) -> ctypes.CDLL:
-    """Load the library after comparing its hash, so that a damaged or foreign file is never executed.
-
-    Raises:
-        EngineError: If it cannot be used; the message says why.
-    """
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != sha256:
-            msg = f"native library {path.name} has sha256 {found[:12]}..., expected {sha256[:12]}...; run make kernel"
-            raise EngineError(msg)
-        library = ctypes.CDLL(str(path))
-        pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-        library.sage_network_parameters.restype = count
-        library.sage_network_forward.argtypes = [
-            *(pointer, count),  # parameters
-            *(pointer, count, count, pointer, count),  # values with their strides, jets, number of events
-            *(pointer, pointer, number),  # probabilities, logits, instruction set
-        ]
-        version = library.sage_network_version()
-    except (OSError, AttributeError) as error:
-        # Answers carry the message as a flag, and where the user's files are is nobody's business.
-        reason = str(error).replace(str(path), path.name)
-        msg = f"native library {path.name} cannot be loaded ({reason})"
-        raise EngineError(msg) from error
-    if version != VERSION:
-        msg = f"native library {path.name} speaks interface version {version}, expected {VERSION}; run make kernel"
-        raise EngineError(msg)
-    return library
+from sage.network.parameters import N_CLASSES, flatten, inputs_of
 
 
 class NativeNetwork:
@@ -80,21 +39,18 @@ class NativeNetwork:
     ) -> None:
         self._library = load(LIBRARY if library is None else library, sha256)
         self._flat = flatten(parameters)
-        if self._library.sage_network_parameters() != self._flat.size:
-            msg = f"native library takes {self._library.sage_network_parameters()} parameters, not {self._flat.size}"
+        self._n_inputs = len(inputs_of(parameters).columns)
+        expected = self._library.sage_network_parameters(self._n_inputs)
+        if expected != self._flat.size:
+            msg = f"native library takes {expected} parameters for {self._n_inputs} inputs, not {self._flat.size}"
             raise EngineError(msg)
-        best = self._library.sage_network_instruction_set()
-        number = INSTRUCTION_SETS.index(instruction_set) or best
-        if number > best:
-            msg = f"this machine has no {instruction_set}; its best is {INSTRUCTION_SETS[best]}"
-            raise EngineError(msg)
-        self.instruction_set = INSTRUCTION_SETS[number]
+        self.instruction_set = INSTRUCTION_SETS[choose_instruction_set(self._library, instruction_set)]
 
     def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
         """Return class probabilities.
 
         Args:
-            values: Normalised inputs, shape (n, 35), float32, in any memory layout.
+            values: Normalised inputs, shape (n, number of inputs), float32, in any memory layout.
             jets: Which jets exist, shape (n, 2), boolean.
 
         Returns:
@@ -108,8 +64,9 @@ class NativeNetwork:
 
     def _forward(self, values: np.ndarray, jets: np.ndarray, *, logits: bool) -> np.ndarray:
         n_events = len(values)
-        if values.shape != (n_events, len(INPUTS)) or jets.shape != (n_events, len(JETS)):
-            msg = f"inputs of shape {values.shape} with jets of shape {jets.shape}, expected (n, 35) and (n, 2)"
+        if values.shape != (n_events, self._n_inputs) or jets.shape != (n_events, len(JETS)):
+            msg = f"inputs of shape {values.shape} with jets of shape {jets.shape}, "
+            msg += f"expected (n, {self._n_inputs}) and (n, 2)"
             raise ValueError(msg)
         values = np.require(values, np.float32, ["ALIGNED"])
         if any(stride % values.itemsize for stride in values.strides):
@@ -121,6 +78,7 @@ class NativeNetwork:
         status = self._library.sage_network_forward(
             self._flat.ctypes.data,
             self._flat.size,
+            self._n_inputs,
             values.ctypes.data,
             row_stride,
             column_stride,

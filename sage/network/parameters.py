@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sage.errors import WeightsError
-from sage.network.graph import DETERMINISTIC, N_NODES, N_SLOTS, UNCERTAINTY_AWARE, Branch
+from sage.network.graph import INPUT_SETS, N_NODES, N_SLOTS, PUBLISHED, Branch, InputSet
 
 HIDDEN = 32
 N_CLASSES = 4
 NARROW = 8
 ROUNDS = 3
+
+EXPANDER = "uncertainty.global_expander.weight"
+"""The parameter whose shape tells the choice of inputs."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -42,28 +45,45 @@ _ATTENTION: Shapes = {
     **_linear("edge_gate", 1, 2 * HIDDEN),
 }
 
-SHAPES: Shapes = {
-    **_branch("deterministic", DETERMINISTIC, {}, 2 * HIDDEN),
-    **_branch("uncertainty", UNCERTAINTY_AWARE, _ATTENTION, 3 * HIDDEN),
-    **_linear("gate_hidden", HIDDEN, HIDDEN),
-    **_linear("gate", HIDDEN, HIDDEN),
-    **_linear("head_hidden", HIDDEN, 2 * HIDDEN),
-    **_linear("head_narrow", NARROW, HIDDEN),
-    **_linear("head_residual", NARROW, 2 * HIDDEN),
-    **_linear("classes", N_CLASSES, NARROW),
-}
-"""Parameter name -> shape."""
+
+def shapes(inputs: InputSet = PUBLISHED) -> Shapes:
+    """Return parameter name -> shape of a network with these inputs; the order is the same for all."""
+    return {
+        **_branch("deterministic", inputs.deterministic, {}, 2 * HIDDEN),
+        **_branch("uncertainty", inputs.uncertainty, _ATTENTION, 3 * HIDDEN),
+        **_linear("gate_hidden", HIDDEN, HIDDEN),
+        **_linear("gate", HIDDEN, HIDDEN),
+        **_linear("head_hidden", HIDDEN, 2 * HIDDEN),
+        **_linear("head_narrow", NARROW, HIDDEN),
+        **_linear("head_residual", NARROW, 2 * HIDDEN),
+        **_linear("classes", N_CLASSES, NARROW),
+    }
 
 
-def check_parameters(arrays: Mapping[str, np.ndarray]) -> None:
+SHAPES = shapes()
+"""Parameter name -> shape with the published inputs."""
+
+
+def inputs_of(arrays: Mapping[str, np.ndarray]) -> InputSet:
+    """Return the choice of inputs that the parameters of a network were made for, published ones if they fit none."""
+    found = np.shape(arrays.get(EXPANDER, 0.0))
+    return next((choice for choice in INPUT_SETS.values() if shapes(choice)[EXPANDER] == found), PUBLISHED)
+
+
+def check_parameters(arrays: Mapping[str, np.ndarray], inputs: InputSet | None = None) -> None:
     """Check names and shapes.
+
+    Args:
+        arrays: Parameters by name.
+        inputs: What the inputs of the network must be; None for any choice of them.
 
     Raises:
         WeightsError: If a parameter is missing, unknown or of the wrong shape.
     """
     found = {name: tuple(value.shape) for name, value in arrays.items()}
-    if found != SHAPES:
-        wrong = sorted(name for name in SHAPES.keys() | found.keys() if SHAPES.get(name) != found.get(name))
+    expected = shapes(inputs or inputs_of(arrays))
+    if found != expected:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         msg = f"network parameter {wrong[0]!r} does not fit this architecture: rebuild the weights with this version"
         raise WeightsError(msg)
 

@@ -94,9 +94,10 @@ def read_pair(hard: pythia8mc.Event, event: pythia8mc.Event, code: int) -> Pair:
     minus = event[first] if event[first].id() == 15 else event[event[last].daughter2()]
     others = [] if hard.size() == PAIR_SIZE else _other_leptons(event, found)
     more = [p for p in others if p.idAbs() == 15]
+    direction, before, after = (np.array(momentum(p)) for p in (minus, hard[place], event[last]))
     return Pair(
         code,
-        (_momenta([*taus, *radiation]), *(np.array(momentum(p)) for p in (minus, hard[place], event[last]))),
+        (_momenta([*taus, *radiation]), direction, before, after),
         np.array([p.id() for p in radiation], dtype=np.int64),
         quark,
         right,

@@ -22,8 +22,9 @@ import numpy as np
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
 from training.simulation.aim import OFF, find_aim
+from training.simulation.decisions import Effort
 from training.simulation.detector import deposits, measure, overlay
-from training.simulation.generator import Effort, Generator, Showered
+from training.simulation.generator import Generator, Showered
 from training.simulation.processes import TABLE, Process
 from training.simulation.selection import Selected, select_candidates
 from training.simulation.tau_decays import TauLibrary, load_library

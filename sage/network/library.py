@@ -1,0 +1,71 @@
+"""The native kernel as a shared library: ``libsage_network.so`` beside this module, built from ``native/network.cpp``.
+
+The library holds no state: threads may call it at once, a fork does not matter, and nothing of it has to be pickled.
+ctypes releases the GIL during a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from pathlib import Path
+
+from sage.errors import EngineError
+
+LIBRARY = Path(__file__).resolve().with_name("libsage_network.so")
+VERSION = 2
+"""Version of the library's interface that this code speaks."""
+
+INSTRUCTION_SETS = ("automatic", "baseline", "avx2", "avx512")
+"""Names by the library's numbers; automatic is the widest one the machine has."""
+
+
+def load(path: Path, sha256: str) -> ctypes.CDLL:
+    """Load the library after comparing its hash, so that a damaged or foreign file is never executed.
+
+    Raises:
+        EngineError: If it cannot be used; the message says why.
+    """
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != sha256:
+            msg = f"native library {path.name} has sha256 {found[:12]}..., expected {sha256[:12]}...; run make kernel"
+            raise EngineError(msg)
+        library = ctypes.CDLL(str(path))
+        pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+        library.sage_network_parameters.argtypes = [count]
+        library.sage_network_parameters.restype = count
+        library.sage_network_forward.argtypes = [
+            *(pointer, count, count),  # parameters, number of inputs
+            *(pointer, count, count, pointer, count),  # values with their strides, jets, number of events
+            *(pointer, pointer, number),  # probabilities, logits, instruction set
+        ]
+        library.sage_ditau.argtypes = [
+            *(pointer, count),  # constants
+            *(pointer, count, count),  # columns, number of events
+            *(pointer, count, number),  # quantities with their stride, instruction set
+        ]
+        version = library.sage_network_version()
+    except (OSError, AttributeError) as error:
+        # Answers carry the message as a flag, and where the user's files are is nobody's business.
+        reason = str(error).replace(str(path), path.name)
+        msg = f"native library {path.name} cannot be loaded ({reason})"
+        raise EngineError(msg) from error
+    if version != VERSION:
+        msg = f"native library {path.name} speaks interface version {version}, expected {VERSION}; run make kernel"
+        raise EngineError(msg)
+    return library
+
+
+def choose_instruction_set(library: ctypes.CDLL, name: str) -> int:
+    """Return the library's number of an instruction set, that of the widest one for ``automatic``.
+
+    Raises:
+        EngineError: If this machine does not have it.
+    """
+    best = int(library.sage_network_instruction_set())
+    number = INSTRUCTION_SETS.index(name) or best
+    if number > best:
+        msg = f"this machine has no {name}; its best is {INSTRUCTION_SETS[best]}"
+        raise EngineError(msg)
+    return number
