@@ -33,6 +33,8 @@ from training import count_events
 from training.adding import FINISHED_FILE, add
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile
 from training.simulation import buckets, origin, promise, shards
+from training.simulation.decisions import Effort
+from training.simulation.generator import Generator
 from training.simulation.heavy_flavour import TAU_FRACTIONS, TauBias
 from training.simulation.origin import code_hash, library_path
 from training.simulation.parts import parse_parts
