@@ -36,6 +36,7 @@ GROUPS = {
         "compare_binnings",
         "evaluate",
         "compare_simulation",
+        "compare_events",
         "fit_met",
     ),
 }

@@ -1,0 +1,200 @@
+"""Whether two simulated samples have the same expectation, process by process: weighted closure.
+
+Compared are the distributions of all 28 features, the shares of the measurement's bins, those of its regions, and how
+the yields of regions respond to the shape nuisances. Errors are by showered events. With f and f' the shares of a
+quantity's intervals in the two samples, chi2 = (f - f')^T (C + C')^-1 (f - f') over all intervals but the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse, stats
+
+from sage.binned.counting import BLOCK, find_bins
+from sage.challenge.features import derived
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import PRIMARIES
+from sage.files.bundle import Bundle
+from sage.network.classifier import NetworkClassifier
+from studies.pools import nominal_bins
+from training.events import Events
+
+INTERVALS = 12
+"""Intervals of equal yield of a feature."""
+LEAST_SHOWERS = 40.0
+"""Effective showered events of an interval in either sample; with fewer it is joined to its neighbour."""
+POINTS = {
+    "tes up": (1.01, 1.0, 0.0),
+    "tes down": (0.99, 1.0, 0.0),
+    "jes up": (1.0, 1.01, 0.0),
+    "jes down": (1.0, 0.99, 0.0),
+    "soft_met": (1.0, 1.0, 3.0),
+}
+"""(tes, jes, soft_met) of the responses."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Events of one process.
+
+    Args:
+        weights: Their weights, shape (n,).
+        showers: Number of each one's showered event, from 0, shape (n,).
+    """
+
+    weights: np.ndarray
+    showers: np.ndarray
+
+    def shares(self, intervals: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shares of n intervals and their covariance, shape (n,) and (n, n).
+
+        Args:
+            intervals: Interval of each event, shape (n_events,); those of -1 count in the total only.
+            n: Number of intervals.
+        """
+        showers = np.bincount(self.showers, self.weights)
+        total = float(showers.sum())
+        table = self._table(intervals, n)
+        shares = np.asarray(table.sum(axis=0)).ravel() / total
+        # Of the rows of the table less the row's total times the shares, without making that dense.
+        crossed = np.outer(table.T @ showers, shares)
+        covariance = (table.T @ table).toarray() - crossed - crossed.T + (showers @ showers) * np.outer(shares, shares)
+        return shares, covariance / total**2
+
+    def effective(self, intervals: np.ndarray, n: int) -> np.ndarray:
+        """Return the effective number of showered events in each of n intervals, shape (n,)."""
+        table = self._table(intervals, n)
+        squares = np.asarray(table.multiply(table).sum(axis=0)).ravel()
+        sums = np.asarray(table.sum(axis=0)).ravel()
+        effective: np.ndarray = np.divide(sums**2, squares, out=np.zeros(n), where=squares > 0)
+        return effective
+
+    def _table(self, intervals: np.ndarray, n: int) -> Any:
+        """Sums of weights by shower and interval, sparse, shape (showers, n)."""
+        inside = intervals >= 0
+        places = (self.showers[inside], intervals[inside])
+        return sparse.coo_array((self.weights[inside], places), shape=(int(self.showers.max()) + 1, n)).tocsr()
+
+
+def compare(one: Events, other: Events, bundle: Bundle) -> dict[str, Any]:
+    """Compare two samples.
+
+    Args:
+        one: A sample.
+        other: Another, of showered events of its own.
+        bundle: Content of the weights folder whose bins and regions are compared.
+
+    Returns:
+        JSON values: for each process that both have ``quantities`` by name (``chi2``, ``degrees``, ``p_value``, and
+        ``ratio`` of shares one over other with ``error`` by interval), and the ``worst`` p-value.
+    """
+    classifier = NetworkClassifier(bundle.network, bundle.normalisation, threads=1)
+    found = {}
+    for number, name in enumerate(PROCESSES):
+        pair = [events.take(np.flatnonzero(events.classes == number)) for events in (one, other)]
+        if not all(len(events) for events in pair):
+            continue
+        samples = [Sample(events.weights, np.unique(events.keys, return_inverse=True)[1]) for events in pair]
+        quantities = {}
+        for label, first, second in _intervals(pair, bundle, classifier):
+            n = int(max(first.max(), second.max())) + 1
+            quantities[label] = compare_shares(samples, (first, second), n)
+        values = [entry["p_value"] for entry in quantities.values() if entry["degrees"]]
+        found[name] = {"quantities": quantities, "worst": min(values, default=1.0), "compared": len(values)}
+    return found
+
+
+def _intervals(
+    pair: list[Events], bundle: Bundle, classifier: NetworkClassifier
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield the name of each quantity and its intervals in both samples."""
+    columns = [_features(events) for events in pair]
+    for name in columns[0]:
+        edges = np.unique(np.quantile(columns[1][name], np.linspace(0.0, 1.0, INTERVALS + 1))[1:-1])
+        one, other = (np.searchsorted(edges, column[name], side="right") for column in columns)
+        yield name, one, other
+    bins = [nominal_bins(bundle, classifier, events) for events in pair]
+    yield "bins", bins[0], bins[1]
+    sizes = [len(region.edges) - 1 for region in bundle.regions.regions]
+    region_of = np.append(np.repeat(np.arange(len(sizes)), sizes), -1)
+    yield "regions", region_of[bins[0]], region_of[bins[1]]
+    for label, point in POINTS.items():
+        # Where events go: shares of what leaves each region for each other.
+        one, other = (
+            _codes(region_of[before], region_of[_moved(events, point, bundle, classifier)], len(sizes))
+            for before, events in zip(bins, pair, strict=True)
+        )
+        yield label, one, other
+
+
+def _codes(before: np.ndarray, after: np.ndarray, n_regions: int) -> np.ndarray:
+    """Number of (region before, region after), 0 where it is the same, shape (n,); regions are -1 for none."""
+    return np.where(before == after, 0, (before + 1) * (n_regions + 1) + after + 1)
+
+
+def _features(events: Events) -> dict[str, np.ndarray]:
+    columns = {name: np.asarray(events.columns[name], dtype=np.float64) for name in PRIMARIES}
+    more: Mapping[str, Any] = derived(columns)
+    return columns | {name: np.asarray(column) for name, column in more.items()}
+
+
+def _moved(events: Events, point: tuple[float, float, float], bundle: Bundle, classifier: Any) -> np.ndarray:
+    noise = np.random.default_rng(7).standard_normal((2, len(events)))
+    out = []
+    for start in range(0, len(events), BLOCK):
+        block = slice(start, start + BLOCK)
+        columns = {name: column[block] for name, column in events.columns.items()}
+        draws = (noise[0, block], noise[1, block])
+        out.append(find_bins(columns, point, draws, bundle.regions, classifier)[0])
+    return np.concatenate(out)
+
+
+def compare_shares(samples: list[Sample], intervals: tuple[np.ndarray, np.ndarray], n: int) -> dict[str, Any]:
+    """Compare the shares of n intervals; see the head of this module.
+
+    Args:
+        samples: The two samples.
+        intervals: Interval of each of their events, -1 for none.
+        n: Number of intervals.
+    """
+    enough = np.min([s.effective(i, n) for s, i in zip(samples, intervals, strict=True)], axis=0)
+    label, joined, held = np.empty(n, dtype=np.int64), 0, 0.0
+    for place in range(n):
+        label[place] = joined
+        held += enough[place]
+        if held >= LEAST_SHOWERS:
+            joined, held = joined + 1, 0.0
+    # What is left over at the end goes to the interval before.
+    label = np.minimum(label, max(joined - 1, 0))
+    size = int(label.max()) + 1
+    places = np.append(label, -1)
+    (one, one_cov), (other, other_cov) = (
+        sample.shares(places[found], size) for sample, found in zip(samples, intervals, strict=True)
+    )
+    difference, covariance = one - other, one_cov + other_cov
+    # Shares that add up to 1 hold one number less.
+    free = size - 1 if abs(one.sum() - 1.0) < 1e-9 else size
+    chi2 = float(difference[:free] @ np.linalg.lstsq(covariance[:free, :free], difference[:free], rcond=None)[0])
+    return {
+        "chi2": chi2,
+        "degrees": free,
+        "p_value": float(stats.chi2.sf(chi2, free)) if free else 1.0,
+        "ratio": np.divide(one, other, out=np.ones(size), where=other > 0).tolist(),
+        "error": np.divide(
+            np.sqrt(np.maximum(np.diag(covariance), 0.0)), other, out=np.zeros(size), where=other > 0
+        ).tolist(),
+    }
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """Return a table: for each process how many quantities agree, and those that agree worst."""
+    lines = ["process    compared  p < 0.01  smallest p"]
+    for name, entry in found.items():
+        values = {label: q["p_value"] for label, q in entry["quantities"].items() if q["degrees"]}
+        few = ", ".join(f"{label} {values[label]:.2g}" for label in sorted(values, key=values.__getitem__)[:3])
+        lines.append(f"{name:<10} {len(values):8d} {sum(p < 0.01 for p in values.values()):9d}  {few}")
+    return "\n".join(lines)
