@@ -65,6 +65,11 @@ class Sensitivity:
         """Return each event's bin at the nominal point, shape (n,), -1 for none."""
         return nominal_bins(self._bundle, self._classifier, events)
 
+    def bins_of(self, region: str) -> np.ndarray:
+        """Return the numbers of the bins of a region, none where there is no such region."""
+        names = [found.name for found in self._bundle.regions.regions for _ in found.edges[1:]]
+        return np.flatnonzero(np.array(names) == region)
+
     def at(self, bins: np.ndarray) -> np.ndarray:
         """Return d mu_hat / d n in each bin, shape (n,), 0 in none."""
         found: np.ndarray = np.append(self.gain, 0.0)[bins]
