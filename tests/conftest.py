@@ -21,7 +21,9 @@ from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from workshop.files import take_lock
 
 ROOT = Path(__file__).resolve().parents[1]
-DEMO_CONFIG = ROOT / "training" / "configs" / "demo.yaml"
+EVENTS = ROOT / "tests" / "data" / "events"
+"""Many rows of every process and undistilled weights; the embedded events in ``data/`` are few of H and VV."""
+TABLES_CONFIG = ROOT / "tests" / "data" / "tables.yaml"
 REAL_EVENTS = ROOT / "tests" / "data" / "real_500.parquet"
 
 
@@ -126,13 +128,13 @@ def draw_nuisances():
 
 @pytest.fixture(scope="session")
 def demo_weights(tmp_path_factory) -> Path:
-    """The shipped network with tables of the embedded events in few bins, as the demonstration builds them."""
+    """The shipped network with tables of the test events in few bins."""
     from training.config import read_config
     from training.make_weights import make_weights
 
     def make(build: Path) -> None:
-        config = read_config(DEMO_CONFIG, workers=1)
-        make_weights(config, ROOT / "data", build, build / "weights", network=ROOT / "weights")
+        config = read_config(TABLES_CONFIG, workers=1)
+        make_weights(config, EVENTS, build, build / "weights", network=ROOT / "weights")
 
     return made_once(tmp_path_factory, "demo", make) / "weights"
 

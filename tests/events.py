@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from sage.challenge.shifts import PRIMARIES
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "data"
+DATA = ROOT / "tests" / "data" / "events"
 DATA_FILE = "FAIR_Universe_HiggsML_data.parquet"
 METADATA_FILE = "FAIR_Universe_HiggsML_data_metadata.json"
 PARENTS_FILE = "parents.parquet"

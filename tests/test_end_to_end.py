@@ -18,7 +18,7 @@ from sage.files.bundle import read_bundle
 from sage.fit.interval import measure_interval
 from sage.measurement import likelihood_of
 from scripts.score import main as score
-from tests.conftest import DEMO_CONFIG, REAL_EVENTS, ROOT
+from tests.conftest import EVENTS, REAL_EVENTS, ROOT, TABLES_CONFIG
 from training.config import read_config
 
 
@@ -56,7 +56,7 @@ def test_mu_comes_back_where_only_rates_vary(demo_model, mu):
 
     The constraint on soft_met is centred on the true 0 GeV, which the prior of the challenge never draws.
     """
-    pool = EventFile(ROOT / "data", read_config(DEMO_CONFIG).table_fraction).load_test_set()
+    pool = EventFile(EVENTS, read_config(TABLES_CONFIG).table_fraction).load_test_set()
     nuisances = draw_nuisances(17, ("ttbar_scale", "diboson_scale", "bkg_scale"))
     test_set = make_pseudo_data(pool, mu, nuisances, seed=17)
     demo_model.predict(test_set)

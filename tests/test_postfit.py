@@ -12,7 +12,7 @@ from sage.measurement import likelihood_of
 from scripts import postfit as program
 from studies.likelihoods import process_yields
 from studies.postfit import PROBABILITY_EDGES, expectation, probability_histograms
-from tests.conftest import ROOT
+from tests.conftest import EVENTS, ROOT
 from tests.ending import exit_code
 
 TTBAR = PROCESSES.index("ttbar")
@@ -90,7 +90,7 @@ def test_uncertainty_against_propagation_with_the_jacobian(bundle, draw_nuisance
 
 
 def test_run_and_continue(bundle, tmp_path, capsys):
-    given = ["--data", ROOT / "data", "--test-size", 0.5, "--mu", 1.5, "--seed", 4, "--nodes", 2, "--output", tmp_path]
+    given = ["--data", EVENTS, "--test-size", 0.5, "--mu", 1.5, "--seed", 4, "--nodes", 2, "--output", tmp_path]
     given = [str(value) for value in given]
     assert program.main(given) == 0
     printed = capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_run_and_continue(bundle, tmp_path, capsys):
     nodes = {path: path.stat().st_mtime_ns for path in (tmp_path / "nodes").iterdir()}
     removed = min(nodes)
     removed.unlink()
-    again = probability_histograms(bundle, ROOT / "data", 0.5, 2, 4, tmp_path / "nodes", 1)
+    again = probability_histograms(bundle, EVENTS, 0.5, 2, 4, tmp_path / "nodes", 1)
     assert json.loads(json.dumps(again)) == content["probabilities"]
     assert removed.exists()
     assert all(path.stat().st_mtime_ns == time for path, time in nodes.items() if path != removed)
@@ -132,5 +132,5 @@ def test_run_and_continue(bundle, tmp_path, capsys):
 
 @pytest.mark.parametrize("wrong", [("--mu", "-1"), ("--mu", "nan"), ("--nodes", "-1"), ("--weights", "nowhere")])
 def test_wrong_input_ends_with_one_line(wrong, tmp_path, capsys):
-    assert exit_code(program.main, ["--data", str(ROOT / "data"), "--output", str(tmp_path), *wrong]) == 2
+    assert exit_code(program.main, ["--data", str(EVENTS), "--output", str(tmp_path), *wrong]) == 2
     assert capsys.readouterr().err.startswith("error: ")

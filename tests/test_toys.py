@@ -42,7 +42,7 @@ from studies.toys import (
     template_factors,
     toy_row,
 )
-from tests.conftest import REAL_EVENTS, ROOT
+from tests.conftest import EVENTS, REAL_EVENTS, ROOT
 from tests.ending import exit_code
 from workshop import jobs
 from workshop.claims import claimed
@@ -371,7 +371,7 @@ def test_program_fixes_nuisances(tmp_path):
 def test_program_at_the_level_of_events(tmp_path, capsys):
     output = tmp_path / "out"
     given = ["--level", "events", "--output", str(output), "--toys", "1", "--seed", "9", "--mu", "1"]
-    assert program.main([*given, "--data", str(ROOT / "data"), "--test-size", "0.5"]) == 0
+    assert program.main([*given, "--data", str(EVENTS), "--test-size", "0.5"]) == 0
     assert "1 toys" in capsys.readouterr().out
     frame = pd.read_parquet(output / "toys.parquet")
     assert list(frame["mu"]) == [1.0]

@@ -11,6 +11,7 @@ import pytest
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
+from tests.conftest import REAL_EVENTS, ROOT
 from tests.events import DATA, DATA_FILE, METADATA_FILE, copy_data, root_logger_kept
 from training.events import EventsFile
 
@@ -20,10 +21,11 @@ def whole():
     return pd.read_parquet(DATA / DATA_FILE)
 
 
-def test_embedded_file_has_the_layout_of_the_challenge(whole):
-    metadata = json.loads((DATA / METADATA_FILE).read_text())
-    file = pq.ParquetFile(DATA / DATA_FILE)
-    assert (DATA / DATA_FILE).stat().st_size <= 8_000_000
+@pytest.mark.parametrize("folder", [DATA, ROOT / "data"])
+def test_files_have_the_layout_of_the_challenge(folder):
+    assert (folder / DATA_FILE).stat().st_size <= 15_000_000
+    metadata = json.loads((folder / METADATA_FILE).read_text())
+    file, whole = pq.ParquetFile(folder / DATA_FILE), pd.read_parquet(folder / DATA_FILE)
     assert file.num_row_groups > 2
     assert metadata["columns"] == list(whole.columns) == [*PRIMARIES, "weights", "detailed_labels", "labels"]
     assert metadata["total_rows"] == len(whole) == sum(metadata["detailed_labels"].values())
@@ -34,7 +36,7 @@ def test_embedded_file_has_the_layout_of_the_challenge(whole):
     np.testing.assert_array_equal(whole["labels"], whole["detailed_labels"] == "htautau")
     for name in (*PRIMARIES, "weights", "labels"):
         assert whole[name].dtype == np.float32, name
-    real = pq.read_schema(DATA.parent / "tests" / "data" / "real_500.parquet")
+    real = pq.read_schema(REAL_EVENTS)
     numbers = [name for name in whole.columns if name != "detailed_labels"]
     assert all(file.schema_arrow.field(name).type == real.field(name).type for name in numbers)
 
