@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.common import logger, parser, run_program
-from scripts.options import add_output, add_table_fraction, add_weights
+from scripts.options import add_output, add_part, add_table_fraction, add_weights
 
 EXAMPLE = "--data build/events --weights weights --output results/check"
-DATA = "FOLDER[:tables|training|all]"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("check_tables", __doc__, EXAMPLE)
-    text = "folder of the events file and its metadata, and which part of it (default: all)"
-    options.add_argument("--data", required=True, metavar=DATA, help=text)
+    add_part(options)
     add_weights(options)
     add_output(options)
     add_table_fraction(options, "of a file that are :tables", 0.5)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from scripts.common import parser, run_program
-from scripts.options import add_output, add_weights
+from scripts.options import add_output, add_part, add_weights
 
 EXAMPLE = "--events build/aimed --reference build/events --output results/closure"
 
@@ -19,8 +19,8 @@ EXAMPLE = "--events build/aimed --reference build/events --output results/closur
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     options = parser("compare_events", __doc__, EXAMPLE)
-    for name, text in (("events", "events to compare"), ("reference", "events to compare them with")):
-        options.add_argument(f"--{name}", required=True, metavar="FOLDER[:tables|training|all]", help=text)
+    add_part(options, "--events", "folder of events to compare")
+    add_part(options, "--reference", "folder of events to compare them with")
     add_weights(options)
     add_output(options)
     return run_program(_compare, options.parse_args(argv))

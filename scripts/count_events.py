@@ -12,7 +12,15 @@ import sys
 from collections.abc import Sequence
 
 from scripts.common import parser, run_program
-from scripts.options import add_output, add_overwrite, add_scheduler, add_table_fraction, add_weights, add_workers
+from scripts.options import (
+    add_output,
+    add_overwrite,
+    add_part,
+    add_scheduler,
+    add_table_fraction,
+    add_weights,
+    add_workers,
+)
 
 EXAMPLE = "--data build/events --weights weights --workers 2 --output build/counts"
 
@@ -20,8 +28,7 @@ EXAMPLE = "--data build/events --weights weights --workers 2 --output build/coun
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     options = parser("count_events", __doc__, EXAMPLE)
-    text = "folder of the events file and its metadata, and which part of it (default: all)"
-    options.add_argument("--data", required=True, metavar="FOLDER[:tables|training|all]", help=text)
+    add_part(options)
     add_weights(options)
     add_output(options)
     add_table_fraction(options, "of a file that are :tables", 0.5)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.common import logger, parser, run_program
-from scripts.options import add_seed, add_table_fraction
+from scripts.options import PART, add_seed, add_table_fraction
 
 EXAMPLE = "--parts build/large:tables build/more_z:all --table-fraction 0.5 --output build/tables_events"
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--parts",
         nargs="+",
         required=True,
-        metavar="FOLDER[:tables|training|all]",
+        metavar=PART,
         help="events to join (default: all)",
     )
     add_table_fraction(options, "of each file that are :tables", 0.5)

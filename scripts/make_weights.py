@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.check_tables import DATA, check
+from scripts.check_tables import check
 from scripts.common import parser, run_program
-from scripts.options import add_config, add_data_folder, add_output, add_overwrite, add_scheduler, chosen_config
+from scripts.options import PART, add_config, add_data_folder, add_output, add_overwrite, add_scheduler, chosen_config
 from workshop.errors import UsageError
 
 CHECKED_FRACTION = 0.5
@@ -36,7 +36,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_output(options)
     options.add_argument(
         "--check",
-        metavar=DATA,
+        metavar=PART,
         help="events that neither train nor fill tables, with which these are compared, as by scripts.check_tables",
     )
     options.add_argument("--build", type=Path, help="folder for intermediate results (default: OUTPUT.build)")

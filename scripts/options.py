@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SETS, DEFAULT_EXPERIMENTS = 10, 10
 TEST_SIZE = 0.3
+PART = "FOLDER[:tables|training|all]"
 _DEFAULT = " (default: %(default)s)"
 
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
@@ -55,6 +56,11 @@ def add_data_folder(options: Options, *, required: bool = True) -> None:
     """Add ``--data``, as training takes it."""
     text = "folder of the events file and its metadata"
     options.add_argument("--data", type=Path, required=required, help=text)
+
+
+def add_part(options: Options, name: str = "--data", text: str = "folder of the events file and its metadata") -> None:
+    """Add an option that takes events, or a part of them (``training.simulation.parts``)."""
+    options.add_argument(name, required=True, metavar=PART, help=f"{text}, and which part of it (default: all)")
 
 
 def add_weights(options: Options) -> None:

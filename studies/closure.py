@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import stats
 
-from sage.binned.counting import BLOCK, find_bins
 from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES
 from sage.files.bundle import Bundle
 from sage.network.classifier import NetworkClassifier
-from studies.pools import nominal_bins
+from studies.pools import bins_at, nominal_bins
+from training.counting import ByParents, sum_by_parents
 from training.events import Events
 
 INTERVALS = 12
 """Intervals of equal yield of a feature."""
+NOISE_SEED = 7
+"""Of the missing momentum at points with soft_met."""
 LEAST_SHOWERS = 40.0
 """Effective showered events of an interval in either sample; with fewer it is joined to its neighbour."""
 POINTS = {
@@ -43,7 +45,7 @@ class Sample:
 
     Args:
         weights: Their weights, shape (n,).
-        showers: Number of each one's showered event, from 0, shape (n,).
+        showers: Key of each one's showered event, shape (n,), integers.
     """
 
     weights: np.ndarray
@@ -56,28 +58,24 @@ class Sample:
             intervals: Interval of each event, shape (n_events,); those of -1 count in the total only.
             n: Number of intervals.
         """
-        showers = np.bincount(self.showers, self.weights)
-        total = float(showers.sum())
-        table = self._table(intervals, n)
-        shares = np.asarray(table.sum(axis=0)).ravel() / total
-        # Of the rows of the table less the row's total times the shares, without making that dense.
-        crossed = np.outer(table.T @ showers, shares)
-        covariance = (table.T @ table).toarray() - crossed - crossed.T + (showers @ showers) * np.outer(shares, shares)
+        sums = self._sums(intervals, n)
+        total = float(sums.totals[0])
+        shares = sums.yields[0] / total
+        # Of what each shower has in an interval less its share of what the shower has in all.
+        inside, crossed = sums.covariances[0, :-1, :-1], np.outer(sums.covariances[0, :-1, -1], shares)
+        covariance = inside - crossed - crossed.T + sums.covariances[0, -1, -1] * np.outer(shares, shares)
         return shares, covariance / total**2
 
     def effective(self, intervals: np.ndarray, n: int) -> np.ndarray:
         """Return the effective number of showered events in each of n intervals, shape (n,)."""
-        table = self._table(intervals, n)
-        squares = np.asarray(table.multiply(table).sum(axis=0)).ravel()
-        sums = np.asarray(table.sum(axis=0)).ravel()
-        effective: np.ndarray = np.divide(sums**2, squares, out=np.zeros(n), where=squares > 0)
+        sums = self._sums(intervals, n)
+        squares = sums.variances[0]
+        effective: np.ndarray = np.divide(sums.yields[0] ** 2, squares, out=np.zeros(n), where=squares > 0)
         return effective
 
-    def _table(self, intervals: np.ndarray, n: int) -> Any:
-        """Sums of weights by shower and interval, sparse, shape (showers, n)."""
-        inside = intervals >= 0
-        places = (self.showers[inside], intervals[inside])
-        return sparse.coo_array((self.weights[inside], places), shape=(int(self.showers.max()) + 1, n)).tocsr()
+    def _sums(self, intervals: np.ndarray, n: int) -> ByParents:
+        classes = np.zeros(len(self.weights), dtype=np.int64)
+        return sum_by_parents(self.showers, classes, intervals[None], self.weights, 1, n)
 
 
 def compare(one: Events, other: Events, bundle: Bundle) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def compare(one: Events, other: Events, bundle: Bundle) -> dict[str, Any]:
         pair = [events.take(np.flatnonzero(events.classes == number)) for events in (one, other)]
         if not all(len(events) for events in pair):
             continue
-        samples = [Sample(events.weights, np.unique(events.keys, return_inverse=True)[1]) for events in pair]
+        samples = [Sample(events.weights, events.keys) for events in pair]
         quantities = {}
         for label, first, second in _intervals(pair, bundle, classifier):
             n = int(max(first.max(), second.max())) + 1
@@ -122,11 +120,12 @@ def _intervals(
     sizes = [len(region.edges) - 1 for region in bundle.regions.regions]
     region_of = np.append(np.repeat(np.arange(len(sizes)), sizes), -1)
     yield "regions", region_of[bins[0]], region_of[bins[1]]
+    draws = [np.random.default_rng(NOISE_SEED).standard_normal((2, len(events))) for events in pair]
     for label, point in POINTS.items():
         # Where events go: shares of what leaves each region for each other.
         one, other = (
-            _codes(region_of[before], region_of[_moved(events, point, bundle, classifier)], len(sizes))
-            for before, events in zip(bins, pair, strict=True)
+            _codes(region_of[before], region_of[bins_at(point, noise, bundle, classifier, events)], len(sizes))
+            for before, events, noise in zip(bins, pair, draws, strict=True)
         )
         yield label, one, other
 
@@ -140,17 +139,6 @@ def _features(events: Events) -> dict[str, np.ndarray]:
     columns = {name: np.asarray(events.columns[name], dtype=np.float64) for name in PRIMARIES}
     more: Mapping[str, Any] = derived(columns)
     return columns | {name: np.asarray(column) for name, column in more.items()}
-
-
-def _moved(events: Events, point: tuple[float, float, float], bundle: Bundle, classifier: Any) -> np.ndarray:
-    noise = np.random.default_rng(7).standard_normal((2, len(events)))
-    out = []
-    for start in range(0, len(events), BLOCK):
-        block = slice(start, start + BLOCK)
-        columns = {name: column[block] for name, column in events.columns.items()}
-        draws = (noise[0, block], noise[1, block])
-        out.append(find_bins(columns, point, draws, bundle.regions, classifier)[0])
-    return np.concatenate(out)
 
 
 def compare_shares(samples: list[Sample], intervals: tuple[np.ndarray, np.ndarray], n: int) -> dict[str, Any]:

@@ -346,7 +346,21 @@ def _with_toys(pair: Pair, made: Bundle, drawn: Bundle, settings: ToySettings, t
 
 
 def nominal_bins(bundle: Bundle, classifier: Classifier, events: Events) -> np.ndarray:
-    """Return each event's bin at the nominal point, shape (n,), -1 for none.
+    """Return each event's bin at the nominal point, shape (n,), -1 for none; see ``bins_at``."""
+    return bins_at(NOMINAL, None, bundle, classifier, events)
+
+
+def bins_at(
+    point: Point, noise: np.ndarray | None, bundle: Bundle, classifier: Classifier, events: Events
+) -> np.ndarray:
+    """Return each event's bin at a nuisance point, shape (n,), -1 for none.
+
+    Args:
+        point: (tes, jes, soft_met).
+        noise: Standard normal numbers for the missing momentum, shape (2, n), or None without soft_met.
+        bundle: Content of the weights folder whose bins these are.
+        classifier: Its network.
+        events: The events.
 
     Raises:
         UsageError: If the regions overlap, so that an event may have several.
@@ -354,9 +368,13 @@ def nominal_bins(bundle: Bundle, classifier: Classifier, events: Events) -> np.n
     if not bundle.regions.exclusive:
         msg = "the regions of these weights overlap; pools need disjoint ones"
         raise UsageError(msg)
-    starts = range(0, len(events), BLOCK)
-    blocks = [{name: column[start : start + BLOCK] for name, column in events.columns.items()} for start in starts]
-    return np.concatenate([find_bins(block, NOMINAL, None, bundle.regions, classifier)[0] for block in blocks])
+    found = []
+    for start in range(0, len(events), BLOCK):
+        block = slice(start, start + BLOCK)
+        columns = {name: column[block] for name, column in events.columns.items()}
+        draws = None if noise is None else (noise[0, block], noise[1, block])
+        found.append(find_bins(columns, point, draws, bundle.regions, classifier)[0])
+    return np.concatenate(found)
 
 
 def _rms(values: Sequence[float] | np.ndarray) -> float:

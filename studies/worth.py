@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sage.binned.counting import BLOCK, find_bins
 from sage.challenge.nuisances import PROCESSES, SIGNAL
 from sage.files.bundle import Bundle
 from sage.network.classifier import NetworkClassifier
-from studies.pools import nominal_bins, sensitivities
+from studies.pools import bins_at, nominal_bins, sensitivities
 from training.events import Events
 
 SIGNAL_SHARE = 0.5
@@ -92,13 +91,9 @@ class Sensitivity:
             mean[number] = np.average(self.at(bins[here]), weights=events.weights[here])
         nominal = np.abs(self.at(bins) - mean[events.classes])
         moved = np.zeros(len(events))
-        for start in range(0, len(events), BLOCK):
-            block = slice(start, start + BLOCK)
-            columns = {name: column[block] for name, column in events.columns.items()}
-            for point in POINTS:
-                draws = (noise[0, block], noise[1, block])
-                found = find_bins(columns, point, draws, self._bundle.regions, self._classifier)[0]
-                np.maximum(moved[block], np.abs(self.at(found) - mean[events.classes[block]]), out=moved[block])
+        for point in POINTS:
+            found = bins_at(point, noise, self._bundle, self._classifier, events)
+            np.maximum(moved, np.abs(self.at(found) - mean[events.classes]), out=moved)
         return np.sqrt(0.5 * (nominal**2 + moved**2)), bins
 
     def measure(self, events: Events, bins: np.ndarray | None = None) -> dict[str, Worth]:

@@ -7,7 +7,6 @@ effective numbers of showered events, as ``training.simulation.joining`` does wi
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from training.simulation.parts import check_sources
 from training.simulation.processes import TABLE
 from training.sums import SUMS_FOLDER, Plan, Sums, digest, sum_shards, sums_path
 from workshop.claims import claimed
-from workshop.files import write_json
+from workshop.files import read_object, write_json
 
 COUNTS_FILE = "counts.json"
 """Says what a folder counts; there from the beginning."""
@@ -240,16 +239,8 @@ def _sum(folder: Path, name: str, number: int) -> Sums:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         msg = f"{path.parent}: {path.name} is missing; give a folder that python -m scripts.simulate --count, or "
         msg += "scripts.count_events, has finished"
-        raise InputError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"{path}: cannot be read as JSON ({error}); count again into a new folder"
-        raise InputError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{path}: holds a {type(content).__name__}, not an object; count again into a new folder"
         raise InputError(msg)
-    return content
+    return read_object(path, "count again into a new folder")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from workshop.errors import UsageError, disk_error
-from workshop.files import PARTIAL, make_folder, take_lock, write_json
+from workshop.files import PARTIAL, make_folder, read_object, take_lock, write_json
 
 logger = logging.getLogger("sage.workshop.claims")
 
@@ -117,15 +117,7 @@ def _short(value: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{path}: cannot be read as JSON ({error}); choose another --output or remove the folder"
-        raise UsageError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{path}: holds a {type(content).__name__}, not an object; choose another --output or remove the folder"
-        raise UsageError(msg)
-    return content
+    return read_object(path, "choose another --output or remove the folder", UsageError)
 
 
 def _lock(path: Path) -> int:

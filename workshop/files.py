@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from sage.errors import InputError
+from sage.errors import InputError, SageError
 from workshop.errors import disk_error
 
 if TYPE_CHECKING:
@@ -141,6 +141,28 @@ def read_checked(path: Path, what_to_do: str) -> dict[str, np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         msg = f"{path}: missing or damaged ({error}); {what_to_do}"
         raise InputError(msg) from error
+
+
+def read_object(path: Path, what_to_do: str, error: type[SageError] = InputError) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        what_to_do: Way out, for the message.
+        error: What is raised.
+
+    Raises:
+        SageError: If it cannot be read, is not JSON or holds something else; of the given kind.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as cause:
+        msg = f"{path}: cannot be read as JSON ({cause}); {what_to_do}"
+        raise error(msg) from cause
+    if not isinstance(content, dict):
+        msg = f"{path}: holds a {type(content).__name__}, not an object; {what_to_do}"
+        raise error(msg)
+    return content
 
 
 def sha256(path: Path) -> str:

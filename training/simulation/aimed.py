@@ -53,7 +53,7 @@ class AimedDecisions(Decisions):
         self._thins_out = process.name == "ztautau"
         # anti-kt, R = 0.4, |eta| < 5, all but neutrinos.
         self._jets = pythia8mc.SlowJet(-1, 0.4, JET_PT, 5.0, 2)
-        self._told = load_importance() if aim.power else _equal
+        self._told = load_importance()
 
     def tried(self) -> dict[int, int]:
         """Return the events of the hard process so far, by code; Pythia has counted them."""
@@ -97,7 +97,7 @@ class AimedDecisions(Decisions):
         self._jets.analyze(event)
         found = np.array([momentum(self._jets.p(i)) for i in range(self._jets.sizeJet())]).reshape(-1, 4)
         features = set_features(taus, leptons, kinds, decays[..., 1:], drop_near(found, pair.turns[0][:2], leptons))
-        importance = np.clip(self._told(features), aim.floor, aim.ceiling)
+        importance = np.clip(self._told(features) ** aim.power, aim.floor, aim.ceiling)
         promises = decay_promise(self._process.keep, leptons, kinds, decays[..., 1:]) ** PROMISE_POWER * importance
         mean = float(promises.mean())
         # How many sets of full promise and mean importance the event is worth.
@@ -132,7 +132,3 @@ class AimedDecisions(Decisions):
             features=features[chosen],
         )
         return False
-
-
-def _equal(features: np.ndarray) -> np.ndarray:
-    return np.ones(len(features))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from sage.errors import InputError
-from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, EventsFile, Part
+from training.events import DATA_FILE, PARENTS_FILE, EventsFile, Part
 from workshop.files import sha256
 
 logger = logging.getLogger("sage.training.simulation.parts")
@@ -71,7 +70,7 @@ class Piece:
             logger.warning("%s has no %s: its rows count as showered events of their own", self.folder, PARENTS_FILE)
         self._check_border()
         self.hash = sha256(self.file.path)
-        self.metadata = json.loads((self.folder / METADATA_FILE).read_text(encoding="utf-8"))
+        self.metadata = self.file.metadata
 
     def __str__(self) -> str:
         return f"{self.folder}:{self.part}"
