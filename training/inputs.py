@@ -16,6 +16,7 @@ from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
 from sage.challenge.ditau import DITAU, ditau
 from sage.challenge.features import angular_distances, derived
 from sage.challenge.nuisances import CHALLENGE, SHAPE_NAMES
+from sage.challenge.position import standard_position
 from sage.challenge.shifts import Columns, shift, thresholds
 from sage.network.ditau import COLUMNS, write_ditau
 from sage.network.graph import JETS, PUBLISHED, WITH_DITAU, InputSet, input_column, required_jets
@@ -95,7 +96,7 @@ def inputs_at_points(
     events, keep = thresholds(shift(columns, *points.scales, noise=points.noise))
     everything = {**events, **derived(events), **angular_distances(events)}
     if inputs is WITH_DITAU:
-        everything |= ditau_tensors(events, keep)
+        everything |= standard_position(events) | ditau_tensors(events, keep)
     values = torch.stack([input_column(everything, name).expand_as(keep) for name in inputs.columns], dim=-1)
     jets = torch.stack([(events[f"PRI_{jet}_pt"] > 0).expand_as(keep) for jet in JETS], dim=-1)
     needs = torch.from_numpy(required_jets(inputs)).to(values.device)
