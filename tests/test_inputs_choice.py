@@ -60,7 +60,7 @@ def test_kernel_and_torch_agree_on_events(built):
         name: column.astype(np.float32) for name, column in select(shift(columns_of(embedded_frame(3000))))[0].items()
     }
     found = {
-        kind: NetworkClassifier(bundle.network, bundle.normalisation, kind, 1).probabilities(events, derived(events))
+        kind: NetworkClassifier(bundle.network, bundle.normalisation, kind, 1).outputs(events, derived(events))
         for kind in ("native", "torch")
     }
     assert found["native"].std(axis=0).min() > 0.005
