@@ -40,6 +40,7 @@ from training.binning import BinningRule, choose_edges
 from training.config import Config
 from training.correlations import variance_factors, yield_errors
 from training.counting import ByParents, Counter, CountingJob, count_nodes
+from training.efficient import choose_score, starting_edges
 from training.events import DATA_FILE
 from training.train import NETWORK_FILE, REPORT_FILE
 from training.validation import validate
@@ -122,7 +123,7 @@ def build_tables(
         "network": sha256(training / NETWORK_FILE),
         "seed": config.seed,
         "table_fraction": config.table_fraction,
-        **{name: value for name, value in asdict(settings).items() if name != "held_out"},
+        **{name: value for name, value in asdict(settings).items() if name != "held_out" and value != {}},
     }
     with claimed(output, identity, results=(f"{NODES}/*.npz", REPORT), overwrite=overwrite):
         return _build(config, counter, bare, output, scheduler, identity["data"])
@@ -133,7 +134,10 @@ def _build(
 ) -> dict[str, Any]:
     settings, noise = config.tables, counter.noise
     rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
-    regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))
+    mu, nus = settings.reference_point()
+    bare, promised = choose_score(bare, counter.blocks, mu, nus, config.seed)
+    starts = starting_edges(bare, counter.blocks, settings.uniform_bins)
+    regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine), starts)
     variances = counter.variances(regions)
     sums = counter.by_parents(regions) if counter.has_parents else None
 
@@ -149,6 +153,8 @@ def _build(
     elapsed = time.perf_counter() - began
     made = _tables(config, output, regions, points, counts, variances, sums, with_grid=settings.nodes == 0)
     report = made.report | {"data": {"file": DATA_FILE, "sha256": data_hash}}
+    if promised:
+        report["efficient_score"] = promised
     evaluations = n_events * noise.evaluations(points)
     cost = {
         "events": n_events,
