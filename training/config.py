@@ -24,6 +24,8 @@ DISTRIBUTIONS = ("prior", "uniform", "nominal")
 
 LARGEST = 1e9
 """Of any number among the settings."""
+FARTHEST = 5.0
+"""Distance of the copies from which scores are learnt: soft_met ends at 5 GeV."""
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 
 T = TypeVar("T")
@@ -121,6 +123,45 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class ScoresConfig:
+    """How the network of scores is trained, beside that of classes; what is not said here is as there.
+
+    Args:
+        networks: Networks to train; 0 for none. More than one are trained on bootstrapped events and averaged.
+        epochs: Passes over the training events.
+        patience: Epochs without a better held-out loss after which training stops.
+        batch_size: Events per optimiser step, each seen at two copies for each shape nuisance.
+        learning_rate: Highest learning rate of the schedule.
+        max_rows: Rows of each class seen in an epoch, about; 0 takes all. Weights are natural, so Z matters most.
+        distance: Distance of the copies from nominal: in prior widths for energy scales, in GeV for soft_met, whose
+            copies are 0 and this.
+    """
+
+    networks: int = 0
+    epochs: int = 4
+    patience: int = 4
+    batch_size: int = 512
+    learning_rate: float = 3e-3
+    max_rows: int = 0
+    distance: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Check what no type tells.
+
+        Raises:
+            SettingsError: If a number is out of its range.
+        """
+        for name, least in {"networks": 0, "epochs": 1, "patience": 1, "batch_size": 1, "max_rows": 0}.items():
+            if getattr(self, name) < least:
+                msg = f"scores: {name} is {getattr(self, name)}; it must be at least {least}"
+                raise SettingsError(msg)
+        for name, most in {"learning_rate": LARGEST, "distance": FARTHEST}.items():
+            if not 0.0 < getattr(self, name) <= most:
+                msg = f"scores: {name} is {getattr(self, name)}; it must be above 0, at most {most:g}"
+                raise SettingsError(msg)
+
+
+@dataclass(frozen=True)
 class TablesConfig:
     """How bins and yield tables are made.
 
@@ -206,6 +247,7 @@ class Config:
         workers: Processes, each with one thread, that fill the tables.
         threads: Threads of the training.
         training: Settings of the training.
+        scores: Settings of the training of the network of scores.
         tables: Settings of the tables.
         measurement: Settings of the measurement.
     """
@@ -215,6 +257,7 @@ class Config:
     workers: int = 1
     threads: int = 1
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
     tables: TablesConfig = field(default_factory=TablesConfig)
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
 

@@ -85,7 +85,9 @@ class Sums:
         halves = (0, 1) if half is None else (half, half)
         first, second = (self.derivatives[number] @ a for number in halves)
         variance = a @ self.variances[list(halves)].mean(axis=0) @ a
-        return float(np.sqrt(max(variance + first[1:] @ second[1:], 0.0)) * 2.0 / abs(first[0] + second[0]))
+        # What two halves do not agree on is not there.
+        systematic = np.maximum(first[1:] * second[1:], 0.0).sum()
+        return float(np.sqrt(variance + systematic) * 2.0 / abs(first[0] + second[0]))
 
 
 def weights_of(slope: np.ndarray, variance: np.ndarray, systematic: np.ndarray) -> np.ndarray | None:
@@ -214,7 +216,11 @@ def starting_edges(regions: RegionSet, blocks: Blocks, n_bins: int) -> dict[str,
         for region, (rows, _) in zip(regions.regions, bin_numbers(regions, values), strict=True):
             if region.name in found:
                 found[region.name].append(np.stack([observable[rows], weights[rows]]))
-    return {name: least_loss(*np.concatenate(parts, axis=1), n_bins) for name, parts in found.items()}
+    out = {}
+    for name, parts in found.items():
+        observables, all_weights = np.concatenate(parts, axis=1)
+        out[name] = least_loss(observables, all_weights, n_bins)
+    return out
 
 
 def least_loss(values: np.ndarray, weights: np.ndarray, n_bins: int) -> np.ndarray:

@@ -78,7 +78,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
             **origin,
             "tables": {name: built[name] for name in TABLES_ORIGIN if built[name]},
             "seed": config.seed,
-            "config": asdict(config) | {"training": trained},
+            "config": asdict(config) | trained,
             "versions": versions(),
             "created_with": "scripts.make_weights",
         },
@@ -105,7 +105,8 @@ def _network_origin(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[
     else:
         content = origin = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     constants = {"inputs": content.get("inputs", list(PUBLISHED.columns)), "normalisation": content["normalisation"]}
-    return {key: origin[key] for key in ("data", "rows")}, constants, origin["config"]["training"]
+    sections = {name: origin["config"][name] for name in ("training", "scores") if name in origin["config"]}
+    return {key: origin[key] for key in ("data", "rows")}, constants, sections
 
 
 def make_weights(
