@@ -16,7 +16,6 @@ from scripts import compare_binnings as program
 from tests.conftest import analytic_yields
 from tests.events import small_data
 from tests.likelihoods import likelihood_from
-from training.build_tables import read_network, read_shares
 from training.compare_binnings import (
     CENTRE,
     bounds,
@@ -26,6 +25,7 @@ from training.compare_binnings import (
 )
 from training.events import EventsFile
 from training.filling import Evaluator, Filled, Filler
+from training.networks import read_network, read_shares
 
 N_BINS = 12
 NOISE = 0.01

@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 from tests.events import columns_of, drawn_frame, embedded_frame, full_weights, small_data
 from tests.test_build_tables import CONFIG
 from tests.test_manifest import edit_manifest
-from training.build_tables import read_network
 from training.make_weights import make_weights
+from training.networks import read_network
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,12 @@ from training.checkpoint import CHECKPOINT_FILE
 from training.config import Config, ScoresConfig, TablesConfig, read_config
 from training.events import EventsFile
 from training.make_weights import make_weights
+from training.networks import NETWORK_FILE, REPORT_FILE, read_shares
 from training.parallel import Processes
 from training.preparation import prepare
 from training.sampling import HeldOut
 from training.scores import ScoreLoss, as_scores, settings_of
-from training.train import NETWORK_FILE, REPORT_FILE, Trainer, train
+from training.train import Trainer, train
 from workshop.files import read_arrays
 
 SHAPES = [nuisance for nuisance in CHALLENGE if nuisance.kind == "shape"]
@@ -201,3 +202,21 @@ def test_impossible_settings_are_refused(tmp_path, text, message):
 
 def test_off_by_default():
     assert Config().scores.networks == 0
+
+
+def test_scores_for_a_network_that_is_there(built, data, tmp_path):
+    """The classes keep their bits and constants; report and manifest say what trained which."""
+    report = train(SCORED, data, tmp_path / "more", network=built / "weights")
+    classes, scores = split(read_arrays(tmp_path / "more" / NETWORK_FILE))
+    before, others = split(read_arrays(built / "training" / NETWORK_FILE))
+    for name, array in before.items():
+        np.testing.assert_array_equal(classes[name], array)
+    # The same events, settings and seed: the same scores.
+    assert all(np.array_equal(scores[name], array) for name, array in others.items())
+    known = json.loads((built / "training" / REPORT_FILE).read_text())
+    assert report["normalisation"] == known["normalisation"]
+    assert report["score_losses"] == known["score_losses"]
+    assert report["scores"]["data"] == known["data"]
+    assert read_shares(tmp_path / "more") == read_shares(built / "training")
+    with pytest.raises(SettingsError, match="no network of scores asked for"):
+        train(dataclasses.replace(SCORED, scores=ScoresConfig()), data, tmp_path / "none", network=built / "weights")

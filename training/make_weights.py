@@ -32,7 +32,8 @@ from training.build_tables import (
     summary,
 )
 from training.config import Config
-from training.train import NETWORK_FILE, REPORT_FILE, train, versions
+from training.networks import NETWORK_FILE, REPORT_FILE
+from training.train import train, versions
 from workshop.claims import locked
 from workshop.files import read_arrays, sha256, write_bytes, write_json
 

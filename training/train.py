@@ -23,7 +23,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,20 +38,18 @@ from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
 from sage.network.dense import DualBranchNetwork
 from sage.network.graph import INPUT_SETS
-from sage.network.parameters import SCORES, stack
+from sage.network.parameters import SCORES, split, stack
 from training.checkpoint import CHECKPOINT_FILE, Progress, read_checkpoint, write_checkpoint
 from training.config import Config
 from training.events import Events, EventsFile
 from training.losses import Loss, TrainingLoss
+from training.networks import NETWORK_FILE, REPORT_FILE, description_of, read_network
 from training.parallel import Processes, joined
 from training.preparation import Preparation, prepare
 from training.sampling import BOOTSTRAP, HeldOut, Thinning, poisson
 from training.scores import ScoreLoss, as_scores, settings_of
 from workshop.claims import claimed
 from workshop.files import sha256, write_arrays, write_json
-
-NETWORK_FILE = "network.npz"
-REPORT_FILE = "training.json"
 
 ORDER, POINTS, VALIDATION = range(3)
 """What random numbers are for; part of their key, after the seed."""
@@ -244,7 +242,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def train(config: Config, data: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, data: Path, output: Path, overwrite: bool = False, network: Path | None = None
+) -> dict[str, Any]:
     """Train the network, or several, and write them; goes on from the checkpoint in ``output`` if there is one.
 
     Args:
@@ -253,29 +253,37 @@ def train(config: Config, data: Path, output: Path, overwrite: bool = False) -> 
         output: Folder that receives ``network.npz``, ``training.json`` and, in a folder of its own for each network
             if there are several, checkpoint and losses.
         overwrite: Throw away what ``output`` holds of an earlier training.
+        network: Folder of a training, or of weights, whose network of classes is taken with its feature constants;
+            only networks of scores are trained. None to train both.
 
     Returns:
         The content of ``training.json``.
 
     Raises:
         UsageError: If the folder holds another training, something else, or is in use.
+        SettingsError: If there is nothing to train.
     """
+    if network is not None and config.scores.networks == 0:
+        msg = "a network of classes is given and no network of scores asked for; set networks of section scores"
+        raise SettingsError(msg)
     torch.set_num_threads(config.threads)
     file = EventsFile(data, config.table_fraction)
     source = {"file": file.path.name, "sha256": sha256(file.path)}
     with joined(config.training.device) as processes:
         checkpoints = [f"{part}{CHECKPOINT_FILE}" for part in ("", "network_*/", SCORES, f"{SCORES}network_*/")]
         results = (*checkpoints, NETWORK_FILE, REPORT_FILE)
-        claim = claimed(output, _identity(config, source), results=results, overwrite=overwrite)
+        claim = claimed(output, _identity(config, source, network), results=results, overwrite=overwrite)
         with claim if processes.rank == 0 else nullcontext():
             processes.wait()
-            return _train(config, file, output, source, processes)
+            return _train(config, file, output, source, processes, network)
 
 
-def _identity(config: Config, source: dict[str, str]) -> dict[str, Any]:
+def _identity(config: Config, source: dict[str, str], network: Path | None) -> dict[str, Any]:
     """Return what decides the result."""
     training = {name: value for name, value in asdict(config.training).items() if name != "checkpoint_minutes"}
-    scores = {"scores": asdict(config.scores)} if config.scores.networks else {}
+    scores: dict[str, Any] = {"scores": asdict(config.scores)} if config.scores.networks else {}
+    if network is not None:
+        scores["network"] = sha256(network / NETWORK_FILE)
     return {
         "data": source["sha256"],
         "seed": config.seed,
@@ -286,15 +294,26 @@ def _identity(config: Config, source: dict[str, str]) -> dict[str, Any]:
 
 
 def _train(
-    config: Config, file: EventsFile, output: Path, source: dict[str, str], processes: Processes
+    config: Config,
+    file: EventsFile,
+    output: Path,
+    source: dict[str, str],
+    processes: Processes,
+    network: Path | None,
 ) -> dict[str, Any]:
     settings = config.training
     rows, held_out = file.rows("training"), HeldOut(config.seed, settings.validation_fraction)
-    preparation = prepare(file, rows, held_out, INPUT_SETS[settings.inputs])
-    trained, losses = _members(config, file, output, preparation, processes)
-    arrays = stack([with_shares(network, settings.shares()) for network in trained])
+    if network is None:
+        preparation = prepare(file, rows, held_out, INPUT_SETS[settings.inputs])
+        trained, losses = _members(config, file, output, preparation, processes)
+        arrays = stack([with_shares(member, settings.shares()) for member in trained])
+    else:
+        parameters, normalisation = read_network(network)
+        arrays = split(parameters)[0]
+        preparation = prepare(file, rows, held_out, normalisation.inputs)
+        preparation = replace(preparation, normalisation=normalisation)
     constants = preparation.normalisation
-    report = {
+    report: dict[str, Any] = {
         "config": asdict(config),
         "data": source,
         "rows": {
@@ -305,9 +324,17 @@ def _train(
         },
         "inputs": list(constants.inputs.columns),
         "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
-        "losses": losses,
         "versions": versions(),
     }
+    if network is None:
+        report["losses"] = losses
+    else:
+        # What the network of classes was trained with, and what that of scores was.
+        origin = description_of(network)
+        origin = origin.get("origin", origin)
+        report["scores"] = {name: report[name] for name in ("data", "rows")}
+        report |= {name: origin[name] for name in ("data", "rows")}
+        report["config"]["training"] = origin["config"]["training"]
     if config.scores.networks:
         trained, report["score_losses"] = _members(
             settings_of(config), file, output / SCORES, preparation, processes, settings.networks, ScoreLoss
