@@ -166,10 +166,10 @@ def test_indefinite_information_gives_no_precision():
 
 def test_program(data, tmp_path):
     options = ["--data", str(data), "--part", "all", "--points", "19", "--noise-draws", "1", "--min-effective", "5"]
-    options += ["--region-sets", "disjoint", "five", "--output", str(tmp_path)]
+    options += ["--region-sets", "disjoint", "five", "score", "--output", str(tmp_path)]
     assert program.main(options) == 0
     result = json.loads((tmp_path / "binnings.json").read_text())
-    assert [entry["region_set"] for entry in result["candidates"]] == ["disjoint", "five"]
+    assert [entry["region_set"] for entry in result["candidates"]] == ["disjoint", "five", "score"]
     for entry in result["candidates"]:
         assert entry["bins"] == sum(entry["bins_of_regions"].values())
         assert 0 < entry["statistical"] <= entry["rates"] <= entry["sigma"] <= entry["sigma_simulation"]
