@@ -99,6 +99,8 @@ def test_exact_scores_give_the_textbook_coefficients():
     assert promised["sigma_other_half"] == pytest.approx(exact, rel=0.04)
     assert promised["sigma_signal_share"] > 1.3 * exact
     np.testing.assert_allclose(found.score.yields, YIELDS)
+    assert promised["fidelity"] == pytest.approx(dict.fromkeys(promised["fidelity"], 1.0), rel=0.05)
+    assert promised["fidelity"].keys() == {"mu", *NAMES} - {"jes", "soft_met"}
 
 
 def test_formula_is_the_one_of_the_information_matrix():
@@ -118,6 +120,7 @@ def test_noise_is_shrunk_and_not_taken_for_knowledge():
     noisy, promised = choose_score(BARE, toy(noise=0.12), mu, nus, SEED)
     assert 0.3 < noisy.score.coefficients[0] / clean.score.coefficients[0] < 0.9
     assert exact["sigma"] < 0.99 * promised["sigma"]
+    assert promised["fidelity"]["tes"] < 0.6
     # Judged by events that chose nothing: the same formula on another sample.
     fresh = add_up(BARE, noisy.score, toy(noise=0.12, seed=9), SEED)
     assert fresh.sigma(np.array(noisy.score.coefficients)) == pytest.approx(promised["sigma"], rel=0.05)

@@ -31,7 +31,7 @@ from sage.binned.counting import NOMINAL
 from sage.binned.regions import RegionSet, bin_numbers, ratios, reweighted
 from sage.binned.response import Point
 from sage.binned.score import EFFICIENT_SCORE, EfficientScore
-from sage.challenge.nuisances import CHALLENGE, PROCESSES, SIGNAL
+from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES, SIGNAL
 from sage.errors import SettingsError
 from training.sampling import uniform
 
@@ -78,6 +78,12 @@ class Sums:
         out = np.zeros(len(CHALLENGE))
         out[self.present[1:] - 1] = -a[1:] / a[0]
         return out
+
+    def fidelity(self) -> dict[str, float]:
+        """Return J_kk / V_kk of each score by name: 1 of an exact one, less of one with noise or too sure of itself."""
+        j, v = self.derivatives.mean(axis=0), self.variances.mean(axis=0)
+        names = ("mu", *NAMES)
+        return {names[k]: float(j[k, i] / v[i, i]) for i, k in enumerate(self.present.tolist()) if v[i, i] > 0.0}
 
     def sigma(self, coefficients: np.ndarray, half: int | None = None) -> float:
         """Return the error on mu from the sum of s* over all events, judged by one half of the events or by all."""
@@ -163,7 +169,7 @@ def add_up(regions: RegionSet, score: EfficientScore, blocks: Blocks, seed: int)
 
 def choose_score(
     bare: RegionSet, blocks: Blocks, mu: float, nus: tuple[float, ...], seed: int
-) -> tuple[RegionSet, dict[str, float]]:
+) -> tuple[RegionSet, dict[str, Any]]:
     """Give a region set its efficient score; one that does not use it stays as it is.
 
     Args:
@@ -176,7 +182,7 @@ def choose_score(
     Returns:
         The regions, and what they promise: ``sigma``, the error on mu from the sum of s* over all events (a histogram
         of s* holds more); ``sigma_other_half``, that with coefficients from other events; ``sigma_signal_share``, that
-        of the sum of s_mu alone.
+        of the sum of s_mu alone; ``fidelity`` of the scores by name, see ``Sums.fidelity``.
     """
     if EFFICIENT_SCORE not in bare.names:
         return bare, {}
@@ -194,6 +200,7 @@ def choose_score(
         "sigma": sums.sigma(c),
         "sigma_other_half": float(np.mean([sums.sigma(halves[h], half=1 - h) for h in (0, 1)])),
         "sigma_signal_share": sums.sigma(np.zeros(len(c))),
+        "fidelity": sums.fidelity(),
     }
     return replace(bare, score=replace(score, coefficients=tuple(c.tolist()))), promised
 
