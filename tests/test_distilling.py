@@ -16,7 +16,7 @@ from studies.worth import Sensitivity
 from tests.ending import exit_code
 from tests.events import small_data
 from training.events import DATA_FILE, METADATA_FILE, PARENTS_FILE, Events, EventsFile
-from training.simulation.distilling import Distilling, Judged, choose, draw_rows, keep_probabilities
+from training.simulation.distilling import Distilling, Judged, choose, draw_rows, keep_probabilities, rounded
 
 
 def toy(n=20_000, seed=1):
@@ -118,6 +118,11 @@ def test_program(demo_weights, tmp_path, capsys):
     told = json.loads((tmp_path / "one" / METADATA_FILE).read_text())["distill"]
     assert told["kept"]["processes"]["ztautau"]["w"] == pytest.approx(sensitivity.measure(after)["ztautau"].w, rel=1e-3)
     assert told["of_rows"] == n
+    assert main([*given, "--bits", "13", "--output", str(tmp_path / "coarse")]) == 0
+    coarse = EventsFile(tmp_path / "coarse", 1.0).read(range(len(after)))
+    for name, column in after.columns.items():
+        np.testing.assert_allclose(coarse.columns[name], column, rtol=2.0**-14)
+    assert (tmp_path / "coarse" / DATA_FILE).stat().st_size < 0.75 * (tmp_path / "one" / DATA_FILE).stat().st_size
     capsys.readouterr()
 
     assert main([*given, "--seed", "9", "--output", str(tmp_path / "one")]) == 2
@@ -132,6 +137,22 @@ def test_program(demo_weights, tmp_path, capsys):
     (data / PARENTS_FILE).unlink()
     assert main([*given, "--output", str(tmp_path / "bad")]) == 2
     assert "parents.parquet is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [8, 13, 22])
+def test_rounding_keeps_so_many_bits(bits):
+    rng = np.random.default_rng(4)
+    values = (rng.standard_normal(5000) * 10.0 ** rng.uniform(-6, 6, 5000)).astype(np.float32)
+    found = rounded(values, bits)
+    assert found.dtype == np.float32
+    assert (np.abs(found - values) <= np.abs(values) * 2.0 ** -(bits + 1) * (1 + 1e-6)).all()
+    assert (np.abs(found - values) > np.abs(values) * 2.0 ** -(bits + 3)).mean() > 0.2
+    mantissa, _ = np.frexp(found.astype(np.float64))
+    assert (mantissa * 2.0 ** (bits + 1) % 1.0 == 0.0).all()
+    exact = np.array([0.0, -25.0, 20.0, 1.0, 3.0, -0.5], np.float32)
+    np.testing.assert_array_equal(rounded(exact, bits), exact)
+    assert rounded(np.array([1.99999], np.float32), 8)[0] == 2.0
+    np.testing.assert_array_equal(rounded(values, 23), values)
 
 
 def test_a_process_without_any_row_is_an_error():

@@ -94,7 +94,7 @@ class EventsFile:
             msg = f"{folder}: no such folder; give the one that holds {DATA_FILE} and its metadata"
             raise InputError(msg)
         self.path = folder / DATA_FILE
-        metadata = _read_metadata(folder / METADATA_FILE)
+        self.metadata = metadata = _read_metadata(folder / METADATA_FILE)
         try:
             self._parquet = pq.ParquetFile(self.path)
         except (OSError, pa.ArrowInvalid) as error:

@@ -138,7 +138,13 @@ class Buckets:
 
 
 def write(
-    buckets: Buckets, output: Path, rng: np.random.Generator, description: str, details: Mapping[str, Any]
+    buckets: Buckets,
+    output: Path,
+    rng: np.random.Generator,
+    description: str,
+    details: Mapping[str, Any],
+    *,
+    compact: bool = False,
 ) -> dict[str, Any]:
     """Write the events file, the file of showered events and the metadata, which this returns.
 
@@ -151,12 +157,13 @@ def write(
         rng: Source of random numbers.
         description: What the events are.
         details: Entries of the metadata beyond the challenge's.
+        compact: Whether equal bytes of neighbouring values are stored together, for small files.
     """
     with ExitStack() as stack:
         names = (DATA_FILE, PARENTS_FILE, METADATA_FILE)
         partial = {name: stack.enter_context(partial_file(output / name)) for name in names}
         streams = {name: stream for name, (stream, _) in partial.items()}
-        sum_weights, total_rows = _write(buckets.paths, streams, rng)
+        sum_weights, total_rows = _write(buckets.paths, streams, rng, compact)
         metadata = {
             "description": description,
             "total_rows": total_rows,
@@ -176,7 +183,9 @@ def write(
     return metadata
 
 
-def _write(buckets: list[Path], streams: Mapping[str, BinaryIO], rng: np.random.Generator) -> tuple[float, int]:
+def _write(
+    buckets: list[Path], streams: Mapping[str, BinaryIO], rng: np.random.Generator, compact: bool
+) -> tuple[float, int]:
     """Write the rows to streams by name; returns the sum of weights and the number of rows."""
     names = np.array(list(TABLE))
     labels = np.array([process.label for process in TABLE.values()], dtype=np.float32)
@@ -184,10 +193,13 @@ def _write(buckets: list[Path], streams: Mapping[str, BinaryIO], rng: np.random.
     schema = pa.schema([*fields, ("detailed_labels", pa.string()), ("labels", pa.float32())])
     parents = pa.schema([("parent", pa.int64())])
     sum_weights, total_rows = 0.0, 0
+    # Distilled weights are all different, so a dictionary of them would only cost.
+    encoding: dict[str, Any] = {"use_dictionary": ["weights", "detailed_labels", "labels"]}
+    if compact:
+        encoding = {"use_dictionary": ["detailed_labels", "labels"], "compression_level": 19}
+        encoding["use_byte_stream_split"] = [*PRIMARIES, "weights"]
     with (
-        pq.ParquetWriter(
-            streams[DATA_FILE], schema, compression="zstd", use_dictionary=["weights", "detailed_labels", "labels"]
-        ) as events_file,
+        pq.ParquetWriter(streams[DATA_FILE], schema, compression="zstd", **encoding) as events_file,
         pq.ParquetWriter(streams[PARENTS_FILE], parents, compression="zstd", use_dictionary=False) as parents_file,
     ):
         for records in _shuffled(buckets, rng):

@@ -26,6 +26,8 @@ from workshop.claims import claimed
 from workshop.files import scratch_folder, sha256
 
 SETTINGS_FILE = "distill.json"
+ALL_BITS = 23
+"""Of float32."""
 DESCRIPTION = (
     "Simulation, distilled from a larger events file: rows kept by what they are worth, with weights that keep the "
     "expectation. NOT the public data set. Weights are not uniform."
@@ -53,11 +55,29 @@ class Distilling:
         rows: Rows wanted; as many are kept but for a few.
         seed: Decides which, and their order.
         floor: Smallest importance, in units of the mean one of each process by weight.
+        bits: Bits of each value after the leading one that are kept, 23 for all: fewer make a smaller file.
     """
 
     rows: int
     seed: int
     floor: float
+    bits: int = ALL_BITS
+
+
+def rounded(values: np.ndarray, bits: int) -> np.ndarray:
+    """Round float32 numbers to so many bits after the leading one, to nearest, halves up in magnitude.
+
+    Args:
+        values: Finite float32 numbers of any shape.
+        bits: From 1 to 23; the relative change is at most 2^-(bits + 1).
+    """
+    dropped = ALL_BITS - bits
+    if dropped == 0:
+        return values
+    whole = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    # A carry into the exponent is the next power of two, as it should be.
+    kept = (whole + np.uint32(1 << (dropped - 1))) >> np.uint32(dropped) << np.uint32(dropped)
+    return kept.view(np.float32)
 
 
 def keep_probabilities(weights: np.ndarray, importance: np.ndarray, rows: float) -> np.ndarray:
@@ -123,9 +143,11 @@ def distil(
         buckets = Buckets(dealt, {name: counts[name] for name in TABLE if counts[name]}, rng)
         for number, name in enumerate(TABLE):
             if counts[name]:
-                buckets.deal(name, _records(kept.take(np.flatnonzero(kept.classes == PROCESSES.index(name))), number))
-        details = {**asked, "of_rows": file.total_rows, "kept": dict(describe(kept))}
-        return write(buckets, output, rng, DESCRIPTION, {"distill": details})
+                here = kept.take(np.flatnonzero(kept.classes == PROCESSES.index(name)))
+                buckets.deal(name, _records(here, number, settings.bits))
+        made_by = {key: file.metadata[key] for key in ("simulation", "join") if key in file.metadata}
+        details = {**asked, "of_rows": file.total_rows, "of": made_by, "kept": dict(describe(kept))}
+        return write(buckets, output, rng, DESCRIPTION, {"distill": details}, compact=True)
 
 
 def choose(events: Events, judged: Judged, settings: Distilling) -> Events:
@@ -153,10 +175,10 @@ def choose(events: Events, judged: Judged, settings: Distilling) -> Events:
     return Events(kept.columns, weights * scale[kept.classes], kept.classes, kept.keys)
 
 
-def _records(events: Events, number: int) -> np.ndarray:
+def _records(events: Events, number: int, bits: int) -> np.ndarray:
     records = np.empty(len(events), RECORD)
-    records["values"] = np.stack([events.columns[name] for name in PRIMARIES], axis=1)
-    records["weight"] = events.weights
+    records["values"] = rounded(np.stack([events.columns[name] for name in PRIMARIES], axis=1), bits)
+    records["weight"] = rounded(events.weights.astype(np.float32), bits)
     records["process"] = number
     records["parent"] = events.keys
     return records
