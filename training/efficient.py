@@ -64,8 +64,8 @@ class Sums:
     variances: np.ndarray
     present: np.ndarray
 
-    def coefficients(self) -> np.ndarray:
-        """Return c of the six nuisances, 0 for those without a score, shape (6,)."""
+    def coefficients(self) -> np.ndarray | None:
+        """Return c of the six nuisances, 0 for those without a score, shape (6,); None if the events do not tell."""
         first, second = self.derivatives
         crossed = first[1:].T @ second[1:]
         a = weights_of((first + second)[0] / 2, self.variances.mean(axis=0), (crossed + crossed.T) / 2)
@@ -73,8 +73,7 @@ class Sums:
             whole = self.derivatives.mean(axis=0)[1:]
             a = weights_of((first + second)[0] / 2, self.variances.mean(axis=0), whole.T @ whole)
         if a is None or not a[0] > 0.0:
-            msg = "the events do not tell what the scores are worth; choose the efficient score from more events"
-            raise SettingsError(msg)
+            return None
         out = np.zeros(len(CHALLENGE))
         out[self.present[1:] - 1] = -a[1:] / a[0]
         return out
@@ -181,8 +180,9 @@ def choose_score(
 
     Returns:
         The regions, and what they promise: ``sigma``, the error on mu from the sum of s* over all events (a histogram
-        of s* holds more); ``sigma_other_half``, that with coefficients from other events; ``sigma_signal_share``, that
-        of the sum of s_mu alone; ``fidelity`` of the scores by name, see ``Sums.fidelity``.
+        of s* holds more); ``sigma_other_half``, that with coefficients from other events, None if a half is too small
+        for that; ``sigma_signal_share``, that of the sum of s_mu alone; ``fidelity`` of the scores by name, see
+        ``Sums.fidelity``.
     """
     if EFFICIENT_SCORE not in bare.names:
         return bare, {}
@@ -195,10 +195,14 @@ def choose_score(
     score = EfficientScore(mu, nus, tuple(yields.tolist()))
     sums = add_up(bare, score, blocks, seed)
     c = sums.coefficients()
+    if c is None:
+        msg = "the events do not tell what the scores are worth; choose the efficient score from more events"
+        raise SettingsError(msg)
     halves = [Sums(sums.derivatives[[h, h]], sums.variances[[h, h]], sums.present).coefficients() for h in (0, 1)]
+    crossed = [sums.sigma(one, half=1 - h) for h, one in enumerate(halves) if one is not None]
     promised = {
         "sigma": sums.sigma(c),
-        "sigma_other_half": float(np.mean([sums.sigma(halves[h], half=1 - h) for h in (0, 1)])),
+        "sigma_other_half": float(np.mean(crossed)) if len(crossed) == len(halves) else None,
         "sigma_signal_share": sums.sigma(np.zeros(len(c))),
         "fidelity": sums.fidelity(),
     }
