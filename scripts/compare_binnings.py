@@ -51,10 +51,10 @@ def work(given: argparse.Namespace) -> None:
     """Count, compare, write and print."""
     from sage.binned.counting import Noise, choose_points
     from sage.network.classifier import NetworkClassifier
-    from training.build_tables import read_network, read_shares
     from training.compare_binnings import candidates, compare, table
     from training.events import EventsFile
     from training.filling import Evaluator
+    from training.networks import read_network, read_shares
     from workshop.files import write_bytes, write_json
 
     parameters, normalisation = read_network(given.weights)

@@ -16,7 +16,6 @@ from scripts import compare_binnings as program
 from tests.conftest import analytic_yields
 from tests.events import small_data
 from tests.likelihoods import likelihood_from
-from training.build_tables import read_network, read_shares
 from training.compare_binnings import (
     CENTRE,
     bounds,
@@ -26,6 +25,7 @@ from training.compare_binnings import (
 )
 from training.events import EventsFile
 from training.filling import Evaluator, Filled, Filler
+from training.networks import read_network, read_shares
 
 N_BINS = 12
 NOISE = 0.01
@@ -166,10 +166,10 @@ def test_indefinite_information_gives_no_precision():
 
 def test_program(data, tmp_path):
     options = ["--data", str(data), "--part", "all", "--points", "19", "--noise-draws", "1", "--min-effective", "5"]
-    options += ["--region-sets", "disjoint", "five", "--output", str(tmp_path)]
+    options += ["--region-sets", "disjoint", "five", "score", "--output", str(tmp_path)]
     assert program.main(options) == 0
     result = json.loads((tmp_path / "binnings.json").read_text())
-    assert [entry["region_set"] for entry in result["candidates"]] == ["disjoint", "five"]
+    assert [entry["region_set"] for entry in result["candidates"]] == ["disjoint", "five", "score"]
     for entry in result["candidates"]:
         assert entry["bins"] == sum(entry["bins_of_regions"].values())
         assert 0 < entry["statistical"] <= entry["rates"] <= entry["sigma"] <= entry["sigma_simulation"]

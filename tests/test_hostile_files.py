@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from model import WEIGHTS, Model
 from sage.binned.regions import QUANTITIES
+from sage.binned.score import EFFICIENT_SCORE, SHAPE_SCORES
 from sage.errors import WeightsError
 from sage.files.bundle import read_bundle
 from sage.files.manifest import MANIFEST, REMEDY, signed
@@ -453,8 +454,16 @@ def test_implausible_entries(folder, change, message):
 
 
 def test_every_quantity_may_be_named(folder):
-    edit(folder, lambda m: region(m)["cuts"].extend([name, ">=", 0.0] for name in QUANTITIES))
-    assert len(read_bundle(folder).regions.regions[0].cuts) == 2 + len(QUANTITIES)
+    of_scores = {*SHAPE_SCORES, EFFICIENT_SCORE}
+    names = [name for name in QUANTITIES if name not in of_scores]
+    edit(folder, lambda m: region(m)["cuts"].extend([name, ">=", 0.0] for name in names))
+    assert len(read_bundle(folder).regions.regions[0].cuts) == 2 + len(names)
+
+
+@pytest.mark.parametrize("name", [*SHAPE_SCORES, EFFICIENT_SCORE])
+def test_scores_that_are_not_there_may_not_be_named(folder, name):
+    edit(folder, lambda m: region(m)["cuts"].append([name, ">=", 0.0]))
+    refused(folder, "has no network of scores" if name in SHAPE_SCORES else "without saying what makes it")
 
 
 ORIGINAL = json.loads((WEIGHTS / MANIFEST).read_text())

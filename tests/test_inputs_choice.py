@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 from tests.events import columns_of, drawn_frame, embedded_frame, full_weights, small_data
 from tests.test_build_tables import CONFIG
 from tests.test_manifest import edit_manifest
-from training.build_tables import read_network
 from training.make_weights import make_weights
+from training.networks import read_network
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_kernel_and_torch_agree_on_events(built):
         name: column.astype(np.float32) for name, column in select(shift(columns_of(embedded_frame(3000))))[0].items()
     }
     found = {
-        kind: NetworkClassifier(bundle.network, bundle.normalisation, kind, 1).probabilities(events, derived(events))
+        kind: NetworkClassifier(bundle.network, bundle.normalisation, kind, 1).outputs(events, derived(events))
         for kind in ("native", "torch")
     }
     assert found["native"].std(axis=0).min() > 0.005

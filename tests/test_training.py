@@ -28,10 +28,12 @@ from training.checkpoint import CHECKPOINT_FILE, LOSSES_FILE
 from training.config import DEFAULT_CONFIG, Config, TablesConfig, TrainingConfig, read_config
 from training.events import EventsFile
 from training.inputs import draw_points
+from training.losses import TrainingLoss
+from training.networks import NETWORK_FILE, REPORT_FILE
 from training.parallel import Processes, joined
 from training.preparation import prepare
 from training.sampling import HeldOut
-from training.train import NETWORK_FILE, REPORT_FILE, Trainer, TrainingLoss, train, with_shares
+from training.train import Trainer, train, with_shares
 from workshop.errors import UsageError
 from workshop.files import read_arrays, write_arrays
 

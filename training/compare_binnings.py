@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -22,12 +23,15 @@ from tqdm import tqdm
 from sage.binned.counting import NOMINAL
 from sage.binned.regions import REGION_SETS, RegionSet, region_set
 from sage.binned.response import Point, Response, fit_counts
+from sage.binned.score import EFFICIENT_SCORE
 from sage.binned.statistic import BinnedLikelihood, asimov, binned_likelihood
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from sage.fit.interval import measure_interval
 from sage.fit.objective import MU
 from sage.rates import Rates
 from training.binning import BACKGROUND_ROWS, BinningRule, choose_edges
+from training.config import TablesConfig
+from training.efficient import Block, Blocks, choose_score, starting_edges
 from training.events import Events
 from training.filling import HALVES, Evaluator, Filled, Filler, NominalCounts
 
@@ -254,12 +258,20 @@ def compare(
     weights, classes = events.weights[kept], events.classes[kept]
     selections = [np.ones(len(kept), dtype=bool), *(halves[kept] == half for half in HALVES)]
 
+    # The efficient score, too, is chosen on the events that choose the edges.
+    blocks = [selected_blocks(evaluate, events, (values, kept), selection) for selection in selections]
+    scores: dict[int, RegionSet] = {}
     fillers = []
     for candidate in tqdm(chosen, desc="edges", disable=None):
-        for selection in selections:
+        for number, selection in enumerate(selections):
             counter = NominalCounts(values, weights, classes, selection)
             bare = region_set(candidate.region_set).for_network(shares)
-            regions = choose_edges(bare, candidate.rule, candidate.uniform_bins, counter)
+            if EFFICIENT_SCORE in bare.names:
+                if number not in scores:
+                    scores[number], _ = choose_score(bare, blocks[number], *TablesConfig().reference_point(), seed)
+                bare = replace(bare, score=scores[number].score)
+            starts = starting_edges(bare, blocks[number], candidate.uniform_bins)
+            regions = choose_edges(bare, candidate.rule, candidate.uniform_bins, counter, starts)
             fillers.append(Filler(regions, events, halves, len(points)))
     for k, point in enumerate(tqdm(points, desc="points", disable=None)):
         draws = evaluate.noise.draws if point[2] > 0 else 1
@@ -272,6 +284,33 @@ def compare(
         everything, *by_half = (filler.result() for filler in fillers[3 * i : 3 * i + 3])
         entries.append({"name": candidate.name, **asdict(candidate)} | judge(everything, by_half, points))
     return {"bounds": bounds(values, weights, shares, classes), "candidates": entries}
+
+
+def selected_blocks(
+    evaluate: Evaluator, events: Events, nominal: tuple[dict[str, Any], np.ndarray], selection: np.ndarray
+) -> Blocks:
+    """Give some of the events at nuisance points, weighted as all of them; see ``training.efficient.Blocks``.
+
+    Args:
+        evaluate: Evaluates the network.
+        events: All events.
+        nominal: Their values and row numbers at the nominal point, m events.
+        selection: Which of these are given, shape (m,), boolean.
+    """
+    paired = replace(evaluate, noise=replace(evaluate.noise, common=True))
+    nominal_rows = nominal[1]
+    # By showered events, so an event that is selected elsewhere alone belongs where its relatives are.
+    chosen = np.isin(events.keys, events.keys[nominal_rows[selection]])
+    scale = events.weights[nominal_rows].sum() / events.weights[nominal_rows[selection]].sum()
+
+    def blocks(point: Point) -> Iterator[Block]:
+        values, kept = nominal if point == NOMINAL else paired(events, point)
+        inside = chosen[kept]
+        rows = kept[inside]
+        values = {name: value[inside] for name, value in values.items()}
+        yield values, events.weights[rows] * scale, events.classes[rows], events.keys[rows]
+
+    return blocks
 
 
 def table(result: dict[str, Any]) -> str:

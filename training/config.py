@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 from sage.binned.regions import region_set as find_region_set
-from sage.challenge.nuisances import PROCESSES
+from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
 from sage.errors import SettingsError
 from sage.network.graph import INPUT_SETS
 
@@ -24,6 +24,8 @@ DISTRIBUTIONS = ("prior", "uniform", "nominal")
 
 LARGEST = 1e9
 """Of any number among the settings."""
+FARTHEST = 5.0
+"""Distance of the copies from which scores are learnt: soft_met ends at 5 GeV."""
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 
 T = TypeVar("T")
@@ -121,12 +123,52 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class ScoresConfig:
+    """How the network of scores is trained, beside that of classes; what is not said here is as there.
+
+    Args:
+        networks: Networks to train; 0 for none. More than one are trained on bootstrapped events and averaged.
+        epochs: Passes over the training events.
+        patience: Epochs without a better held-out loss after which training stops.
+        batch_size: Events per optimiser step, each seen at two copies for each shape nuisance.
+        learning_rate: Highest learning rate of the schedule.
+        max_rows: Rows of each class seen in an epoch, about; 0 takes all. Weights are natural, so Z matters most.
+        distance: Distance of the copies from nominal: in prior widths for energy scales, in GeV for soft_met, whose
+            copies are 0 and this.
+    """
+
+    networks: int = 0
+    epochs: int = 4
+    patience: int = 4
+    batch_size: int = 512
+    learning_rate: float = 3e-3
+    max_rows: int = 0
+    distance: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Check what no type tells.
+
+        Raises:
+            SettingsError: If a number is out of its range.
+        """
+        for name, least in {"networks": 0, "epochs": 1, "patience": 1, "batch_size": 1, "max_rows": 0}.items():
+            if getattr(self, name) < least:
+                msg = f"scores: {name} is {getattr(self, name)}; it must be at least {least}"
+                raise SettingsError(msg)
+        for name, most in {"learning_rate": LARGEST, "distance": FARTHEST}.items():
+            if not 0.0 < getattr(self, name) <= most:
+                msg = f"scores: {name} is {getattr(self, name)}; it must be above 0, at most {most:g}"
+                raise SettingsError(msg)
+
+
+@dataclass(frozen=True)
 class TablesConfig:
     """How bins and yield tables are made.
 
     Args:
         region_set: Name in ``sage.binned.regions.REGION_SETS``.
-        uniform_bins: Bins of the observable from which merging starts.
+        uniform_bins: Bins of the observable from which merging starts: of one width, or of the efficient score those
+            that lose least information.
         min_count: Expected background events a bin must have.
         min_count_each: Whether tt, VV and Z must have that many each, or together.
         min_effective: Effective simulated entries of all backgrounds together a bin must have.
@@ -135,6 +177,8 @@ class TablesConfig:
         held_out: Points drawn from the priors, used only to judge the response; 0 for no such test.
         noise_draws: Soft-MET noise vectors averaged over.
         common_noise: Whether an event has the same soft-MET noise at all points; see ``sage.binned.counting.Noise``.
+        reference: Reference point of the efficient score: ``mu``, 1 if not named, and nuisance parameters by name in
+            units of their prior's width, 0 if not named.
     """
 
     region_set: str = "disjoint"
@@ -146,6 +190,7 @@ class TablesConfig:
     held_out: int = 0
     noise_draws: int = 4
     common_noise: bool = False
+    reference: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what no type tells.
@@ -162,6 +207,19 @@ class TablesConfig:
             if not 0.0 <= getattr(self, name) <= LARGEST:
                 msg = f"tables: {name} is {getattr(self, name)}; it must be a number from 0 to {LARGEST:g}"
                 raise SettingsError(msg)
+        ranges = {"mu": (0.0, LARGEST), **{nuisance.name: nuisance.nu_range for nuisance in CHALLENGE}}
+        for name, value in self.reference.items():
+            if name not in ranges:
+                msg = f"tables: reference names {name!r}; known are {', '.join(ranges)}"
+                raise SettingsError(msg)
+            low, high = ranges[name]
+            if not low <= value <= high:
+                msg = f"tables: {name} of the reference point is {value}; it must be a number from {low:g} to {high:g}"
+                raise SettingsError(msg)
+
+    def reference_point(self) -> tuple[float, tuple[float, ...]]:
+        """Return mu and the nuisance parameters, shape (6,), of the reference point."""
+        return self.reference.get("mu", 1.0), tuple(self.reference.get(name, 0.0) for name in NAMES)
 
 
 @dataclass(frozen=True)
@@ -189,6 +247,7 @@ class Config:
         workers: Processes, each with one thread, that fill the tables.
         threads: Threads of the training.
         training: Settings of the training.
+        scores: Settings of the training of the network of scores.
         tables: Settings of the tables.
         measurement: Settings of the measurement.
     """
@@ -198,6 +257,7 @@ class Config:
     workers: int = 1
     threads: int = 1
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
     tables: TablesConfig = field(default_factory=TablesConfig)
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
 
@@ -260,6 +320,8 @@ def _build(kind: type[T], content: Any, where: str) -> T:
         expected = known[key]
         if is_dataclass(expected):
             value = _build(expected, value, f"{where}: {key}")  # type: ignore[arg-type]
+        elif expected == dict[str, float]:
+            value = _numbers(value, f"{where}: setting {key!r}")
         elif expected is float and type(value) is int:
             value = float(value)
         elif type(value) is not expected:
@@ -267,3 +329,13 @@ def _build(kind: type[T], content: Any, where: str) -> T:
             raise SettingsError(msg)
         values[key] = value
     return kind(**values)
+
+
+def _numbers(content: Any, where: str) -> dict[str, float]:
+    """Return a mapping of name to number."""
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and type(value) in (int, float) for name, value in content.items()
+    ):
+        msg = f"{where} is {content!r}; it must be a mapping of name to number"
+        raise SettingsError(msg)
+    return {name: float(value) for name, value in content.items()}

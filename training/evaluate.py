@@ -34,15 +34,15 @@ from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.network.engine import Engine
 from sage.network.graph import jets_present, normalise, raw_inputs
-from training.build_tables import read_network
 from training.config import Config
 from training.evaluation_plots import draw_reliability, draw_shifts
 from training.events import EventsFile, Keep
 from training.information import Information, Sample, information
 from training.metrics import auc, ks_distance, log_loss, reliability
+from training.networks import NETWORK_FILE, read_network
 from training.reference_classifiers import Classify, TrainingSample, fit_boosting, fit_perceptron
 from training.sampling import HeldOut, Thinning
-from training.train import NETWORK_FILE, train
+from training.train import train
 from workshop.files import sha256, write_json
 
 EVALUATION_FILE = "evaluation.json"

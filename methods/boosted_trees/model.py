@@ -41,7 +41,7 @@ class Trees:
         self._threshold, self._value = parameters["threshold"], parameters["value"].tolist()
         self._baseline = parameters["baseline"]
 
-    def probabilities(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
+    def outputs(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
         """Return class probabilities (n, 4), float32, of n events."""
         return self.of_inputs(normalise(*raw_inputs(events, derived, self._normalisation.inputs), self._normalisation))
 

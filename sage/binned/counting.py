@@ -124,7 +124,7 @@ def _hash(ids: np.ndarray, state: np.uint64) -> np.ndarray:
 def quantities_of(events: Mapping[str, Any], classifier: Classifier) -> dict[str, Any]:
     """Return what regions are made of for selected events, shape (n,) each."""
     derived_columns = derived(events)
-    return quantities(events, derived_columns, classifier.probabilities(events, derived_columns))
+    return quantities(events, derived_columns, classifier.outputs(events, derived_columns))
 
 
 def quantities_at(

@@ -20,6 +20,9 @@ ROUNDS = 3
 EXPANDER = "uncertainty.global_expander.weight"
 """The parameter whose shape tells the choice of inputs."""
 
+SCORES = "scores/"
+"""Before the names of the parameters of a second network, which gives the scores of the shape nuisances."""
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -86,6 +89,24 @@ def check_parameters(arrays: Mapping[str, np.ndarray], inputs: InputSet | None =
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         msg = f"network parameter {wrong[0]!r} does not fit this architecture: rebuild the weights with this version"
         raise WeightsError(msg)
+
+
+def split(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the parameters of the network of class probabilities and of that of scores; the latter may have none."""
+    classes = {name: value for name, value in arrays.items() if not name.startswith(SCORES)}
+    return classes, {name.removeprefix(SCORES): value for name, value in arrays.items() if name not in classes}
+
+
+def check_networks(arrays: Mapping[str, np.ndarray], inputs: InputSet) -> None:
+    """Check names and shapes of all networks of a weights folder, which have the same inputs.
+
+    Raises:
+        WeightsError: If a parameter is missing, unknown or of the wrong shape.
+    """
+    classes, scores = split(arrays)
+    for part in (classes, scores) if scores else (classes,):
+        for parameters in unstack(part):
+            check_parameters(parameters, inputs)
 
 
 def stack(networks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
