@@ -306,7 +306,7 @@ def test_missing_library_is_refused(bundle, tmp_path):
 
 def test_other_version_and_other_parameter_count_are_refused(bundle, monkeypatch):
     monkeypatch.setattr("sage.network.library.VERSION", 7)
-    with pytest.raises(EngineError, match="version 2, expected 7"):
+    with pytest.raises(EngineError, match="version 3, expected 7"):
         NativeNetwork(bundle.network)
     monkeypatch.undo()
     monkeypatch.setattr("sage.network.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))

@@ -39,7 +39,7 @@ from training.evaluation_plots import draw_reliability, draw_shifts
 from training.events import EventsFile, Keep
 from training.information import Information, Sample, information
 from training.metrics import auc, ks_distance, log_loss, reliability
-from training.networks import NETWORK_FILE, read_network
+from training.networks import NETWORK_FILE, read_network, read_shares
 from training.reference_classifiers import Classify, TrainingSample, fit_boosting, fit_perceptron
 from training.sampling import HeldOut, Thinning
 from training.train import train
@@ -92,13 +92,15 @@ class Scored:
 
 
 def network_classifier(folder: Path, threads: int) -> Classify:
-    """Return the network, or the mean of the networks, that ``training.train`` wrote."""
+    """Return the network, or the mean of the networks, that ``training.train`` wrote, for equal class proportions."""
     parameters, constants = read_network(folder)
+    shares = np.array(read_shares(folder), dtype=np.float32)
     engine = Engine(parameters, threads=threads)
 
     def classify(columns: Mapping[str, Any]) -> np.ndarray:
         values, defined = raw_inputs(columns, derived(columns), constants.inputs)
-        return engine.probabilities(normalise(values, defined, constants), jets_present(columns))
+        ratios = engine.probabilities(normalise(values, defined, constants), jets_present(columns)) / shares
+        return np.asarray(ratios / ratios.sum(axis=1, keepdims=True))
 
     return classify
 

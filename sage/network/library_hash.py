@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "4c63943cdc54312a5575c058af9e35a6299215e7250dba69d735f14dd6f291c5"
+SHA256 = "9468ed21d4f463d9591fb28a1f6ff259ad4785f8f3630c86e77f2c048b89343b"
