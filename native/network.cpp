@@ -354,6 +354,7 @@ struct Batch {
 }  // namespace
 
 #include "ditau.h"
+#include "inputs.h"
 
 // ------------------------------------------------------------------------------------- one kernel per instruction set
 
@@ -528,6 +529,8 @@ SAGE_EXPORT int32_t sage_ditau(const float* constants, int64_t n_constants, cons
     }
     return kOk;
 }
+
+#include "inputs.h"
 
 #else  // one kernel, SAGE_LANES events at a time ------------------------------------------------------------------------
 
@@ -881,6 +884,7 @@ void run(const FoldedFor<Globals>& f, const Batch& batch) {
 }
 
 #include "ditau.h"
+#include "inputs.h"
 
 }  // namespace SAGE_NAMESPACE
 }  // namespace

@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from sage.network.engine import SMALLEST, Engine
-from sage.network.graph import Normalisation, jets_present, normalise, raw_inputs
+from sage.network.graph import Normalisation
+from sage.network.inputs import network_inputs
 from sage.network.parameters import split
 
 Item = TypeVar("Item")
@@ -27,7 +28,7 @@ class Classifier(Protocol):
 
         Args:
             events: The 16 primary columns of selected events, shape (n,), float32.
-            derived: Their derived columns, see ``sage.challenge.features.derived``.
+            derived: Their derived columns, see ``sage.challenge.features``.
 
         Returns:
             Shape (n, 4), float32, classes in the order of ``PROCESSES``; or (n, 7), with the scores in the order of
@@ -81,8 +82,7 @@ class NetworkClassifier:
         Raises:
             EngineError: If no back end works.
         """
-        raw, defined = raw_inputs(events, derived, self._normalisation.inputs)
-        values, jets = normalise(raw, defined, self._normalisation), jets_present(events)
+        values, jets = network_inputs(events, derived, self._normalisation)
         probabilities = self.engine.probabilities(values, jets)
         if self._scores is None:
             return probabilities

@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "4c63943cdc54312a5575c058af9e35a6299215e7250dba69d735f14dd6f291c5"
+SHA256 = "0df594ac9e65858e646b297db613d5b6fd581187b04ef1995a3c051f2d30498b"
