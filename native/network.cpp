@@ -358,6 +358,7 @@ struct Batch {
 
 #include "ditau.h"
 #include "perceptron.h"
+#include "inputs.h"
 
 // ------------------------------------------------------------------------------------- one kernel per instruction set
 
@@ -573,6 +574,8 @@ SAGE_EXPORT int32_t sage_ditau(const float* constants, int64_t n_constants, cons
     }
     return kOk;
 }
+
+#include "inputs.h"
 
 #else  // one kernel, SAGE_LANES events at a time ------------------------------------------------------------------------
 
@@ -936,6 +939,7 @@ void run(const FoldedFor<Globals>& f, const Batch& batch) {
 
 #include "ditau.h"
 #include "perceptron.h"
+#include "inputs.h"
 
 }  // namespace SAGE_NAMESPACE
 }  // namespace

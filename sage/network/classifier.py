@@ -9,7 +9,8 @@ import numpy as np
 
 from sage.errors import EngineError
 from sage.network.engine import Engine
-from sage.network.graph import Normalisation, jets_present, normalise, raw_inputs
+from sage.network.graph import Normalisation
+from sage.network.inputs import network_inputs
 from sage.network.library import LIBRARY, load
 from sage.network.library_hash import SHA256
 from sage.network.parameters import split, unstack
@@ -31,7 +32,7 @@ class Classifier(Protocol):
 
         Args:
             events: The 16 primary columns of selected events, shape (n,), float32.
-            derived: Their derived columns, see ``sage.challenge.features.derived``.
+            derived: Their derived columns, see ``sage.challenge.features``.
 
         Returns:
             Shape (n, 4), float32, classes in the order of ``PROCESSES``; or (n, 7), with the scores in the order of
@@ -80,8 +81,7 @@ class NetworkClassifier:
         Raises:
             EngineError: If no back end works.
         """
-        raw, defined = raw_inputs(events, derived, self._normalisation.inputs)
-        values, jets = normalise(raw, defined, self._normalisation), jets_present(events)
+        values, jets = network_inputs(events, derived, self._normalisation)
         probabilities = self.engine.probabilities(values, jets)
         if not self._scores:
             return probabilities

@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "9468ed21d4f463d9591fb28a1f6ff259ad4785f8f3630c86e77f2c048b89343b"
+SHA256 = "54be5a7171cf6a71c76c72e8163f0688999dc5709989a944d317da9975a08963"
