@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ from sage.challenge.shifts import select, shift
 from sage.errors import InputError, WeightsError
 from sage.files.bundle import read_bundle
 from sage.network.classifier import NetworkClassifier
-from sage.network.graph import PUBLISHED, WITH_DITAU
+from sage.network.graph import PUBLISHED, WITH_DITAU, raw_inputs
+from sage.network.inputs import network_inputs
 from tests.conftest import ROOT
 from tests.events import columns_of, drawn_frame, embedded_frame, full_weights, small_data
 from tests.test_build_tables import CONFIG
@@ -93,3 +95,13 @@ def test_published_constants_do_not_make_a_published_network(built, tmp_path):
     edit_manifest(tmp_path / "weights", change)
     with pytest.raises(WeightsError, match=r"'uncertainty\.global_expander\.weight' does not fit"):
         Model(weights=tmp_path / "weights")
+
+
+def test_inputs_are_known_in_other_processes(built):
+    """Workers get a copy of the choice of inputs."""
+    normalisation = pickle.loads(pickle.dumps(read_network(built / "training")[1]))
+    events, _ = select(shift(columns_of(embedded_frame(200))))
+    values, _ = raw_inputs(events, derived(events), normalisation.inputs)
+    assert np.isfinite(values[:, -1]).all()
+    found, _ = network_inputs(events, {}, normalisation)
+    assert np.isfinite(found).all()

@@ -95,7 +95,7 @@ def inputs_at_points(
     """
     events, keep = thresholds(shift(columns, *points.scales, noise=points.noise))
     everything = {**events, **derived(events), **angular_distances(events)}
-    if inputs is WITH_DITAU:
+    if inputs == WITH_DITAU:
         everything |= standard_position(events) | ditau_tensors(events, keep)
     values = torch.stack([input_column(everything, name).expand_as(keep) for name in inputs.columns], dim=-1)
     jets = torch.stack([(events[f"PRI_{jet}_pt"] > 0).expand_as(keep) for jet in JETS], dim=-1)

@@ -242,7 +242,7 @@ def raw_inputs(
     columns = {**events, **derived, **angular_distances(events)}
     present = jets_present(events)
     values = np.empty((len(inputs.columns), len(present)), dtype=np.float32)
-    if inputs is WITH_DITAU:
+    if inputs == WITH_DITAU:
         # They are the last inputs, and are written where they stay.
         write_ditau(events, values[-len(DITAU) :])
         columns |= {**standard_position(events), **dict(zip(DITAU, values[-len(DITAU) :], strict=True))}

@@ -88,7 +88,7 @@ def network_inputs(
         Normalised inputs, shape (n, number of inputs), float32, and which jets exist, shape (n, 2), boolean.
     """
     jets = jets_present(events)
-    native = _native() if normalisation.inputs is WITH_DITAU else None
+    native = _native() if normalisation.inputs == WITH_DITAU else None
     if native is None:
         return normalise(*raw_inputs(events, derived, normalisation.inputs), normalisation), jets
     values, given = native(events, normalisation)
