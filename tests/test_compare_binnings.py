@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model import WEIGHTS
 from sage.binned.counting import NOMINAL, Noise, choose_points
 from sage.binned.regions import Region, RegionSet, counts, region_set
 from sage.binned.response import Response, fit_response
@@ -14,7 +13,7 @@ from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from sage.network.classifier import NetworkClassifier
 from scripts import compare_binnings as program
 from tests.conftest import analytic_yields
-from tests.events import small_data
+from tests.events import FIVE_WEIGHTS, small_data
 from tests.likelihoods import likelihood_from
 from training.compare_binnings import bounds, expected_precision
 from training.crossfit import (
@@ -42,7 +41,7 @@ POINTS = choose_points(40, 5)
 
 @pytest.fixture(scope="module")
 def network():
-    return *read_network(WEIGHTS), read_shares(WEIGHTS)
+    return *read_network(FIVE_WEIGHTS), read_shares(FIVE_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,7 @@ from sage.network.dense import ScoreNetwork
 from sage.network.graph import normalise, raw_inputs
 from sage.network.parameters import SCORES, split, stack
 from sage.network.perceptron import Perceptron
-from tests.conftest import ROOT
-from tests.events import columns_of, embedded_frame
+from tests.events import FIVE_WEIGHTS, columns_of, embedded_frame
 
 YIELDS = (1015.0, 901137.5, 41283.4, 3433.6)
 SHARES = (0.4, 0.1, 0.2, 0.3)
@@ -178,7 +177,7 @@ def test_needs():
 @pytest.fixture(scope="module")
 def with_scores():
     """The shipped network with some perceptron of scores."""
-    bundle = read_bundle(ROOT / "weights")
+    bundle = read_bundle(FIVE_WEIGHTS)
     torch.manual_seed(4)
     network = ScoreNetwork(bundle.normalisation.inputs, (16,))
     scores = {name: value.numpy() for name, value in network.state_dict().items()}

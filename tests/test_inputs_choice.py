@@ -18,8 +18,7 @@ from sage.files.bundle import read_bundle
 from sage.network.classifier import NetworkClassifier
 from sage.network.graph import PUBLISHED, WITH_DITAU, raw_inputs
 from sage.network.inputs import network_inputs
-from tests.conftest import ROOT
-from tests.events import columns_of, drawn_frame, embedded_frame, full_weights, small_data
+from tests.events import FIVE_WEIGHTS, columns_of, drawn_frame, embedded_frame, full_weights, small_data
 from tests.test_build_tables import CONFIG
 from tests.test_manifest import edit_manifest
 from training.make_weights import make_weights
@@ -42,7 +41,7 @@ def test_manifest_and_report_say_which_inputs(built):
     assert read_bundle(built / "weights").normalisation.inputs is WITH_DITAU
     for folder in (built / "weights", built / "training"):
         assert read_network(folder)[1].inputs is WITH_DITAU
-    assert read_network(ROOT / "weights")[1].inputs is PUBLISHED
+    assert read_network(FIVE_WEIGHTS)[1].inputs is PUBLISHED
 
 
 def test_training_report_without_inputs_has_the_published_ones(built, tmp_path):

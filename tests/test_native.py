@@ -37,6 +37,7 @@ from sage.network.library_hash import SHA256
 from sage.network.native import INSTRUCTION_SETS, LIBRARY, NativeNetwork, load
 from sage.network.parameters import SHAPES, check_parameters, flatten, inputs_of, shapes
 from tests.conftest import REAL_EVENTS, ROOT
+from tests.events import FIVE_WEIGHTS
 
 PATTERNS = ((False, False), (True, False), (False, True), (True, True))
 LARGEST_LOGIT_DIFFERENCE = 1e-5
@@ -44,7 +45,7 @@ LARGEST_LOGIT_DIFFERENCE = 1e-5
 
 @pytest.fixture(scope="module")
 def bundle():
-    return read_bundle(ROOT / "weights")
+    return read_bundle(FIVE_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,7 @@ from sage.network.classifier import NetworkClassifier
 from sage.network.graph import LOG, PUBLISHED, WITH_DITAU, Normalisation, jets_present, normalise, raw_inputs
 from sage.network.inputs import NativeInputs, network_inputs
 from sage.network.native import INSTRUCTION_SETS
-from tests.conftest import ROOT
-from tests.events import DATA, DATA_FILE, columns_of, mixed_frame, odd_frame, real_frame
+from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS, columns_of, mixed_frame, odd_frame, real_frame
 from tests.test_native import random_parameters
 
 WIDTH = len(WITH_DITAU.columns)
@@ -180,7 +179,7 @@ def test_without_the_kernel_numpy_does_it(columns, constants, monkeypatch):
 
 def test_published_inputs_are_those_of_numpy(columns, monkeypatch):
     monkeypatch.setattr(module, "_native", lambda: pytest.fail("the kernel has no published inputs"))
-    shipped = read_bundle(ROOT / "weights").normalisation
+    shipped = read_bundle(FIVE_WEIGHTS).normalisation
     expected = normalise(*raw_inputs(columns, derived(columns), PUBLISHED), shipped)
     assert np.array_equal(network_inputs(columns, Derived(columns), shipped)[0], expected)
 
