@@ -33,7 +33,7 @@ from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.network.engine import Engine
-from sage.network.graph import jets_present, normalise, raw_inputs
+from sage.network.inputs import network_inputs
 from training.config import Config
 from training.evaluation_plots import draw_reliability, draw_shifts
 from training.events import EventsFile, Keep
@@ -97,8 +97,7 @@ def network_classifier(folder: Path, threads: int) -> Classify:
     engine = Engine(parameters, threads=threads)
 
     def classify(columns: Mapping[str, Any]) -> np.ndarray:
-        values, defined = raw_inputs(columns, derived(columns), constants.inputs)
-        return engine.probabilities(normalise(values, defined, constants), jets_present(columns))
+        return engine.probabilities(*network_inputs(columns, Derived(columns), constants))
 
     return classify
 
