@@ -43,7 +43,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--uniform-bins", type=checks.whole(1), nargs="+", default=[100], help="bins to start from")
     add("--region-sets", nargs="+", help="only these (default: all)")
-    add_seed(options, "decides points, noise and halves")
+    add_seed(options, "decides points, noise and folds")
     return options.parse_args(argv)
 
 

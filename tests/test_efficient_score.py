@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sage.binned.counting import quantities_of
 from sage.binned.regions import counts, quantities, region_set, reweighted
@@ -16,7 +17,10 @@ from sage.errors import SettingsError, WeightsError
 from sage.files.bundle import read_bundle
 from sage.files.manifest import describe_regions, read_regions
 from sage.network.classifier import NetworkClassifier
-from sage.network.parameters import SCORES
+from sage.network.dense import ScoreNetwork
+from sage.network.graph import normalise, raw_inputs
+from sage.network.parameters import SCORES, split, stack
+from sage.network.perceptron import Perceptron
 from tests.conftest import ROOT
 from tests.events import columns_of, embedded_frame
 
@@ -173,33 +177,48 @@ def test_needs():
 
 @pytest.fixture(scope="module")
 def with_scores():
-    """The shipped network with a network of scores beside it: itself, with another last layer."""
+    """The shipped network with some perceptron of scores."""
     bundle = read_bundle(ROOT / "weights")
-    scores = dict(bundle.network) | {"classes.weight": bundle.network["classes.weight"][[2, 0, 1, 3]] * np.float32(0.1)}
-    return bundle, dict(bundle.network) | {SCORES + name: value for name, value in scores.items()}, scores
+    torch.manual_seed(4)
+    network = ScoreNetwork(bundle.normalisation.inputs, (16,))
+    scores = {name: value.numpy() for name, value in network.state_dict().items()}
+    return bundle, bundle.network | {SCORES + name: value for name, value in scores.items()}, scores
 
 
 @pytest.mark.parametrize("kind", ["native", "torch"])
-def test_network_of_scores(events, with_scores, kind):
-    """Differences of its logits, and probabilities in the same bits as without it."""
+def test_perceptron_of_scores(events, with_scores, kind):
+    """Scores behind probabilities in the same bits as without them."""
     bundle, both, scores = with_scores
-    alone, found, other = (
-        NetworkClassifier(parameters, bundle.normalisation, kind, 1).outputs(events, derived(events))
-        for parameters in (bundle.network, both, scores)
+    columns = derived(events)
+    alone, found = (
+        NetworkClassifier(parameters, bundle.normalisation, kind, 1).outputs(events, columns)
+        for parameters in (split(bundle.network)[0], both)
     )
     np.testing.assert_array_equal(found[:, :4], alone)
-    expected = np.log(other[:, :3]) - np.log(other[:, 3:])
-    np.testing.assert_allclose(found[:, 4:], expected, atol=1e-6)
+    values, defined = raw_inputs(events, columns, bundle.normalisation.inputs)
+    expected = Perceptron(scores)(normalise(values, defined, bundle.normalisation))
+    np.testing.assert_allclose(found[:, 4:], expected, atol=1e-5)
     assert found.shape == (len(alone), 7)
     assert found[:, 4:].std(axis=0).min() > 1e-3
 
 
+def test_perceptrons_of_scores_are_averaged(events, with_scores):
+    bundle, _, scores = with_scores
+    doubled = {name: 2.0 * value if name.startswith("perceptron.1") else value for name, value in scores.items()}
+    found = []
+    for members in ([scores], [scores, doubled]):
+        parameters = bundle.network | {SCORES + name: value for name, value in stack(members).items()}
+        classifier = NetworkClassifier(parameters, bundle.normalisation, threads=1)
+        found.append(classifier.outputs(events, derived(events))[:, 4:])
+    np.testing.assert_allclose(found[1], 1.5 * found[0], rtol=1e-5, atol=1e-6)
+
+
 def test_kernel_and_torch_agree_on_the_observable(events, with_scores):
     bundle, both, _ = with_scores
-    native, torch = (
+    native, dense = (
         reweighted(with_score("score"), quantities_of(events, NetworkClassifier(both, bundle.normalisation, kind, 1)))
         for kind in ("native", "torch")
     )
-    difference = np.abs(native[EFFICIENT_SCORE] - torch[EFFICIENT_SCORE])
+    difference = np.abs(native[EFFICIENT_SCORE] - dense[EFFICIENT_SCORE])
     assert difference.max() < 1e-5
     assert native[EFFICIENT_SCORE].std() > 1e-3

@@ -1,5 +1,8 @@
 """The graph template, the 35 inputs and their normalisation."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +72,14 @@ def test_choices_are_found_by_their_columns():
         assert find_inputs(list(choice.columns)) is choice
         assert find_inputs(choice.columns[:-1]) is None
         assert find_inputs(choice.columns[::-1]) is None
+
+
+@pytest.mark.parametrize("choice", INPUT_SETS.values(), ids=INPUT_SETS)
+def test_choices_remain_themselves_in_another_process(choice):
+    constants = Normalisation(np.zeros(1, np.float32), np.ones(1, np.float32), choice)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(constants, protocol)).inputs is choice
+    assert copy.deepcopy(constants).inputs is choice
 
 
 def test_ditau_inputs_are_columns_quantities_and_logarithms(events):

@@ -16,9 +16,10 @@ from sage.challenge.shifts import select, shift
 from sage.errors import SettingsError, WeightsError
 from sage.files.bundle import read_bundle
 from sage.network.classifier import NetworkClassifier
-from sage.network.dense import DualBranchNetwork
-from sage.network.graph import jets_present, normalise, raw_inputs
+from sage.network.dense import ScoreNetwork
+from sage.network.graph import PUBLISHED, jets_present, normalise, raw_inputs
 from sage.network.parameters import SCORES, split
+from sage.network.perceptron import Perceptron, widths_of
 from tests.events import columns_of, drawn_frame, embedded_frame, full_weights, small_data
 from tests.test_build_tables import CONFIG
 from tests.test_manifest import edit_arrays, edit_manifest
@@ -65,7 +66,7 @@ def test_loss_against_a_loop_over_copies(data):
     preparation = prepare(file, file.rows("training"), HeldOut(1, 0.1))
     events = file.read(range(300))
     torch.manual_seed(3)
-    network = DualBranchNetwork().eval()
+    network = ScoreNetwork(preparation.normalisation.inputs, (16,)).eval()
     loss = ScoreLoss(config, preparation, Processes(0, 1, torch.device("cpu")))
     noise = np.random.default_rng(8).standard_normal((2, len(events)), dtype=np.float32)
     expected, weight = 0.0, 0.0
@@ -79,7 +80,7 @@ def test_loss_against_a_loop_over_copies(data):
             inputs = torch.from_numpy(normalise(values, defined, preparation.normalisation))
             with torch.no_grad():
                 logits = network(inputs, torch.from_numpy(jets_present(moved).astype(np.float32))).numpy()
-            t = logits[:, k].astype(np.float64) - logits[:, 3]
+            t = logits[:, k].astype(np.float64)
             w = events.weights[kept]
             expected += (w * np.log1p(np.exp(side * t))).sum()
             weight += w.sum()
@@ -92,16 +93,12 @@ def test_loss_against_a_loop_over_copies(data):
 
 
 def test_last_layer_becomes_scores():
-    """The difference of two logits becomes the score: log ratio of the copies, divided by their distance."""
+    """A logit becomes the score: log ratio of the copies, divided by their distance."""
     torch.manual_seed(1)
-    parameters = {name: value.numpy() for name, value in DualBranchNetwork().state_dict().items()}
-    found = as_scores(parameters, 3.0)
-    hidden = np.random.default_rng(1).normal(size=(5, 8))
-    before, after = (hidden @ p["classes.weight"].T + p["classes.bias"] for p in (parameters, found))
-    expected = (before[:, :3] - before[:, 3:]) * [1 / 6, 1 / 6, 2 / 9]
-    np.testing.assert_allclose(after[:, :3], expected, atol=1e-6)
-    np.testing.assert_array_equal(after[:, 3], 0.0)
-    assert all(found[name] is parameters[name] for name in parameters if not name.startswith("classes."))
+    parameters = {name: value.numpy() for name, value in ScoreNetwork(PUBLISHED, (8, 16)).state_dict().items()}
+    values = np.random.default_rng(1).normal(size=(5, len(PUBLISHED.columns))).astype(np.float32)
+    before, after = (Perceptron(arrays)(values) for arrays in (parameters, as_scores(parameters, 3.0)))
+    np.testing.assert_allclose(after, before * [1 / 6, 1 / 6, 2 / 9], atol=1e-6)
 
 
 def test_training_learns_and_resumes(built, data, tmp_path, monkeypatch):
@@ -131,7 +128,8 @@ def test_classes_are_what_they_are_without_scores(built, data, tmp_path):
     train(dataclasses.replace(SCORED, scores=ScoresConfig()), data, tmp_path)
     classes, scores = split(read_arrays(built / "training" / NETWORK_FILE))
     alone = read_arrays(tmp_path / NETWORK_FILE)
-    assert classes.keys() == alone.keys() == scores.keys()
+    assert classes.keys() == alone.keys()
+    assert widths_of(scores) == (64,)
     for name, array in alone.items():
         np.testing.assert_array_equal(classes[name], array)
     assert "score_losses" not in json.loads((tmp_path / REPORT_FILE).read_text())
@@ -190,7 +188,9 @@ def test_weights_without_the_network_of_scores_are_refused(built, tmp_path):
         ("{distance: 0}", "distance is 0.0"),
         ("{epochs: 0}", "epochs is 0"),
         ("{learning_rate: .nan}", "learning_rate is nan"),
-        ("{width: 1}", "unknown setting 'width'"),
+        ("{width: 12}", "width is 12"),
+        ("{width: 0}", "width is 0"),
+        ("{height: 1}", "unknown setting 'height'"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path, text, message):

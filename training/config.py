@@ -18,12 +18,15 @@ from sage.binned.regions import region_set as find_region_set
 from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
 from sage.errors import SettingsError
 from sage.network.graph import INPUT_SETS
+from sage.network.perceptron import MOST_LAYERS, WIDTHS
 
 DISTRIBUTIONS = ("prior", "uniform", "nominal")
 """Of the nuisance points that training draws; see ``TrainingConfig``."""
 
 LARGEST = 1e9
 """Of any number among the settings."""
+SHARE_TOLERANCE = 1e-6
+"""Of the sum of shares from 1."""
 FARTHEST = 5.0
 """Distance of the copies from which scores are learnt: soft_met ends at 5 GeV."""
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
@@ -38,6 +41,9 @@ class TrainingConfig:
     Args:
         inputs: ``published``, the 35 inputs of arXiv:2509.00672, or ``ditau``, with ten di-tau quantities and
             logarithms of momenta and masses; see ``sage.network.graph.INPUT_SETS``.
+        width: Width of the hidden layers of the perceptron beside the graph, a multiple of 8; 0 for no perceptron.
+        depth: Number of those layers.
+        dropout: Share of their numbers that a step drops.
         device: Torch device; with several processes ``cuda`` means one GPU for each.
         bf16: Compute the network in bfloat16 where torch's autocast does so; meant for GPUs.
         networks: Networks to train. More than one are trained on bootstrapped events, and their logits averaged.
@@ -60,11 +66,15 @@ class TrainingConfig:
             the class keeps its total. 0 takes all. As classes weigh the same, rows of a class that has many more than
             the others cost time and teach little.
         checkpoint_minutes: Time between checkpoints; there is one after each epoch as well.
-        share_htautau, share_ztautau, share_ttbar, share_diboson: Class proportions that the network's probabilities
-            refer to; regions bring them to the proportions they suppose (``RegionSet.for_network``).
+        share_htautau, share_ztautau, share_ttbar, share_diboson: Shares of the classes in the training's total weight,
+            1 together. The network's probabilities refer to these proportions, and regions bring them to those they
+            suppose (``RegionSet.for_network``); what a class has little of is learnt with little care.
     """
 
     inputs: str = "published"
+    width: int = 0
+    depth: int = 2
+    dropout: float = 0.0
     device: str = "cpu"
     bf16: bool = False
     networks: int = 1
@@ -113,21 +123,48 @@ class TrainingConfig:
             if getattr(self, name) < least:
                 msg = f"training: {name} is {getattr(self, name)}; it must be at least {least}"
                 raise SettingsError(msg)
+        check_layers("training", self.width, self.depth)
+        if not self.dropout < 1.0:
+            msg = f"training: dropout is {self.dropout}; it is a share below 1"
+            raise SettingsError(msg)
+        if not min(self.shares()) > 0.0 or abs(sum(self.shares()) - 1.0) > SHARE_TOLERANCE:
+            msg = f"training: the shares of the classes are {self.shares()}; each is positive, and together they are 1"
+            raise SettingsError(msg)
         if not 0.0 < self.validation_fraction < 1.0:
             msg = f"training: validation_fraction is {self.validation_fraction}; it lies between 0 and 1"
             raise SettingsError(msg)
+
+    def widths(self) -> tuple[int, ...] | None:
+        """Return the widths of the hidden layers of the perceptron beside the graph, None if there is none."""
+        return (self.width,) * self.depth if self.width else None
 
     def shares(self) -> tuple[float, ...]:
         """Return the class proportions in the order of ``PROCESSES``."""
         return tuple(getattr(self, f"share_{process}") for process in PROCESSES)
 
 
+def check_layers(section: str, width: int, depth: int) -> None:
+    """Check the size of a perceptron.
+
+    Raises:
+        SettingsError: If the kernel has no such layers.
+    """
+    if width and width not in WIDTHS:
+        msg = f"{section}: width is {width}; it is a multiple of {WIDTHS.step}, at most {WIDTHS[-1]}"
+        raise SettingsError(msg)
+    if not 1 <= depth < MOST_LAYERS:
+        msg = f"{section}: depth is {depth}; it must be from 1 to {MOST_LAYERS - 1}"
+        raise SettingsError(msg)
+
+
 @dataclass(frozen=True)
 class ScoresConfig:
-    """How the network of scores is trained, beside that of classes; what is not said here is as there.
+    """How the perceptron of scores is trained, after the network of classes; what is not said here is as there.
 
     Args:
-        networks: Networks to train; 0 for none. More than one are trained on bootstrapped events and averaged.
+        networks: Perceptrons to train; 0 for none. More than one are trained on bootstrapped events and averaged.
+        width: Width of the hidden layers, a multiple of 8.
+        depth: Number of hidden layers.
         epochs: Passes over the training events.
         patience: Epochs without a better held-out loss after which training stops.
         batch_size: Events per optimiser step, each seen at two copies for each shape nuisance.
@@ -138,6 +175,8 @@ class ScoresConfig:
     """
 
     networks: int = 0
+    width: int = 64
+    depth: int = 1
     epochs: int = 4
     patience: int = 4
     batch_size: int = 512
@@ -155,6 +194,10 @@ class ScoresConfig:
             if getattr(self, name) < least:
                 msg = f"scores: {name} is {getattr(self, name)}; it must be at least {least}"
                 raise SettingsError(msg)
+        if self.width == 0:
+            msg = f"scores: width is 0; it is a multiple of {WIDTHS.step}"
+            raise SettingsError(msg)
+        check_layers("scores", self.width, self.depth)
         for name, most in {"learning_rate": LARGEST, "distance": FARTHEST}.items():
             if not 0.0 < getattr(self, name) <= most:
                 msg = f"scores: {name} is {getattr(self, name)}; it must be above 0, at most {most:g}"
@@ -247,7 +290,7 @@ class Config:
         workers: Processes, each with one thread, that fill the tables.
         threads: Threads of the training.
         training: Settings of the training.
-        scores: Settings of the training of the network of scores.
+        scores: Settings of the training of the perceptron of scores.
         tables: Settings of the tables.
         measurement: Settings of the measurement.
     """

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from sage.binned.regions import bin_numbers, quantities, region_set
-from sage.challenge.features import derived
+from sage.challenge.features import Derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.network.engine import Engine
@@ -39,7 +39,7 @@ from training.evaluation_plots import draw_reliability, draw_shifts
 from training.events import EventsFile, Keep
 from training.information import Information, Sample, information
 from training.metrics import auc, ks_distance, log_loss, reliability
-from training.networks import NETWORK_FILE, read_network
+from training.networks import NETWORK_FILE, read_network, read_shares
 from training.reference_classifiers import Classify, TrainingSample, fit_boosting, fit_perceptron
 from training.sampling import HeldOut, Thinning
 from training.train import train
@@ -92,12 +92,14 @@ class Scored:
 
 
 def network_classifier(folder: Path, threads: int) -> Classify:
-    """Return the network, or the mean of the networks, that ``training.train`` wrote."""
+    """Return the network, or the mean of the networks, that ``training.train`` wrote, for equal class proportions."""
     parameters, constants = read_network(folder)
+    shares = np.array(read_shares(folder), dtype=np.float32)
     engine = Engine(parameters, threads=threads)
 
     def classify(columns: Mapping[str, Any]) -> np.ndarray:
-        return engine.probabilities(*network_inputs(columns, Derived(columns), constants))
+        ratios = engine.probabilities(*network_inputs(columns, Derived(columns), constants)) / shares
+        return np.asarray(ratios / ratios.sum(axis=1, keepdims=True))
 
     return classify
 
@@ -134,7 +136,7 @@ def score(file: EventsFile, classify: Classify, names: list[str], seed: int, max
             signal[name][kept] = found[:, SIGNAL]
             if name == "nominal":
                 probabilities[kept] = found
-                for region, taken in masks(quantities(selected, derived(selected), found)).items():
+                for region, taken in masks(quantities(selected, Derived(selected), found)).items():
                     regions[region] = np.zeros(len(events), dtype=np.bool_)
                     regions[region][kept] = taken
         parts.append(Scored(probabilities, signal, events.classes, events.weights, events.keys, regions))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sage.network.dense import DualBranchNetwork
 from training.config import Config
 from training.events import Events
 from training.inputs import draw_points, inputs_at_points
@@ -22,6 +23,9 @@ class Loss(Protocol):
 
     copies: int
     """Copies of an event that a step sees, each with the event's weight."""
+
+    def network(self) -> nn.Module:
+        """Return a new network."""
 
     def passes(
         self, network: nn.Module, events: Events, rng: np.random.Generator, n_points: int
@@ -46,6 +50,10 @@ class TrainingLoss:
         self._std = torch.from_numpy(preparation.normalisation.std).to(processes.device)
         self._inputs = preparation.normalisation.inputs
         self._class_scale = preparation.class_scale
+
+    def network(self) -> nn.Module:
+        """Return a new network."""
+        return DualBranchNetwork(self._inputs, self._settings.widths(), self._settings.dropout)
 
     def passes(
         self, network: nn.Module, events: Events, rng: np.random.Generator, n_points: int

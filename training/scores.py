@@ -1,9 +1,9 @@
-"""The loss of the network of scores: it tells events moved up by a shape nuisance from the same events moved down.
+"""The loss of the perceptron of scores: it tells events moved up by a shape nuisance from the same events moved down.
 
 With natural weights, of which selected events keep all, the logit that minimises the binary cross entropy between two
 copies of the events is the logarithm of the ratio of their intensities; divided by their distance it is the score
 (``sage.binned.score.copies``). Both copies of an event have the same noise, and what no nuisance moves cancels. One
-network learns all three: its first outputs are those logits, its last what they are relative to.
+perceptron learns all three logits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch.nn.functional import softplus
 
 from sage.binned.score import copies
 from sage.challenge.nuisances import CHALLENGE
+from sage.network.dense import ScoreNetwork
+from sage.network.perceptron import NAME
 from training.config import Config
 from training.events import Events
 from training.inputs import Points, inputs_at_points
@@ -29,11 +31,14 @@ SIDES = 2
 
 
 def settings_of(config: Config) -> Config:
-    """Return settings whose section ``training`` is that of the network of scores."""
+    """Return settings whose section ``training`` is that of the perceptron of scores."""
     scores = config.scores
     training = replace(
         config.training,
         networks=scores.networks,
+        width=scores.width,
+        depth=scores.depth,
+        dropout=0.0,
         epochs=scores.epochs,
         patience=scores.patience,
         batch_size=scores.batch_size,
@@ -44,7 +49,7 @@ def settings_of(config: Config) -> Config:
 
 
 class ScoreLoss:
-    """The loss of a network of scores on some events.
+    """The loss of a perceptron of scores on some events.
 
     Args:
         config: The settings.
@@ -60,12 +65,16 @@ class ScoreLoss:
         self._mean = torch.from_numpy(preparation.normalisation.mean).to(processes.device)
         self._std = torch.from_numpy(preparation.normalisation.std).to(processes.device)
         self._inputs = preparation.normalisation.inputs
-        # An average weight of 1: what equal weights of all classes are divided by.
-        self._scale = len(preparation.class_scale) / float((1.0 / preparation.class_scale).sum())
+        # An average weight of 1.
+        self._scale = preparation.n_selected / float(preparation.totals.sum())
         points = np.repeat([[nuisance.nominal] for nuisance in SHAPES], self.copies, axis=1)
         for k, nuisance in enumerate(SHAPES):
             points[k, SIDES * k : SIDES * (k + 1)] = copies(nuisance, config.scores.distance)[:SIDES]
         self._points = torch.tensor(points, dtype=torch.float32, device=processes.device).unsqueeze(2)
+
+    def network(self) -> nn.Module:
+        """Return a new perceptron."""
+        return ScoreNetwork(self._inputs, self._settings.widths() or ())
 
     def passes(
         self, network: nn.Module, events: Events, rng: np.random.Generator, n_points: int
@@ -88,7 +97,7 @@ class ScoreLoss:
             values, jets, keep = inputs_at_points(columns, points, self._mean, self._std, self._inputs)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._settings.bf16):
                 outputs = network(values.flatten(0, 1), jets.flatten(0, 1))
-            logits = (outputs[:, :-1] - outputs[:, -1:]).float().unflatten(0, keep.shape)
+            logits = outputs.float().unflatten(0, keep.shape)
             # Each pair of copies has its own logit; the lower copy is to make it small.
             own = torch.stack([logits[i, :, start + i // SIDES] for i in range(len(keep))])
             signs = torch.tensor([1.0, -1.0], device=device).repeat(len(keep) // SIDES)
@@ -97,15 +106,15 @@ class ScoreLoss:
 
 
 def as_scores(parameters: dict[str, np.ndarray], distance: float) -> dict[str, np.ndarray]:
-    """Return the parameters with a last layer whose logits are scores in units of the prior's width, the last one 0.
+    """Return the parameters with a last layer that gives scores in units of the prior's width instead of logits.
 
     Args:
         parameters: What was trained with ``ScoreLoss``.
         distance: Distance of the copies.
     """
-    factors = np.array([copies(nuisance, distance)[2] for nuisance in SHAPES] + [0.0])
+    factors = np.array([copies(nuisance, distance)[2] for nuisance in SHAPES])
+    last = len(parameters) // 2 - 1
     out = dict(parameters)
-    for name in ("classes.weight", "classes.bias"):
-        difference = parameters[name].astype(np.float64) - parameters[name][-1:]
-        out[name] = (difference.T * factors).T.astype(np.float32)
+    for name in (f"{NAME}.{last}.weight", f"{NAME}.{last}.bias"):
+        out[name] = (parameters[name].T * factors).T.astype(np.float32)
     return out

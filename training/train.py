@@ -2,8 +2,8 @@
 
 Every batch is seen at several points (tes, jes, soft_met) drawn afresh, by default from the distribution of the
 pseudo-experiments: tes and jes normal around 1 with width 0.01, soft_met log-normal (0, 1) cut at 5 GeV. The loss is
-the cross entropy of the four classes, averaged over the points, each class with the same total weight so that rare ones
-are learnt as well; other class proportions can enter the last bias afterwards. An event that fails the shifted
+the cross entropy of the four classes, averaged over the points, each class with the total weight that the settings give
+it, by default the same for all. An event that fails the shifted
 selection has weight 0. The best epoch by the loss on held-out events at fixed points is kept.
 
 Equal seed and threads give bitwise equal results on a CPU, also across an interruption: every random draw is keyed by
@@ -36,7 +36,6 @@ from tqdm import tqdm
 from sage import __version__
 from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
-from sage.network.dense import DualBranchNetwork
 from sage.network.graph import INPUT_SETS
 from sage.network.parameters import SCORES, split, stack
 from training.checkpoint import CHECKPOINT_FILE, Progress, read_checkpoint, write_checkpoint
@@ -88,7 +87,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(float(self.fractions @ preparation.rows) / settings.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + member)
-            self.network = DualBranchNetwork(preparation.normalisation.inputs).to(processes.device)
+            self.network = self.objective.network().to(processes.device)
         self.parallel = DistributedDataParallel(self.network) if processes.total > 1 else None
         self.optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=settings.weight_decay)
         self.best = self.parameters()
@@ -217,21 +216,6 @@ class Trainer:
         self.network.load_state_dict({name: torch.from_numpy(array) for name, array in network.items()})
 
 
-def with_shares(parameters: dict[str, np.ndarray], shares: tuple[float, ...]) -> dict[str, np.ndarray]:
-    """Make the probabilities of a network trained with equal class weights refer to other class proportions.
-
-    By Bayes' theorem every probability is multiplied by its class's share, which adds its logarithm to the logit.
-
-    Raises:
-        SettingsError: If a share is not positive.
-    """
-    if min(shares) <= 0.0:
-        msg = f"class shares are {shares}; each must be positive"
-        raise SettingsError(msg)
-    offset = np.log(np.array(shares) * len(shares))
-    return parameters | {"classes.bias": (parameters["classes.bias"] + offset).astype(np.float32)}
-
-
 def versions() -> dict[str, str]:
     """Return the versions that decide the result."""
     return {
@@ -304,9 +288,9 @@ def _train(
     settings = config.training
     rows, held_out = file.rows("training"), HeldOut(config.seed, settings.validation_fraction)
     if network is None:
-        preparation = prepare(file, rows, held_out, INPUT_SETS[settings.inputs])
+        preparation = prepare(file, rows, held_out, INPUT_SETS[settings.inputs], settings.shares())
         trained, losses = _members(config, file, output, preparation, processes)
-        arrays = stack([with_shares(member, settings.shares()) for member in trained])
+        arrays = stack(trained)
     else:
         parameters, normalisation = read_network(network)
         arrays = split(parameters)[0]

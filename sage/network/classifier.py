@@ -7,10 +7,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from sage.network.engine import SMALLEST, Engine
+from sage.errors import EngineError
+from sage.network.engine import Engine
 from sage.network.graph import Normalisation
 from sage.network.inputs import network_inputs
-from sage.network.parameters import split
+from sage.network.library import LIBRARY, load
+from sage.network.library_hash import SHA256
+from sage.network.parameters import split, unstack
+from sage.network.perceptron import Perceptron
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,15 +44,11 @@ class Classifier(Protocol):
 
 
 class NetworkClassifier:
-    """The graph network with its feature constants, and the network of scores if there is one.
-
-    The network of scores has the architecture and the inputs of the other, so that every back end runs it as it is.
-    It has one output for each shape nuisance and a last one to which they refer: a score is the difference of two
-    logits, and that the logarithm of a ratio of two of the "probabilities" which a back end returns.
+    """The graph network with its feature constants, and the perceptron of scores if there is one.
 
     Args:
-        parameters: Network parameters by name; with a first axis of networks if several vote. Those of the network of
-            scores have ``sage.network.parameters.SCORES`` before their names.
+        parameters: Network parameters by name; with a first axis of networks if several vote. Those of the perceptron
+            of scores have ``sage.network.parameters.SCORES`` before their names.
         normalisation: Feature constants.
         kind: Where it runs, one of ``sage.network.engine.KINDS``; None for the first that works.
         threads: Threads on the CPU; None for this process's share of the cores.
@@ -66,15 +66,14 @@ class NetworkClassifier:
     ) -> None:
         self.engine = Engine(parameters, kind, threads)
         scores = split(parameters)[1]
-        self._scores = Engine(scores, kind, threads) if scores else None
+        self._scores = [score_function(members, kind) for members in unstack(scores)] if scores else []
         self.map = self.engine.map
         self._normalisation = normalisation
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What did not go the normal way, for the result."""
-        both = (*self.engine.flags, *(() if self._scores is None else self._scores.flags))
-        return tuple(dict.fromkeys(both))
+        return self.engine.flags
 
     def outputs(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
         """Return class probabilities and scores, see ``Classifier``.
@@ -84,7 +83,20 @@ class NetworkClassifier:
         """
         values, jets = network_inputs(events, derived, self._normalisation)
         probabilities = self.engine.probabilities(values, jets)
-        if self._scores is None:
+        if not self._scores:
             return probabilities
-        logarithms = np.log(np.maximum(self._scores.probabilities(values, jets), SMALLEST))
-        return np.concatenate([probabilities, logarithms[:, :-1] - logarithms[:, -1:]], axis=1)
+        scores = sum(perceptron(values) for perceptron in self._scores) / len(self._scores)
+        return np.concatenate([probabilities, scores], axis=1)
+
+
+def score_function(parameters: Mapping[str, np.ndarray], kind: str | None) -> Perceptron:
+    """Return the perceptron of scores, in the native kernel unless another back end is asked for or it cannot be used.
+
+    What keeps the kernel from running is said by the engine of the graph, which needs it, too.
+    """
+    if kind in (None, "native"):
+        try:
+            return Perceptron(parameters, library=load(LIBRARY, SHA256))
+        except EngineError:
+            pass
+    return Perceptron(parameters)

@@ -152,6 +152,10 @@ class InputSet:
     deterministic: Branch
     uncertainty: Branch
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # There is one of each, also in a process that receives it: code asks which one it is.
+        return _named, (self.name,)
+
     @property
     def branches(self) -> tuple[Branch, Branch]:
         """Both branches, in the order of their columns."""
@@ -186,6 +190,10 @@ that sees MET: 45 inputs."""
 
 INPUT_SETS = {choice.name: choice for choice in (PUBLISHED, WITH_DITAU)}
 INPUTS = PUBLISHED.columns
+
+
+def _named(name: str) -> InputSet:
+    return INPUT_SETS[name]
 
 
 def find_inputs(columns: Iterable[str]) -> InputSet | None:

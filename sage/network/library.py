@@ -13,7 +13,7 @@ from pathlib import Path
 from sage.errors import EngineError
 
 LIBRARY = Path(__file__).resolve().with_name("libsage_network.so")
-VERSION = 2
+VERSION = 3
 """Version of the library's interface that this code speaks."""
 
 INPUTS_VERSION = 1
@@ -41,7 +41,13 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
         library.sage_network_forward.argtypes = [
             *(pointer, count, count),  # parameters, number of inputs
             *(pointer, count, count, pointer, count),  # values with their strides, jets, number of events
+            *(pointer, count),  # what is added to the logits, with its stride
             *(pointer, pointer, number),  # probabilities, logits, instruction set
+        ]
+        library.sage_perceptron.argtypes = [
+            *(pointer, count, pointer, count),  # parameters, sizes, number of layers
+            *(pointer, count, count, count),  # values with their strides, number of events
+            *(pointer, number),  # results, instruction set
         ]
         library.sage_ditau.argtypes = [
             *(pointer, count),  # constants

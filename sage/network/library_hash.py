@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "0df594ac9e65858e646b297db613d5b6fd581187b04ef1995a3c051f2d30498b"
+SHA256 = "54be5a7171cf6a71c76c72e8163f0688999dc5709989a944d317da9975a08963"
