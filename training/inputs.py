@@ -115,4 +115,4 @@ def _on_host(events: Columns, like: Tensor, constants: Normalisation) -> tuple[T
     """Return inputs and jets of tensors that broadcast to the shape of ``like``, (k, n)."""
     flat = {name: events[name].expand_as(like).flatten().numpy() for name in PRIMARIES}
     values, jets = (torch.from_numpy(part) for part in network_inputs(flat, Derived(flat), constants))
-    return values.unflatten(0, like.shape), jets.unflatten(0, like.shape).to(values.dtype)
+    return values.view(*like.shape, values.shape[1]), jets.view(*like.shape, jets.shape[1]).to(values.dtype)
