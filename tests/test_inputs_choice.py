@@ -76,6 +76,16 @@ def test_measures(built):
     assert not any("engine" in flag for flag in model.last_result.flags)
 
 
+def test_measures_the_same_after_pickling(built):
+    """As the challenge's workers receive it."""
+    model = Model(weights=built / "weights")
+    frame = drawn_frame(20_000, 1)
+    test_set = {"data": frame, "weights": full_weights(len(frame))}
+    expected = model.predict(test_set), model.last_result.flags
+    restored = pickle.loads(pickle.dumps(model))
+    assert (restored.predict(test_set), restored.last_result.flags) == expected
+
+
 @pytest.mark.parametrize("columns", [PUBLISHED.columns, WITH_DITAU.columns[::-1], [*WITH_DITAU.columns, "PRI_met"]])
 def test_other_inputs_than_the_network_has_are_refused(built, tmp_path, columns):
     shutil.copytree(built / "weights", tmp_path / "weights")

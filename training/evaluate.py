@@ -29,11 +29,11 @@ import numpy as np
 import torch
 
 from sage.binned.regions import bin_numbers, quantities, region_set
-from sage.challenge.features import derived
+from sage.challenge.features import Derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.network.engine import Engine
-from sage.network.graph import jets_present, normalise, raw_inputs
+from sage.network.inputs import network_inputs
 from training.config import Config
 from training.evaluation_plots import draw_reliability, draw_shifts
 from training.events import EventsFile, Keep
@@ -98,8 +98,7 @@ def network_classifier(folder: Path, threads: int) -> Classify:
     engine = Engine(parameters, threads=threads)
 
     def classify(columns: Mapping[str, Any]) -> np.ndarray:
-        values, defined = raw_inputs(columns, derived(columns), constants.inputs)
-        ratios = engine.probabilities(normalise(values, defined, constants), jets_present(columns)) / shares
+        ratios = engine.probabilities(*network_inputs(columns, Derived(columns), constants)) / shares
         return np.asarray(ratios / ratios.sum(axis=1, keepdims=True))
 
     return classify
@@ -137,7 +136,7 @@ def score(file: EventsFile, classify: Classify, names: list[str], seed: int, max
             signal[name][kept] = found[:, SIGNAL]
             if name == "nominal":
                 probabilities[kept] = found
-                for region, taken in masks(quantities(selected, derived(selected), found)).items():
+                for region, taken in masks(quantities(selected, Derived(selected), found)).items():
                     regions[region] = np.zeros(len(events), dtype=np.bool_)
                     regions[region][kept] = taken
         parts.append(Scored(probabilities, signal, events.classes, events.weights, events.keys, regions))
