@@ -35,6 +35,7 @@ GROUPS = {
         "compare",
         "compare_binnings",
         "evaluate",
+        "compare_networks",
         "compare_simulation",
         "compare_events",
         "fit_met",

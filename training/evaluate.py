@@ -247,7 +247,7 @@ def information_ratios(results: Mapping[str, Any]) -> dict[str, Any]:
         found = [result["information"][name] for name in names]
         return Information(sum(one["value"] for one in found), np.sum([one["resampled"] for one in found], axis=0))
 
-    first = results[CLASSIFIERS[0]]
+    first = next(iter(results.values()))
     split = [name for name in first["information"] if name != INCLUSIVE]
     return {
         which: {
