@@ -84,7 +84,7 @@ def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[st
         return normalise(*raw_inputs(block, derived(block), constants.inputs), constants)
 
     found = timed("inputs", lambda: each(inputs, blocks))
-    if constants.inputs is WITH_DITAU:
+    if constants.inputs == WITH_DITAU:
         timed("(in numpy)", lambda: each(in_numpy, blocks))
     probabilities = timed("network", lambda: each(lambda part: engine.probabilities(*part[:2]), found))
     triples = [(block, columns, p) for block, (_, _, columns), p in zip(blocks, found, probabilities, strict=True)]

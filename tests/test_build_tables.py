@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -161,6 +162,12 @@ def test_worker_processes_give_the_same_counts(built, data, tmp_path):
     one, two = (count_nodes(counter, points, regions, tmp_path / str(n), n) for n in (1, 2))
     for name in ("counts", "squares", "moved"):
         np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_a_counter_is_the_same_one_in_a_worker(built, data):
+    """Else a worker would name its files after another counting."""
+    counter = counter_of(built, data)
+    assert pickle.loads(pickle.dumps(counter)).digest() == counter.digest()
 
 
 def test_second_build_gives_the_same_bytes(built, data, tmp_path):

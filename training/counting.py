@@ -174,7 +174,7 @@ class Counter:
             out.update(name.encode() + value.tobytes())
         out.update(self.normalisation.mean.tobytes() + self.normalisation.std.tobytes())
         maker = f"{self.make_classifier.__module__}.{self.make_classifier.__qualname__}"
-        if self.normalisation.inputs is not PUBLISHED:
+        if self.normalisation.inputs != PUBLISHED:
             out.update(self.normalisation.inputs.name.encode())
         out.update(json.dumps([self.table_fraction, self.part, *astuple(self.noise), maker]).encode())
         out.update(sha256(self.data / DATA_FILE).encode())
