@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -127,18 +126,9 @@ def yields(alphas: Mapping[str, float] | None = None) -> np.ndarray:
     return np.asarray((spectrum(true) * factors(true, given)) @ weights / stretch)
 
 
-@dataclass(frozen=True)
-class FourLeptons:
-    """The problem as the program takes it; ``alphas`` are the true nuisance parameters."""
-
-    features: tuple[str, ...] = FEATURES
-    processes: tuple[str, ...] = PROCESSES
-    nuisances: tuple[str, ...] = NUISANCES
-
-    def components(self, x: np.ndarray, alphas: Mapping[str, float] | None = None) -> np.ndarray:
-        """Return the processes' densities at events, shape (N, 5)."""
-        return components(x, alphas)
-
-    def yields(self, alphas: Mapping[str, float] | None = None) -> np.ndarray:
-        """Return the processes' expected events, shape (5,)."""
-        return yields(alphas)
+def inputs(x: np.ndarray) -> np.ndarray:
+    """Return what a network reads of events, float32, shape (N, 11): periodic in Phi, without long tails."""
+    m, c, c1, c2, phi, pt, y = x.T
+    angles = (np.cos(phi), np.sin(phi), np.cos(2 * phi), np.sin(2 * phi))
+    columns = (np.log(m), c, c**2, c1, c2, *angles, np.log(pt + 1), y**2)
+    return np.stack(columns, axis=1).astype(np.float32)
