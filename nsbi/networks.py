@@ -18,6 +18,8 @@ from torch import nn
 from sage.errors import SettingsError
 
 PROCESSES = ("S", "I", "B", "rest")
+PAIRWISE = ("S", "SBI 1", "SBI 0", "rest")
+"""Samples that have a classifier each where the networks are not one."""
 LARGEST_LOG = 12.0
 """Ratios beyond its exponential are clamped."""
 FLAGGED_FRACTION = 1e-3
@@ -27,7 +29,7 @@ CHUNK = 65_536
 
 @dataclass(frozen=True)
 class Yields:
-    """Expected events; ``interference`` may be negative."""
+    """Expected events; ``interference`` may be negative, ``rest`` 0 if there is none."""
 
     signal: float
     interference: float
@@ -35,8 +37,8 @@ class Yields:
     rest: float
 
     def __post_init__(self) -> None:
-        if not (self.signal > 0 and self.background > 0 and self.rest > 0):
-            msg = f"yields {self} are not above 0; every process needs a sample"
+        if not (self.signal > 0 and self.background > 0 and self.rest >= 0):
+            msg = f"yields {self} are not above 0; signal and background each need a sample"
             raise SettingsError(msg)
 
     def gluons(self, mu: float) -> float:
@@ -95,12 +97,10 @@ class RatioNetwork(nn.Module):
         found = np.concatenate(parts).astype(float) if parts else np.empty((0, len(PROCESSES)))
         limits = np.abs(self.yields.array()) * math.exp(LARGEST_LOG)
         beyond = np.abs(found) > limits
-        low = (found[:, [0, 2, 3]] < limits[[0, 2, 3]] * math.exp(-2 * LARGEST_LOG)).sum()
-        self.clamped = float(beyond.sum() + low) / max(1, found.size)
-        found = np.clip(found, -limits, limits)
-        for j in (0, 2, 3):
-            found[:, j] = np.maximum(found[:, j], limits[j] * math.exp(-2 * LARGEST_LOG))
-        return found
+        # Interference may be 0 and less; a density is bounded below as well.
+        least = limits * np.array([math.exp(-2 * LARGEST_LOG), -1.0, *[math.exp(-2 * LARGEST_LOG)] * 2])
+        self.clamped = float((beyond | (found < least)).sum()) / max(1, found.size)
+        return np.asarray(np.clip(found, least, limits))
 
 
 class JointNetwork(RatioNetwork):
@@ -129,7 +129,9 @@ class JointNetwork(RatioNetwork):
     def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ln(p / p_ref) of the signal, of S + I + B at each mu, and of the rest."""
         s, between, box, rest = self(x).unbind(dim=1)
-        found = {"S": torch.log(s / self.yields.signal), "rest": torch.log(rest / self.yields.rest)}
+        found = {"S": torch.log(s / self.yields.signal)}
+        if self.yields.rest:
+            found["rest"] = torch.log(rest / self.yields.rest)
         for mu in self.mus:
             density = mu * s + math.sqrt(mu) * between + box
             # Cancels to 0 in float32 where S and B nearly annihilate.
@@ -146,8 +148,7 @@ class PairwiseNetworks(RatioNetwork):
 
     def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ln(p / p_ref) of the four samples."""
-        names = ("S", "SBI 1", "SBI 0", "rest")
-        return {name: body(x)[:, 0] for name, body in zip(names, self.bodies, strict=True)}
+        return {name: body(x)[:, 0] for name, body in zip(PAIRWISE, self.bodies, strict=False)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return nu_j p_j / p_ref of S, I, B, rest, shape (N, 4); I is what is left of S + I + B."""
@@ -155,7 +156,8 @@ class PairwiseNetworks(RatioNetwork):
         s = self.yields.signal * logits["S"].exp()
         box = self.yields.background * logits["SBI 0"].exp()
         total = self.yields.gluons(1.0) * logits["SBI 1"].exp()
-        return torch.stack([s, total - s - box, box, self.yields.rest * logits["rest"].exp()], dim=1)
+        rest = self.yields.rest * logits["rest"].exp() if "rest" in logits else torch.zeros_like(s)
+        return torch.stack([s, total - s - box, box, rest], dim=1)
 
 
 class Ensemble:

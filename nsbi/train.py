@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from nsbi.networks import Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
+from nsbi.networks import PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
 from sage.errors import InputError, SettingsError
 from workshop.files import read_checked, read_object, write_arrays, write_json
 
@@ -70,7 +70,7 @@ Samples = Mapping[str, np.ndarray]
 
 def make_network(settings: TrainingSettings, yields: Yields, samples: Samples) -> RatioNetwork:
     """Return an untrained network whose input is standardised by the reference."""
-    together = np.concatenate([samples[name][:100_000] for name in REFERENCE])
+    together = np.concatenate([samples[name][:100_000] for name in REFERENCE if name in samples])
     mean, scale = (torch.as_tensor(v, dtype=torch.float32) for v in (together.mean(axis=0), together.std(axis=0)))
     torch.manual_seed(settings.seed)
 
@@ -79,7 +79,7 @@ def make_network(settings: TrainingSettings, yields: Yields, samples: Samples) -
 
     if settings.kind == "joint":
         return JointNetwork(yields, body(4), settings.mus)
-    return PairwiseNetworks(yields, tuple(body(1) for _ in range(4)))
+    return PairwiseNetworks(yields, tuple(body(1) for name in PAIRWISE if name in samples))
 
 
 def train(
@@ -113,12 +113,14 @@ def train(
 
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1)
-    third = max(1, settings.batch // 2)
+    # The reference is as large as one and a half samples, in equal parts.
+    parts = [name for name in REFERENCE if name in used]
+    third = max(1, 3 * settings.batch // (2 * len(parts)))
     losses = []
     network.train()
     for step in range(settings.steps):
         names = list(used)
-        batch = [take(name, settings.batch) for name in names] + [take(name, third) for name in REFERENCE]
+        batch = [take(name, settings.batch) for name in names] + [take(name, third) for name in parts]
         logits = network.logits(torch.cat(batch))
         begin = settings.batch * len(names)
         loss = torch.zeros(())
@@ -145,7 +147,7 @@ def train_ensemble(
         SettingsError: If the folder holds networks of other settings.
     """
     if settings.kind == "pairwise":
-        samples = {name: samples[name] for name in ("S", "SBI 1", "SBI 0", "rest")}
+        samples = {name: samples[name] for name in PAIRWISE if name in samples}
     identity: dict[str, Any] = {"settings": {**asdict(settings), "mus": list(settings.mus)}, "yields": asdict(yields)}
     identity["events"] = {name: len(x) for name, x in samples.items()}
     described = folder / "training.json"

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "native": {"sage"},
     "methods": {"sage", "workshop", "training", "harness"},
     "nsbi": {"sage.errors", "sage.fit", "workshop"},
-    "examples": {"sage.errors", "workshop", "nsbi"},
+    "examples": {"sage.errors", "sage.fit", "workshop", "nsbi", "studies"},
     "studies": {"sage", "workshop", "training", "harness"},
     "report": {"sage", "workshop", "harness", "studies"},
     "benchmarks": {"sage", "workshop", "training", "studies", "model"},

@@ -1,20 +1,21 @@
-"""Exact answers of the four-lepton problem: t of the expected data by importance sampling, and by histograms."""
+"""Exact answers of a problem: t of the expected data by importance sampling, and by histograms."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from examples.interference import four_leptons as problem
-from examples.interference.sampling import sample, sample_total
+from examples.interference.problems import Problem
+from nsbi.mixture import interference
+
+MIXTURE = interference(("rest",))
 
 
-def coefficients(mu: float | np.ndarray) -> np.ndarray:
-    """Return the factors of the five processes at mu, shape (..., 5)."""
-    mu = np.asarray(mu, dtype=float)
-    one = np.ones_like(mu)
-    return np.stack([mu, np.sqrt(mu), one, one, one], axis=-1)
+def coefficients(mu: float) -> np.ndarray:
+    """Return the factors of S, I, B and the rest at mu, shape (4,)."""
+    return MIXTURE.at_mu(mu)[0]
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Oracle:
     Half of them are drawn from the signal: t comes from few events of high mass, which are signal-like.
 
     Args:
-        events: Shape (N, 7).
-        densities: The five processes at them, shape (N, 5).
+        events: Shape (N, F).
+        densities: S, I, B and the rest at them, shape (N, 4).
         weights: With which they make the expected data, shape (N,); they add up to about the expected events.
     """
 
@@ -38,15 +39,17 @@ class Oracle:
         ratio = self.densities @ coefficients(mu) / (self.densities @ coefficients(1.0))
         return float(2 * (self.weights * (ratio - 1 - np.log(ratio))).sum())
 
-    def binned_t(self, mu: float, observable: np.ndarray, edges: np.ndarray) -> float:
-        """Return t of a histogram of an observable of the events, shape (N,); outer bins hold what lies beyond."""
-        index = np.searchsorted(edges[1:-1], observable, side="right")
+    def binned_t(self, mus: Sequence[float], observable: np.ndarray, bins: int) -> list[float]:
+        """Return t at several mu of a histogram of an observable, shape (N,), in bins of equally many events."""
+        inner = self.quantiles(observable, bins)[1:-1]
+        index = np.searchsorted(inner, observable, side="right")
         true = self.densities @ coefficients(1.0)
-        parts = [np.bincount(index, self.weights * column / true, len(edges) - 1) for column in self.densities.T]
-        tested, expected = (np.stack(parts, axis=1) @ coefficients(value) for value in (mu, 1.0))
-        kept = expected > 0
-        rise = tested[kept] - expected[kept] - expected[kept] * np.log(tested[kept] / expected[kept])
-        return float(2 * rise.sum())
+        parts = [np.bincount(index, self.weights * column / true, bins) for column in self.densities.T]
+        histogram = np.stack(parts, axis=1)
+        kept = histogram[histogram @ coefficients(1.0) > 0]
+        expected = kept @ coefficients(1.0)
+        tested = [kept @ coefficients(mu) for mu in mus]
+        return [float(2 * (each - expected - expected * np.log(each / expected)).sum()) for each in tested]
 
     def quantiles(self, observable: np.ndarray, bins: int) -> np.ndarray:
         """Return edges between which the expected data have equally many events, shape (bins + 1,)."""
@@ -56,11 +59,11 @@ class Oracle:
         return np.asarray(observable[order][at])
 
 
-def draw_oracle(rng: np.random.Generator, n: int) -> Oracle:
+def draw_oracle(problem: Problem, rng: np.random.Generator, n: int) -> Oracle:
     """Draw n events for the expected data at mu = 1."""
     half = n // 2
-    events = np.concatenate([sample(rng, half, "S"), sample_total(rng, n - half)])
-    densities, expected = problem.components(events), problem.yields()
+    events = np.concatenate([problem.sample(rng, half, "S"), problem.sample(rng, n - half, "total")])
+    densities, expected = problem.exact(events), problem.yields().array()
     total = densities @ coefficients(1.0)
     drawn = half * densities[:, 0] / expected[0] + (n - half) * total / expected.sum()
     return Oracle(events, densities, total / drawn)

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from examples.interference import amplitudes as helicity
 from examples.interference import four_leptons as problem
 from sage.errors import SettingsError
-from workshop.files import write_frame
 
 CHUNK = 200_000
 """Proposals at a time, so that memory stays bounded."""
@@ -166,8 +163,3 @@ def sample_total(
     names = ("SBI", "spin2", "qqZZ")
     parts = [sample(rng, count, name, mu, alphas) for name, count in zip(names, counts.tolist(), strict=True)]
     return np.asarray(rng.permutation(np.concatenate(parts)))
-
-
-def write_events(path: Path, events: np.ndarray) -> None:
-    """Write events as Parquet, float32."""
-    write_frame(path, pd.DataFrame(events.astype(np.float32), columns=list(problem.FEATURES)))
