@@ -24,6 +24,8 @@ LARGEST_LOG = 12.0
 """Ratios beyond its exponential are clamped."""
 FLAGGED_FRACTION = 1e-3
 """Of clamped events, above which ratios are not to be trusted."""
+MARGIN = 1e-6
+"""Of the interference below its bound."""
 CHUNK = 65_536
 
 
@@ -100,7 +102,11 @@ class RatioNetwork(nn.Module):
         # Interference may be 0 and less; a density is bounded below as well.
         least = limits * np.array([math.exp(-2 * LARGEST_LOG), -1.0, *[math.exp(-2 * LARGEST_LOG)] * 2])
         self.clamped = float((beyond | (found < least)).sum()) / max(1, found.size)
-        return np.asarray(np.clip(found, least, limits))
+        return self.bounded(np.asarray(np.clip(found, least, limits)))
+
+    def bounded(self, ratios: np.ndarray) -> np.ndarray:
+        """Return ratios in which clamping and rounding have broken nothing that the network's form promises."""
+        return ratios
 
 
 class JointNetwork(RatioNetwork):
@@ -125,6 +131,12 @@ class JointNetwork(RatioNetwork):
         s, box = a + math.log(self.yields.signal), b + math.log(self.yields.background)
         between = 2 * torch.exp((s + box) / 2) * torch.tanh(h + self.start)
         return torch.stack([s.exp(), between, box.exp(), rest.exp() * self.yields.rest], dim=1)
+
+    def bounded(self, ratios: np.ndarray) -> np.ndarray:
+        """Return ratios with |I| a little below 2 sqrt(S B), so that the density stays above 0."""
+        most = (1 - MARGIN) * 2 * np.sqrt(ratios[:, 0] * ratios[:, 2])
+        ratios[:, 1] = np.clip(ratios[:, 1], -most, most)
+        return ratios
 
     def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ln(p / p_ref) of the signal, of S + I + B at each mu, and of the rest."""
