@@ -89,15 +89,16 @@ class Calibration:
 
 def calibration(target: np.ndarray, reference: np.ndarray, bins: int = CALIBRATION_BINS) -> Calibration:
     """Compare r / (1 + r) with the fraction of target events; ratios at target (n,) and reference events (m,)."""
-    ratio = np.concatenate([target, reference])
-    label = np.concatenate([np.full(len(target), 1 / len(target)), np.zeros(len(reference))])
+    predicted = np.concatenate([target, reference])
+    predicted = predicted / (1 + predicted)
     weight = np.concatenate([np.full(len(target), 1 / len(target)), np.full(len(reference), 1 / len(reference))])
-    predicted = ratio / (1 + ratio)
+    own = np.arange(len(predicted)) < len(target)
     index = np.searchsorted(np.quantile(predicted, np.linspace(0, 1, bins + 1))[1:-1], predicted, side="right")
-    total, number = np.bincount(index, weight, bins), np.bincount(index, minlength=bins)
-    found = np.bincount(index, label, bins) / total
+    total = np.bincount(index, weight, bins)
+    found = np.bincount(index, weight * own, bins) / total
     mean = np.bincount(index, weight * predicted, bins) / total
-    return Calibration(mean, found, np.sqrt(np.maximum(found * (1 - found), 1e-9) / np.maximum(number, 1)))
+    ours, theirs = (np.maximum(np.bincount(index[which], minlength=bins), 1) for which in (own, ~own))
+    return Calibration(mean, found, np.maximum(found * (1 - found), 1e-6) * np.sqrt(1 / ours + 1 / theirs))
 
 
 def normalisation(ratios: np.ndarray, yields: np.ndarray) -> np.ndarray:

@@ -103,6 +103,36 @@ def t_at(likelihood: MixtureLikelihood, best: FitResult, mu: float, objective: O
 
 
 @dataclass(frozen=True)
+class Impact:
+    """What a nuisance parameter does to mu, from the second derivatives at the minimum; no refit.
+
+    Args:
+        name: The nuisance.
+        pull: (estimate - centre) / width.
+        sigma: Its error after the fit, in widths.
+        impact: Shift of mu when it is held one such error higher: -(d2/dmu2)^-1 (d2/dmu da) sqrt(C_aa).
+    """
+
+    name: str
+    pull: float
+    sigma: float
+    impact: float
+
+
+def impacts(mixture: Mixture, objective: Objective, best: FitResult) -> list[Impact]:
+    """Return the impact of each nuisance parameter on mu at a minimum."""
+    hessian = objective.evaluate(best.parameters).hessian
+    slope = 2 * best.mu if mixture.rooted else 1.0
+    found = []
+    for k, (nuisance, centre) in enumerate(zip(objective.nuisances, objective.centres, strict=True), start=1):
+        sigma = float(np.sqrt(best.covariance[k, k]))
+        shift = -slope * hessian[MU, k] / hessian[MU, MU] * sigma
+        pull = (best.parameters[k] - centre) / nuisance.width
+        found.append(Impact(nuisance.name, float(pull), sigma / nuisance.width, float(shift)))
+    return found
+
+
+@dataclass(frozen=True)
 class Spurious(Wrapped):
     """Finite training as a nuisance parameter: the networks' s is off by a times their spread there.
 

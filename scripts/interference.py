@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from scripts import checks
@@ -92,7 +93,7 @@ def work(given: argparse.Namespace) -> None:
         "diagnostics": found,
         "expected_t": {"mu": list(study.MUS), **table},
         "error_of_s": errors,
-        "impacts_on_mu": {impact.name: 2 * impact.auxiliary_covariance[1] for impact in impacts},
+        "impacts": [asdict(impact) for impact in impacts],
         "belt": belt.to_dict(),
         "coverage": {f"{mu:g}": value for mu, value in covered.items()},
     }
@@ -136,7 +137,7 @@ def page(content: dict[str, Any], figures: dict[str, Any], version: str) -> str:
         "belt": ("Belt", "Dotted: what a parabola far from any bound would give."),
         "impacts": (
             "Impacts",
-            "Blue for a constraint moved up, red for down; below the name its error after the fit.",
+            "Blue for a nuisance held one error up, red for down; below its name that error.",
         ),
     }
     pictures = []

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from examples.interference.gaussian import GaussianAmplitudes
 from nsbi import mixture as mixtures
-from nsbi.fitting import Spurious, best_fit, interval, t_at
+from nsbi.fitting import Spurious, best_fit, impacts, interval, t_at
 from nsbi.interpolation import interpolation
 from nsbi.likelihood import Deviation, MixtureLikelihood, Rows, binned, unbinned
 from sage.errors import FitError, InputError, SettingsError
-from studies.impacts import impacts
 
 GAUSSIAN = GaussianAmplitudes()
 MIXTURES = [mixtures.interference(("other",)), mixtures.samples(), mixtures.effective(), mixtures.plain()]
@@ -185,8 +185,15 @@ def test_expected_data_with_a_nuisance():
     assert math.sqrt(best.covariance[1, 1]) == pytest.approx(0.439, abs=2e-3)
     for mu, t in ((0.25, 20.783), (0.5, 7.202), (0.75, 1.505), (1.5, 4.192), (2, 14.154)):
         assert t_at(likelihood, best, mu) == pytest.approx(t, rel=0.01)
-    (impact,) = impacts(likelihood, best)
-    assert impact.auxiliary_refit[1] == pytest.approx(best.covariance[0, 1], rel=0.1)
+    (impact,) = impacts(likelihood.mixture, likelihood, best)
+    assert impact.sigma == pytest.approx(0.439, abs=2e-3)
+    assert impact.pull == pytest.approx(0, abs=1e-3)
+
+    def lowest(alpha):
+        return minimize_scalar(lambda s: likelihood.value(np.array([s, alpha])), bounds=(0.5, 1.5), method="bounded").x
+
+    up, down = (lowest(alpha) for alpha in (0.1 * impact.sigma, -0.1 * impact.sigma))
+    assert impact.impact == pytest.approx(10 * (up**2 - down**2) / 2, rel=0.05)
 
 
 def test_the_reference_cancels():

@@ -10,7 +10,7 @@ import numpy as np
 from examples.interference.oracle import coefficients
 from examples.interference.study import Learned
 from nsbi.diagnostics import Calibration, Closure
-from studies.impacts import Impact
+from nsbi.fitting import Impact
 from studies.neyman import Belt
 from studies.plots import BLACK, BLUE, GREY, MU, RED
 from workshop.plots import drawn, new_figure
@@ -104,13 +104,13 @@ def draw_belt(belt: Belt) -> Any:
 
 @drawn
 def draw_impacts(impacts: Sequence[Impact], sigma: float) -> Any:
-    """Draw what each nuisance's constraint moves mu by, in first order at mu = 1, and its error after the fit."""
+    """Draw what each nuisance moves mu by when held one error up or down, from the Hessian, and its error."""
     figure, axes = new_figure(5.6, 1.4 + 0.4 * len(impacts))
     y = np.arange(len(impacts))[::-1]
-    # mu = s^2, so at s = 1 a shift of s is one of 2 in mu.
-    up = [2 * impact.auxiliary_covariance[1] for impact in impacts]
+    up = [impact.impact for impact in impacts]
     axes.barh(y, up, color=BLUE, alpha=0.8)
     axes.barh(y, [-value for value in up], color=RED, alpha=0.5)
     axes.set_yticks(y, [f"{impact.name}\n{impact.sigma:.2f}" for impact in impacts], fontsize=8)
+    # mu = s^2: at s = 1 an error of s is one of 2 in mu.
     axes.set_xlabel(rf"$\Delta\mu$ (statistical: {2 * sigma:.2f})")
     return figure

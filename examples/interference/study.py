@@ -18,13 +18,12 @@ import numpy as np
 from examples.interference.oracle import MIXTURE, Oracle, coefficients, draw_oracle
 from examples.interference.problems import Problem, problem_of, simulated
 from nsbi import diagnostics
-from nsbi.fitting import Spurious, best_fit, t_at
+from nsbi.fitting import Impact, Spurious, best_fit, impacts, t_at
 from nsbi.interpolation import interpolation
 from nsbi.likelihood import Deviation, MixtureLikelihood, Rows, unbinned
 from nsbi.networks import FLAGGED_FRACTION, Ensemble
 from nsbi.train import REFERENCE, Samples, TrainingSettings, train_ensemble
 from sage.errors import FitError
-from studies.impacts import Impact, impacts
 from studies.neyman import Belt, Resampler, Statistic, make_belt, toys_at
 
 logger = logging.getLogger("sage.examples.interference")
@@ -167,8 +166,8 @@ def spread(learned: Learned) -> np.ndarray:
     return np.asarray(np.polynomial.Polynomial.fit(np.sqrt(MUS), rows, 2).convert().coef.copy())
 
 
-def systematics(learned: Learned, events: int = 20_000) -> tuple[list[Impact], dict[str, float]]:
-    """Return impacts on s of the expected data, and the error of s with and without nuisances and training."""
+def systematics(learned: Learned, events: int = 8_000) -> tuple[list[Impact], dict[str, float]]:
+    """Return impacts on mu of the expected data, and the error of s with and without nuisances and training."""
     problem, rng = learned.problem, np.random.default_rng(5)
     chosen = rng.choice(len(learned.oracle.weights), min(events, len(learned.oracle.weights)), replace=False)
     x = learned.oracle.events[chosen]
@@ -199,7 +198,7 @@ def systematics(learned: Learned, events: int = 20_000) -> tuple[list[Impact], d
         "exact_all_nuisances": best.sigma_mu,
         "learned_all_nuisances_and_training": everything.sigma_mu,
     }
-    return impacts(likelihood, best), errors
+    return impacts(MIXTURE, likelihood, best), errors
 
 
 def statistics(learned: Learned, mus: Sequence[float], seed: int) -> tuple[Statistic, Statistic]:
