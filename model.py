@@ -9,7 +9,7 @@ from typing import Any
 from sage.measurement import measure
 from sage.network.classifier import NetworkClassifier
 from sage.network.engine import check_choice
-from sage.network.parameters import check_parameters
+from sage.network.parameters import check_networks
 from sage.rebuilding import rebuild
 from sage.submission import WEIGHTS, Submission
 
@@ -55,7 +55,7 @@ class Model(Submission):
     ) -> None:
         settings: dict[str, Any] = {"nuisances": nuisances, "mu_range": mu_range, "rebuilding": rebuilding}
         super().__init__(get_train_set, systematics, weights=weights, **settings)
-        check_parameters(self.bundle.network, self.bundle.normalisation.inputs)
+        check_networks(self.bundle.network, self.bundle.normalisation.inputs)
         check_choice(engine, threads)
         self.engine = engine
         self.threads = threads

@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sage.challenge.features import derived
+from sage.challenge.features import Derived
 from sage.challenge.frame import read_test_set
 from sage.challenge.shifts import PRIMARIES, select, shift
 from sage.files.bundle import Bundle
 from sage.network.dense import from_arrays
 from sage.network.engine import Engine
-from sage.network.graph import jets_present, normalise, raw_inputs
+from sage.network.inputs import network_inputs
 from training.graph_oracle import OracleNetwork, build_graphs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,13 +47,6 @@ def draw_test_set(n_events: int, seed: int) -> dict[str, Any]:
     drawn = np.random.default_rng(seed).choice(len(rows), n_events, p=share / share.sum())
     frame = pd.DataFrame({name: column[drawn] for name, column in columns.items()})
     return {"data": frame, "weights": np.full(n_events, EXPECTED / n_events)}
-
-
-def network_inputs(test_set: dict[str, Any], bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
-    """Return normalised inputs (n, 35) and jet masks (n, 2) of a test set."""
-    columns, _, _ = read_test_set(test_set)
-    values, defined = raw_inputs(columns, derived(columns))
-    return normalise(values, defined, bundle.normalisation), jets_present(columns)
 
 
 def seconds_of(function: Callable[[], Any]) -> float:
@@ -149,9 +142,10 @@ def compare_networks(bundle: Bundle, test_set: dict[str, Any], rounds: int, n_sl
         rounds: Rounds.
         n_slow: Events for the dense module and torch-geometric.
     """
-    values, jets = network_inputs(test_set, bundle)
+    columns, _, _ = read_test_set(test_set)
+    values, jets = network_inputs(columns, Derived(columns), bundle.normalisation)
     engines = {kind: Engine(bundle.network, kind, 1) for kind in ("native", "torch")}
-    oracle = OracleNetwork().eval().requires_grad_(False)
+    oracle = OracleNetwork(bundle.normalisation.inputs).eval().requires_grad_(False)
     oracle.load_state_dict(from_arrays(bundle.network).state_dict())
     batches = [
         (
@@ -164,7 +158,7 @@ def compare_networks(bundle: Bundle, test_set: dict[str, Any], rounds: int, n_sl
     def build() -> None:
         for batch in batches:
             for branch in (oracle.deterministic.branch, oracle.uncertainty.branch):
-                build_graphs(branch, *batch)
+                build_graphs(branch, *batch, bundle.normalisation.inputs)
 
     @torch.inference_mode()
     def geometric() -> None:

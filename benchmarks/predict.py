@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,26 @@ from model import Model
 from sage.binned.counting import BLOCK
 from sage.binned.regions import counts, quantities
 from sage.binned.tables import GRID
-from sage.challenge.features import derived
+from sage.challenge.features import Derived, derived
 from sage.challenge.frame import read_test_set
 from sage.challenge.shifts import select, shift
+from sage.errors import FitError
 from sage.measurement import count_events, fit_interval, likelihood_of
 from sage.network.classifier import NetworkClassifier
 from sage.network.engine import KINDS, Engine
-from sage.network.graph import jets_present, normalise, raw_inputs
+from sage.network.graph import WITH_DITAU, normalise, raw_inputs
+from sage.network.inputs import network_inputs
+from sage.submission import WEIGHTS
 from workshop.plots import save
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 5_000_000)
 
 
 def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[str, dict[str, float]]:
-    """Run the stages of one measurement on their own; return seconds and peak memory per stage."""
+    """Run the stages of one measurement on their own; return seconds and peak memory per stage.
+
+    Inputs of the native kernel are computed in numpy as well, for comparison; that is no stage of the measurement.
+    """
     stages: dict[str, dict[str, float]] = {}
 
     def timed(stage: str, function: Callable[[], Any]) -> Any:
@@ -60,6 +67,7 @@ def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[st
         return result[0]
 
     bundle = model.bundle
+    constants = bundle.normalisation
     engine = Engine(bundle.network, model.engine, threads)
     columns, weights, _ = timed("arrays", lambda: read_test_set(test_set))
     starts = range(0, len(weights), BLOCK)
@@ -68,18 +76,27 @@ def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[st
     def each(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return list(engine.map(function, items))
 
-    def features(block: Any) -> Any:
-        columns = derived(block)
-        return *raw_inputs(block, columns), columns
+    def inputs(block: Any) -> Any:
+        columns = Derived(block)
+        return *network_inputs(block, columns, constants), columns
 
-    raw = timed("features", lambda: each(features, blocks))
-    inputs = timed("normalisation", lambda: each(lambda r: normalise(r[0], r[1], bundle.normalisation), raw))
-    pairs = [(values, jets_present(block)) for values, block in zip(inputs, blocks, strict=True)]
-    probabilities = timed("network", lambda: each(lambda pair: engine.probabilities(*pair), pairs))
-    triples = [(block, columns, p) for block, (_, _, columns), p in zip(blocks, raw, probabilities, strict=True)]
-    found = timed("histogram", lambda: each(lambda t: counts(bundle.regions, quantities(*t)), triples))
-    observed = np.sum(found, axis=0)
-    timed("fit", lambda: fit_interval(likelihood_of(observed, bundle), bundle.settings))
+    def in_numpy(block: Any) -> Any:
+        return normalise(*raw_inputs(block, derived(block), constants.inputs), constants)
+
+    found = timed("inputs", lambda: each(inputs, blocks))
+    if constants.inputs is WITH_DITAU:
+        timed("(in numpy)", lambda: each(in_numpy, blocks))
+    probabilities = timed("network", lambda: each(lambda part: engine.probabilities(*part[:2]), found))
+    triples = [(block, columns, p) for block, (_, _, columns), p in zip(blocks, found, probabilities, strict=True)]
+    counted = timed("histogram", lambda: each(lambda t: counts(bundle.regions, quantities(*t)), triples))
+    observed = np.sum(counted, axis=0)
+
+    def fit() -> None:
+        # Tables of few events may fit nothing; ``predict`` then answers with its fall-back.
+        with suppress(FitError):
+            fit_interval(likelihood_of(observed, bundle), bundle.settings)
+
+    timed("fit", fit)
     return stages
 
 
@@ -92,7 +109,7 @@ def time_predict(model: Model, test_set: dict[str, Any], repeats: int = 3) -> di
     return result
 
 
-def time_fresh_worker(test_set: dict[str, Any]) -> dict[str, float]:
+def time_fresh_worker(model: Model, test_set: dict[str, Any]) -> dict[str, float]:
     """Return the seconds of import, unpickling and first ``predict`` in a new process, and of a second one."""
     program = (
         "import sys, time, numpy, pandas\n"
@@ -108,7 +125,7 @@ def time_fresh_worker(test_set: dict[str, Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         data, pickled = Path(folder, "set.pkl"), Path(folder, "model.pkl")
         data.write_bytes(pickle.dumps(test_set))
-        pickled.write_bytes(pickle.dumps(Model(threads=1)))
+        pickled.write_bytes(pickle.dumps(model))
         run = subprocess.run(
             [sys.executable, "-c", program, str(data), str(pickled)],
             cwd=ROOT,
@@ -142,6 +159,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=945_000)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--engine", choices=KINDS, help="default: the first that works")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="most events of the growth curve; 0 for none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
@@ -152,7 +170,7 @@ def main() -> None:
     test_set = draw_test_set(arguments.events, arguments.seed)
     report["threads"] = {}
     for threads in arguments.threads:
-        model = Model(engine=arguments.engine, threads=threads)
+        model = Model(weights=arguments.weights, engine=arguments.engine, threads=threads)
         whole = time_predict(model, test_set)
         stages = time_stages(model, test_set, threads)
         report["threads"][str(threads)] = {"predict": whole, "stages": stages}
@@ -161,8 +179,8 @@ def main() -> None:
             speed = arguments.events / found["seconds"] / 1e6
             print(f"  {stage:14s}{found['seconds']:8.3f} s{speed:9.2f} M events/s{found['memory_mb']:8.0f} MB")
 
-    model = Model(engine=arguments.engine, threads=1)
-    report["worker"] = time_fresh_worker(test_set)
+    model = Model(weights=arguments.weights, engine=arguments.engine, threads=1)
+    report["worker"] = time_fresh_worker(model, test_set)
     print(f"fresh worker: first predict {report['worker']['first_s']:.2f} s, warm {report['worker']['warm_s']:.2f} s")
     report["node_s_per_million"] = node = time_node(model, test_set)
     hours = node * np.prod(GRID) / 3600

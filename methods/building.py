@@ -27,7 +27,7 @@ from training.build_tables import build_tables
 from training.config import Config
 from training.events import DATA_FILE
 from training.make_weights import write_weights
-from training.train import NETWORK_FILE, REPORT_FILE
+from training.networks import NETWORK_FILE, REPORT_FILE
 from workshop.files import sha256, write_arrays, write_json
 
 ROOT = FOLDER.parent

@@ -276,6 +276,18 @@ SAGE_INLINE void transverse(const Pair& p, V* out) {
     out[3] = (p.pt_l + p.pt_h) * p.cos;
 }
 
+// All ten of one vector of events. NaN goes through comparisons as either side; as in numpy it spoils what it is part of,
+// here the whole event.
+__attribute__((noinline)) void ditau_quantities(const DitauConstants& k, const V* in, V* out) {
+    const Pair pair = find_pair(k, in);
+    collinear_solution(k, pair, out);
+    mass_likelihood(k, pair, out + 3);
+    transverse(pair, out + 6);
+    V poison = V{};
+    for (int c = 0; c < kDitauColumns; ++c) poison = in[c] != in[c] ? in[c] : poison;
+    for (int c = 0; c < kDitau; ++c) out[c] += poison;
+}
+
 void run_ditau(const DitauConstants& k, const DitauBatch& batch) {
     for (int64_t start = 0; start < batch.n_events; start += kLanes) {
         const int64_t left = batch.n_events - start;
@@ -286,15 +298,8 @@ void run_ditau(const DitauConstants& k, const DitauBatch& batch) {
             for (int i = 0; i < kLanes; ++i) lanes[i] = batch.column[c][start + (i < full ? i : full - 1)];
             memcpy(in + c, lanes, sizeof lanes);
         }
-        const Pair pair = find_pair(k, in);
-        collinear_solution(k, pair, out);
-        mass_likelihood(k, pair, out + 3);
-        transverse(pair, out + 6);
-        // NaN goes through comparisons as either side; as in numpy it spoils what it is part of, here the whole event.
-        V poison = V{};
-        for (int c = 0; c < kDitauColumns; ++c) poison = in[c] != in[c] ? in[c] : poison;
+        ditau_quantities(k, in, out);
         for (int c = 0; c < kDitau; ++c) {
-            out[c] += poison;
             memcpy(lanes, out + c, sizeof lanes);
             memcpy(batch.out + c * batch.stride + start, lanes, static_cast<size_t>(full) * sizeof(float));
         }

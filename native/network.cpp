@@ -15,7 +15,8 @@
 // The file reads itself once per instruction set: the part below `#else` is the kernel for one vector width, the part
 // above is what all widths share. No state, no allocation, no exceptions; libc and libm only. The layout of the event
 // graph and of the parameters repeats sage/network/graph.py and parameters.py; the comparison with the dense module in
-// tests/test_native.py is what keeps them the same. ditau.h holds the di-tau quantities.
+// tests/test_native.py is what keeps them the same. ditau.h holds the di-tau quantities, perceptron.h what runs beside
+// the graph.
 
 #ifndef SAGE_LANES
 
@@ -347,6 +348,8 @@ struct Batch {
     int64_t row_stride, column_stride;
     const uint8_t* jets;
     int64_t n_events;
+    const float* offset;  // added to the logits, (n, 4) with offset_stride from row to row, or null
+    int64_t offset_stride;
     float* probabilities;
     float* logits;
 };
@@ -354,6 +357,8 @@ struct Batch {
 }  // namespace
 
 #include "ditau.h"
+#include "perceptron.h"
+#include "inputs.h"
 
 // ------------------------------------------------------------------------------------- one kernel per instruction set
 
@@ -433,7 +438,7 @@ int best_instruction_set() {
 #define SAGE_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Version of this interface, of the parameter block and of the meaning of the inputs.
-SAGE_EXPORT int32_t sage_network_version() { return 2; }
+SAGE_EXPORT int32_t sage_network_version() { return 3; }
 
 // Number of floats in the parameter block of a network with so many inputs; 0 if there is no such network.
 SAGE_EXPORT int64_t sage_network_parameters(int64_t n_inputs) {
@@ -476,11 +481,12 @@ void forward(const float* block, const Batch& batch, int instruction_set) {
 
 // Class probabilities, (n, 4) row-major, and logits where the pointer is not null. `values[i * row_stride + c *
 // column_stride]` is input c of event i; jets is (n, 2) row-major, nonzero where the leading and the subleading jet
-// exist. An event with an input that is not finite gets NaN everywhere, as in the dense module. Returns 0, or which
+// exist. `offset[i * offset_stride + k]` is added to logit k unless the pointer is null. An event with an input that is not finite gets NaN everywhere, as in the dense module. Returns 0, or which
 // argument is wrong; nothing is written then.
 SAGE_EXPORT int32_t sage_network_forward(const float* block, int64_t n_parameters, int64_t n_inputs,
                                          const float* values, int64_t row_stride, int64_t column_stride,
-                                         const uint8_t* jets, int64_t n_events, float* probabilities, float* logits,
+                                         const uint8_t* jets, int64_t n_events, const float* offset,
+                                         int64_t offset_stride, float* probabilities, float* logits,
                                          int32_t instruction_set) {
     const int64_t expected = sage_network_parameters(n_inputs);
     if (expected == 0 || n_parameters != expected) return kWrongParameterCount;
@@ -489,12 +495,52 @@ SAGE_EXPORT int32_t sage_network_forward(const float* block, int64_t n_parameter
     if (instruction_set < kAutomatic || instruction_set > best) return kUnknownInstructionSet;
     if (n_events == 0) return kOk;
 
-    const Batch batch = {values, row_stride, column_stride, jets, n_events, probabilities, logits};
+    const Batch batch = {values, row_stride,    column_stride, jets,  n_events,
+                         offset, offset_stride, probabilities, logits};
     const int chosen = instruction_set == kAutomatic ? best : instruction_set;
     if (n_inputs == inputs(kPublishedGlobals)) {
         forward<kPublishedGlobals>(block, batch, chosen);
     } else {
         forward<kDitauGlobals>(block, batch, chosen);
+    }
+    return kOk;
+}
+
+// A perceptron: sizes of inputs, hidden layers and outputs; the block holds, for each layer, the weights as (inputs,
+// outputs) and then the bias, outputs padded with 0 to a multiple of 8. Results are (n, outputs) row-major. Returns 0, or
+// which argument is wrong; nothing is written then.
+SAGE_EXPORT int32_t sage_perceptron(const float* block, int64_t n_parameters, const int64_t* sizes, int64_t n_layers,
+                                    const float* values, int64_t row_stride, int64_t column_stride, int64_t n_events,
+                                    float* out, int32_t instruction_set) {
+    if (!sizes || n_layers < 1 || n_layers > kMostLayers) return kWrongParameterCount;
+    Layers layers = {static_cast<int>(n_layers), {}, {}, {}};
+    int64_t used = 0;
+    for (int64_t l = 0; l <= n_layers; ++l) {
+        const bool hidden = l > 0 && l < n_layers;
+        if (sizes[l] < 1 || sizes[l] > kWidest || (hidden && sizes[l] % kTile)) return kWrongParameterCount;
+        layers.size[l] = static_cast<int>(sizes[l]);
+        if (l == 0) continue;
+        layers.weight[l - 1] = block + used;
+        used += sizes[l - 1] * padded(sizes[l]);
+        layers.bias[l - 1] = block + used;
+        used += padded(sizes[l]);
+    }
+    if (n_parameters != used) return kWrongParameterCount;
+    if (n_events < 0 || !block || (n_events > 0 && (!values || !out))) return kBadArgument;
+    const int best = best_instruction_set();
+    if (instruction_set < kAutomatic || instruction_set > best) return kUnknownInstructionSet;
+    const PerceptronBatch batch = {values, row_stride, column_stride, n_events, out};
+    switch (instruction_set == kAutomatic ? best : instruction_set) {
+#if defined(__x86_64__)
+        case kAvx512:
+            avx512::run_perceptron(layers, batch);
+            break;
+        case kAvx2:
+            avx2::run_perceptron(layers, batch);
+            break;
+#endif
+        default:
+            baseline::run_perceptron(layers, batch);
     }
     return kOk;
 }
@@ -528,6 +574,8 @@ SAGE_EXPORT int32_t sage_ditau(const float* constants, int64_t n_constants, cons
     }
     return kOk;
 }
+
+#include "inputs.h"
 
 #else  // one kernel, SAGE_LANES events at a time ------------------------------------------------------------------------
 
@@ -848,6 +896,15 @@ void run_pattern(const FoldedFor<Globals>& f, const Batch& batch, int64_t* rows,
         deterministic<G>(f, in, h);
         uncertainty<G>(f, in, h + kHidden);
         head(f, h, logits);
+        if (batch.offset) {
+            for (int k = 0; k < kClasses; ++k) {
+                float lanes[kLanes];
+                for (int i = 0; i < kLanes; ++i) lanes[i] = batch.offset[rows[first + i] * batch.offset_stride + k];
+                V added;
+                memcpy(&added, lanes, sizeof lanes);
+                logits[k] += added;
+            }
+        }
 
         // 0 where all inputs are finite, else NaN: in the dense module masked places multiply by 0, which does this.
         V poison = V{};
@@ -881,6 +938,8 @@ void run(const FoldedFor<Globals>& f, const Batch& batch) {
 }
 
 #include "ditau.h"
+#include "perceptron.h"
+#include "inputs.h"
 
 }  // namespace SAGE_NAMESPACE
 }  // namespace

@@ -43,7 +43,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--uniform-bins", type=checks.whole(1), nargs="+", default=[100], help="bins to start from")
     add("--region-sets", nargs="+", help="only these (default: all)")
-    add_seed(options, "decides points, noise and halves")
+    add_seed(options, "decides points, noise and folds")
     return options.parse_args(argv)
 
 
@@ -51,10 +51,10 @@ def work(given: argparse.Namespace) -> None:
     """Count, compare, write and print."""
     from sage.binned.counting import Noise, choose_points
     from sage.network.classifier import NetworkClassifier
-    from training.build_tables import read_network, read_shares
     from training.compare_binnings import candidates, compare, table
     from training.events import EventsFile
     from training.filling import Evaluator
+    from training.networks import read_network, read_shares
     from workshop.files import write_bytes, write_json
 
     parameters, normalisation = read_network(given.weights)

@@ -26,7 +26,7 @@ from sage.files.bundle import Bundle, read_bundle
 from sage.fit.interval import Interval
 from sage.measurement import count_events, fit_interval, likelihood_of
 from sage.network.classifier import NetworkClassifier
-from sage.network.parameters import check_parameters
+from sage.network.parameters import check_networks
 from training.counting import Counter, count_nodes
 from workshop.numbers import with_error
 
@@ -98,7 +98,7 @@ def postfit(weights: Path, data: Path, test_size: float, mu: float, seed: int, s
         systematics: Names of the uncertainties that are switched on.
     """
     bundle = read_bundle(weights)
-    check_parameters(bundle.network, bundle.normalisation.inputs)
+    check_networks(bundle.network, bundle.normalisation.inputs)
     truth = draw_nuisances(seed, systematics)
     test_set = make_pseudo_data(EventFile(data, test_size).load_test_set(), mu, truth, seed)
     events, event_weights, _ = read_test_set(test_set)

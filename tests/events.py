@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from sage.challenge.shifts import PRIMARIES
 
 ROOT = Path(__file__).resolve().parents[1]
+FIVE_WEIGHTS = ROOT / "tests" / "data" / "weights_five"
+"""Weights of the graph alone, published inputs, five regions: as shipped before the efficient score."""
 DATA = ROOT / "tests" / "data" / "events"
 DATA_FILE = "FAIR_Universe_HiggsML_data.parquet"
 METADATA_FILE = "FAIR_Universe_HiggsML_data_metadata.json"

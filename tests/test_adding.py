@@ -17,7 +17,7 @@ from sage.files.bundle import read_bundle
 from scripts import count_events as program
 from scripts import make_weights
 from tests.ending import exit_code
-from tests.events import DATA, DATA_FILE, ROOT, production_folder
+from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS, production_folder
 from training import count_events as counting_files
 from training.adding import FINISHED_FILE, add, counting, finish, read_counts
 from training.build_tables import RESPONSE_FILE
@@ -31,7 +31,7 @@ from training.sums import count_shard, read_plan, read_sums, sum_shards, sums_pa
 from workshop.errors import UsageError
 from workshop.files import read_arrays, write_arrays
 
-WEIGHTS = ROOT / "weights"
+WEIGHTS = FIVE_WEIGHTS
 PLAIN = (NOMINAL, (0.99, 1.0, 0.0), (1.0, 1.02, 0.0))
 """Points without noise, which depends on the place of a row in its file."""
 ALL_EVENTS = pq.ParquetFile(DATA / DATA_FILE).read_row_group(0).to_pandas().drop_duplicates(list(PRIMARIES))

@@ -17,13 +17,13 @@ from scripts import asimov
 from studies.asimov import as_text, scan_mu, study_asimov, yield_changes
 from studies.impacts import breakdown_by_auxiliary_data, breakdown_by_freezing, correlations, frozen, impacts
 from studies.likelihoods import asimov_likelihood, nuisances_of, open_weights, parameters_at, process_yields
-from tests.conftest import ROOT
 from tests.ending import exit_code
+from tests.events import FIVE_WEIGHTS
 
 
 @pytest.fixture(scope="module")
 def bundle():
-    return open_weights(ROOT / "weights")
+    return open_weights(FIVE_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

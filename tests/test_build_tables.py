@@ -21,11 +21,12 @@ from sage.network.dense import class_probabilities, from_arrays
 from sage.network.graph import jets_present, normalise, raw_inputs
 from tests.conftest import analytic_yields
 from tests.events import small_data
-from training.build_tables import build_tables, read_network
+from training.build_tables import build_tables
 from training.config import Config, TablesConfig, TrainingConfig
 from training.counting import Counter, CountingJob, count_nodes
 from training.events import EventsFile
 from training.make_weights import make_weights, write_weights
+from training.networks import read_network
 from training.validation import validate
 from workshop.files import read_arrays
 

@@ -9,6 +9,7 @@ from scipy import stats
 from studies.closure import Sample, compare, compare_shares, summary
 from studies.likelihoods import open_weights
 from tests.conftest import ROOT
+from tests.events import FIVE_WEIGHTS
 from training.events import EventsFile
 
 
@@ -63,7 +64,7 @@ def test_intervals_of_few_showers_are_joined():
 def test_halves_of_the_events_agree_and_shifted_ones_do_not():
     file = EventsFile(ROOT / "data", 0.5)
     one, other = (file.read(file.rows(part)) for part in ("tables", "training"))
-    bundle = open_weights(ROOT / "weights")
+    bundle = open_weights(FIVE_WEIGHTS)
     found = compare(one, other, bundle)
     assert set(found) == {"htautau", "ztautau", "ttbar", "diboson"}
     assert len(found["htautau"]["quantities"]) == 28 + 2 + 5

@@ -16,7 +16,7 @@ import pytest
 
 from sage.binned.counting import KINDS, Noise, choose_points
 from sage.files.bundle import read_bundle
-from tests.events import ROOT, small_data
+from tests.events import FIVE_WEIGHTS, ROOT, small_data
 from training.counting import Counter, CountingJob, count_nodes
 
 
@@ -64,7 +64,7 @@ def cluster(n_workers):
 
 @pytest.fixture
 def counter(tmp_path):
-    bundle = read_bundle(ROOT / "weights")
+    bundle = read_bundle(FIVE_WEIGHTS)
     folder = tmp_path / "events"
     folder.mkdir()
     return Counter(

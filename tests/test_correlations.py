@@ -16,7 +16,7 @@ from sage.files.bundle import VARIANCE_FACTORS, read_bundle
 from sage.files.manifest import MANIFEST, signed
 from sage.fit.interval import measure_interval
 from sage.rates import Rates
-from tests.events import PARENTS_FILE, ROOT, small_data
+from tests.events import FIVE_WEIGHTS, PARENTS_FILE, small_data
 from training.build_tables import REPORT, RESPONSE_FILE, build_tables, summary
 from training.config import Config, TablesConfig
 from training.correlations import sensitivities, variance_factors, variances_along
@@ -135,13 +135,13 @@ def data(tmp_path_factory):
 
 def test_tables_hold_factors_where_showers_are_known(data, tmp_path):
     config = Config(seed=3, table_fraction=1.0, tables=TablesConfig(min_effective=20.0, nodes=20, noise_draws=1))
-    report = build_tables(config, data, ROOT / "weights", tmp_path / "with")
+    report = build_tables(config, data, FIVE_WEIGHTS, tmp_path / "with")
     factors = read_arrays(tmp_path / "with" / RESPONSE_FILE)[VARIANCE_FACTORS]
     assert (factors != 1.0).any()
     assert report["variance_factors"] == dict(zip(PROCESSES, factors.round(4).tolist(), strict=True))
     assert "variance factor" in summary(report)
     (data / PARENTS_FILE).rename(data / "hidden")
-    report = build_tables(config, data, ROOT / "weights", tmp_path / "without")
+    report = build_tables(config, data, FIVE_WEIGHTS, tmp_path / "without")
     assert VARIANCE_FACTORS not in read_arrays(tmp_path / "without" / RESPONSE_FILE)
     assert json.loads((tmp_path / "without" / REPORT).read_text())["variance_factors"] is None
     assert "variance factor" not in summary(report)
@@ -149,7 +149,7 @@ def test_tables_hold_factors_where_showers_are_known(data, tmp_path):
 
 def with_factors(folder, factors):
     """Give a copy of the shipped weights factors."""
-    shutil.copytree(ROOT / "weights", folder)
+    shutil.copytree(FIVE_WEIGHTS, folder)
     arrays = read_arrays(folder / RESPONSE_FILE) | {VARIANCE_FACTORS: np.array(factors)}
     write_arrays(folder / RESPONSE_FILE, arrays)
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -160,7 +160,7 @@ def with_factors(folder, factors):
 
 
 def test_the_bundle_scales_the_variances(tmp_path):
-    shipped = read_bundle(ROOT / "weights")
+    shipped = read_bundle(FIVE_WEIGHTS)
     found = read_bundle(with_factors(tmp_path / "a", [1.0, 1.5, 2.0, 0.5]))
     np.testing.assert_allclose(found.variances, shipped.variances * np.array([[1.0], [1.5], [2.0], [0.5]]))
     np.testing.assert_array_equal(read_bundle(with_factors(tmp_path / "b", [1.0] * 4)).variances, shipped.variances)

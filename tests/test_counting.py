@@ -26,14 +26,14 @@ from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
 from sage.challenge.nuisances import PROCESSES
 from sage.files.bundle import read_bundle
 from sage.network.classifier import NetworkClassifier
-from tests.events import ROOT, columns_of, embedded_frame
+from tests.events import FIVE_WEIGHTS, columns_of, embedded_frame
 
 POINTS = [NOMINAL, (1.01, 0.985, 0.0), (0.99, 1.02, 2.5), (1.0, 1.0, 4.0)]
 
 
 @pytest.fixture(scope="module")
 def bundle():
-    return read_bundle(ROOT / "weights")
+    return read_bundle(FIVE_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from sage.files.bundle import read_bundle
 from scripts import run_ingestion
 from studies.event_toys import frame_of_records
 from tests import official
+from tests.events import FIVE_WEIGHTS
 from workshop.errors import UsageError
 
 ROOT = official.TESTS.parent
@@ -65,7 +66,7 @@ def read_or_refused(folder):
 
 
 def test_every_value_of_a_pseudo_experiment(finished, tmp_path):
-    bundle = read_bundle(ROOT / "weights")
+    bundle = read_bundle(FIVE_WEIGHTS)
     records, _ = read_records(finished / EXPERIMENTS_FILE)
     first, *others = [dataclasses.asdict(record) for record in records]
     refused = 0

@@ -29,7 +29,7 @@ from sage.network.engine import KINDS, Engine, default_threads
 from sage.network.graph import INPUTS
 from sage.network.native import LIBRARY
 from tests.conftest import ROOT
-from tests.events import drawn_frame, full_weights
+from tests.events import FIVE_WEIGHTS, drawn_frame, full_weights
 from tests.test_native import DAMAGE, random_events
 
 
@@ -41,7 +41,7 @@ def _one_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def bundle():
-    return read_bundle(ROOT / "weights")
+    return read_bundle(FIVE_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_moves_of_the_signal_probability():
     before = RNG.random(n).astype(np.float32)
     after = np.where(np.arange(n) < 100, np.nan, before + 0.01).astype(np.float32)
     classes = np.arange(n) % 4
-    scored = Scored(np.zeros((n, 4)), {"nominal": before, "tes up": after}, classes, np.ones(n), {})
+    scored = Scored(np.zeros((n, 4)), {"nominal": before, "tes up": after}, classes, np.ones(n), np.arange(n), {})
     for i, name in enumerate(PROCESSES):
         found = moved(scored, "tes up")[name]
         assert found["mean_per_event"] == pytest.approx(found["rms_per_event"]) == pytest.approx(0.01, rel=1e-3)
@@ -78,6 +78,10 @@ def test_program_reports_and_resumes(tmp_path, monkeypatch):
         assert result["cross_entropy"] < np.log(4)
         assert result["auc"]["inclusive"]["training"] > 0.6
         assert (len(result["shifts"]) == 6) == (name in SHIFTED)
+    for which in ("all events in one", "five regions"):
+        found = report["information"][which]
+        assert found["averaged"] == {"ratio": 1.0, "error": 0.0}
+        assert all(0.0 < found[name]["ratio"] < 5.0 and found[name]["error"] > 0.0 for name in CLASSIFIERS[1:])
     assert (folders[1] / "reliability.png").stat().st_size > 10_000
     assert json.loads((folders[1] / EVALUATION_FILE).read_text()) == report
     (folders[1] / "perceptron.json").unlink()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from iminuit import Minuit
 
-from model import WEIGHTS
 from sage.binned.statistic import BinnedLikelihood, with_counts
 from sage.binned.tables import GRID, YieldTables, default_axes
 from sage.challenge.nuisances import CHALLENGE, VARIANTS, variant
@@ -20,6 +19,7 @@ from sage.fit.interval import measure_interval
 from sage.fit.newton import fit, fit_global
 from sage.measurement import likelihood_of as measured_likelihood
 from tests.drawing import few_and_many
+from tests.events import FIVE_WEIGHTS
 from tests.likelihoods import likelihood_from, with_variances
 
 N_BINS = 40
@@ -85,7 +85,7 @@ def test_never_above_iminuit_and_same_limits_as_minos(analytic_tables, draw_nuis
 def test_the_bundle_s_smooth_templates_leave_no_lower_minimum(name, toys):
     """iminuit from five starts, among them both valleys of soft_met and its ends; its lowest minimum has our mu."""
     settings = {"templates": "smooth", "nuisances": name, "simulation_uncertainty": True}
-    bundle = read_bundle(WEIGHTS)
+    bundle = read_bundle(FIVE_WEIGHTS)
     bundle = dataclasses.replace(bundle, settings=bundle.settings | settings)
     bare = measured_likelihood(np.zeros(bundle.regions.n_bins), bundle)
     rng = np.random.default_rng(18)

@@ -6,6 +6,7 @@ import torch
 
 from sage.challenge.ditau import DITAU, ditau
 from sage.challenge.features import angular_distances, derived
+from sage.challenge.position import TURNED, standard_position
 from sage.challenge.shifts import PRIMARIES, select, shift
 from sage.network.graph import (
     INPUT_SETS,
@@ -52,8 +53,8 @@ def test_inputs_are_the_16_primaries_and_19_derived_ones(events):
 
 
 def test_ditau_inputs_sit_where_the_published_ones_do():
-    """The same graph with the same columns, or their logarithms, and ten more globals at the end."""
-    names = [name.removeprefix(LOG) for name in WITH_DITAU.columns]
+    """The same graph with the same columns, turned or their logarithms, and ten more globals at the end."""
+    names = [name.removeprefix(LOG).removeprefix(TURNED) for name in WITH_DITAU.columns]
     assert names == [*INPUTS, *DITAU]
     assert {name for name in names if LOG + name in WITH_DITAU.columns} == set(LONG_TAILED)
     assert np.array_equal(required_jets(WITH_DITAU)[:35], required_jets())
@@ -74,8 +75,9 @@ def test_ditau_inputs_are_columns_quantities_and_logarithms(events):
     values, defined = raw_inputs(events, derived(events), WITH_DITAU)
     published, published_defined = raw_inputs(events, derived(events))
     quantities = ditau(events)
+    turned = standard_position(events)
     for i, name in enumerate(WITH_DITAU.columns):
-        column = published[:, i] if i < 35 else quantities[name.removeprefix(LOG)]
+        column = turned[name] if name in turned else published[:, i] if i < 35 else quantities[name.removeprefix(LOG)]
         expected = np.log(1 + np.maximum(column, 0.0) / LOG_UNIT) if name.startswith(LOG) else column
         known = published_defined[:, i] if i < 35 else np.ones(len(column), bool)
         assert np.array_equal(defined[:, i], known), name

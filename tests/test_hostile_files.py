@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from model import WEIGHTS, Model
+from model import Model
 from sage.binned.regions import QUANTITIES
+from sage.binned.score import EFFICIENT_SCORE, SHAPE_SCORES
 from sage.errors import WeightsError
 from sage.files.bundle import read_bundle
 from sage.files.manifest import MANIFEST, REMEDY, signed
 from tests.drawing import few_and_many
+from tests.events import FIVE_WEIGHTS
 
-FILES = sorted(path.name for path in WEIGHTS.glob("*.npz"))
+FILES = sorted(path.name for path in FIVE_WEIGHTS.glob("*.npz"))
 PLACES = 64
 TIMES = 5
 """Bound on the time of a refusal, in that of reading the undamaged files."""
@@ -36,7 +38,7 @@ BYTES = 100 << 20
 def folder(tmp_path):
     """The shipped weights with settings that read all files."""
     target = tmp_path / "weights"
-    shutil.copytree(WEIGHTS, target)
+    shutil.copytree(FIVE_WEIGHTS, target)
     edit(target, lambda manifest: manifest["settings"].update(templates="grid"))
     return target
 
@@ -77,7 +79,7 @@ def undamaged():
     times = []
     for _ in range(3):
         with measured() as found:
-            read_bundle(WEIGHTS, {"templates": "grid"})
+            read_bundle(FIVE_WEIGHTS, {"templates": "grid"})
         times.append(found[0])
     return min(times)
 
@@ -186,7 +188,7 @@ def test_one_flipped_bit_in_an_array_is_seen_by_the_archive_itself(folder, name)
 @pytest.mark.parametrize("signed", [False, True])
 def test_swapped_files(folder, signed):
     for first, second in zip(FILES, FILES[1:] + FILES[:1], strict=True):
-        one, other = (WEIGHTS / first).read_bytes(), (WEIGHTS / second).read_bytes()
+        one, other = (FIVE_WEIGHTS / first).read_bytes(), (FIVE_WEIGHTS / second).read_bytes()
         (folder / first).write_bytes(other)
         (folder / second).write_bytes(one)
         if signed:
@@ -232,7 +234,7 @@ def header(shape, dtype="<f4"):
 
 
 def members(name):
-    with zipfile.ZipFile(WEIGHTS / name) as archive:
+    with zipfile.ZipFile(FIVE_WEIGHTS / name) as archive:
         return {member: archive.read(member) for member in archive.namelist()}
 
 
@@ -453,11 +455,19 @@ def test_implausible_entries(folder, change, message):
 
 
 def test_every_quantity_may_be_named(folder):
-    edit(folder, lambda m: region(m)["cuts"].extend([name, ">=", 0.0] for name in QUANTITIES))
-    assert len(read_bundle(folder).regions.regions[0].cuts) == 2 + len(QUANTITIES)
+    of_scores = {*SHAPE_SCORES, EFFICIENT_SCORE}
+    names = [name for name in QUANTITIES if name not in of_scores]
+    edit(folder, lambda m: region(m)["cuts"].extend([name, ">=", 0.0] for name in names))
+    assert len(read_bundle(folder).regions.regions[0].cuts) == 2 + len(names)
 
 
-ORIGINAL = json.loads((WEIGHTS / MANIFEST).read_text())
+@pytest.mark.parametrize("name", [*SHAPE_SCORES, EFFICIENT_SCORE])
+def test_scores_that_are_not_there_may_not_be_named(folder, name):
+    edit(folder, lambda m: region(m)["cuts"].append([name, ">=", 0.0]))
+    refused(folder, "has no network of scores" if name in SHAPE_SCORES else "without saying what makes it")
+
+
+ORIGINAL = json.loads((FIVE_WEIGHTS / MANIFEST).read_text())
 LEAVES = st.one_of(
     st.none(),
     st.booleans(),
@@ -484,8 +494,8 @@ SPOTS = [path for path in spots({key: value for key, value in ORIGINAL.items() i
 def scratch(tmp_path_factory):
     """A weights folder whose tables are quick to unpack, and its manifest."""
     target = tmp_path_factory.mktemp("scratch") / "weights"
-    shutil.copytree(WEIGHTS, target)
-    with np.load(WEIGHTS / "tables.npz") as archive:
+    shutil.copytree(FIVE_WEIGHTS, target)
+    with np.load(FIVE_WEIGHTS / "tables.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
     np.savez_compressed(
         target / "tables.npz", **{name: array if array.ndim == 1 else array * 0 for name, array in arrays.items()}
@@ -539,12 +549,12 @@ def check_bytes_under_a_hash(scratch, name, edits):
     folder, original = scratch
     write_signed(folder, original)
     try:
-        (folder / name).write_bytes(replaced((WEIGHTS / name).read_bytes(), edits))
+        (folder / name).write_bytes(replaced((FIVE_WEIGHTS / name).read_bytes(), edits))
         sign(folder, name)
         with bounded(), suppress(WeightsError):
             Model(weights=folder)
     finally:
-        shutil.copy(WEIGHTS / name, folder)
+        shutil.copy(FIVE_WEIGHTS / name, folder)
 
 
 test_any_bytes_replaced_under_a_hash_are_refused_or_harmless, test_more_bytes_under_a_hash = few_and_many(

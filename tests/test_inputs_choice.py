@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -15,13 +16,13 @@ from sage.challenge.shifts import select, shift
 from sage.errors import InputError, WeightsError
 from sage.files.bundle import read_bundle
 from sage.network.classifier import NetworkClassifier
-from sage.network.graph import PUBLISHED, WITH_DITAU
-from tests.conftest import ROOT
-from tests.events import columns_of, drawn_frame, embedded_frame, full_weights, small_data
+from sage.network.graph import PUBLISHED, WITH_DITAU, raw_inputs
+from sage.network.inputs import network_inputs
+from tests.events import FIVE_WEIGHTS, columns_of, drawn_frame, embedded_frame, full_weights, small_data
 from tests.test_build_tables import CONFIG
 from tests.test_manifest import edit_manifest
-from training.build_tables import read_network
 from training.make_weights import make_weights
+from training.networks import read_network
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_manifest_and_report_say_which_inputs(built):
     assert read_bundle(built / "weights").normalisation.inputs is WITH_DITAU
     for folder in (built / "weights", built / "training"):
         assert read_network(folder)[1].inputs is WITH_DITAU
-    assert read_network(ROOT / "weights")[1].inputs is PUBLISHED
+    assert read_network(FIVE_WEIGHTS)[1].inputs is PUBLISHED
 
 
 def test_training_report_without_inputs_has_the_published_ones(built, tmp_path):
@@ -60,7 +61,7 @@ def test_kernel_and_torch_agree_on_events(built):
         name: column.astype(np.float32) for name, column in select(shift(columns_of(embedded_frame(3000))))[0].items()
     }
     found = {
-        kind: NetworkClassifier(bundle.network, bundle.normalisation, kind, 1).probabilities(events, derived(events))
+        kind: NetworkClassifier(bundle.network, bundle.normalisation, kind, 1).outputs(events, derived(events))
         for kind in ("native", "torch")
     }
     assert found["native"].std(axis=0).min() > 0.005
@@ -73,6 +74,16 @@ def test_measures(built):
     answer = model.predict({"data": frame, "weights": full_weights(len(frame))})
     assert all(np.isfinite(value) for value in answer.values())
     assert not any("engine" in flag for flag in model.last_result.flags)
+
+
+def test_measures_the_same_after_pickling(built):
+    """As the challenge's workers receive it."""
+    model = Model(weights=built / "weights")
+    frame = drawn_frame(20_000, 1)
+    test_set = {"data": frame, "weights": full_weights(len(frame))}
+    expected = model.predict(test_set), model.last_result.flags
+    restored = pickle.loads(pickle.dumps(model))
+    assert (restored.predict(test_set), restored.last_result.flags) == expected
 
 
 @pytest.mark.parametrize("columns", [PUBLISHED.columns, WITH_DITAU.columns[::-1], [*WITH_DITAU.columns, "PRI_met"]])
@@ -93,3 +104,13 @@ def test_published_constants_do_not_make_a_published_network(built, tmp_path):
     edit_manifest(tmp_path / "weights", change)
     with pytest.raises(WeightsError, match=r"'uncertainty\.global_expander\.weight' does not fit"):
         Model(weights=tmp_path / "weights")
+
+
+def test_inputs_are_known_in_other_processes(built):
+    """Workers get a copy of the choice of inputs."""
+    normalisation = pickle.loads(pickle.dumps(read_network(built / "training")[1]))
+    events, _ = select(shift(columns_of(embedded_frame(200))))
+    values, _ = raw_inputs(events, derived(events), normalisation.inputs)
+    assert np.isfinite(values[:, -1]).all()
+    found, _ = network_inputs(events, {}, normalisation)
+    assert np.isfinite(found).all()

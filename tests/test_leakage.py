@@ -16,10 +16,10 @@ from sage.challenge.shifts import PRIMARIES
 from sage.network.engine import Engine
 from sage.network.graph import jets_present, normalise, raw_inputs
 from tests.events import DATA, DATA_FILE, METADATA_FILE, embedded_frame
-from training.build_tables import read_network
 from training.config import Config, TrainingConfig
 from training.events import EventsFile
 from training.metrics import auc
+from training.networks import read_network
 from training.sampling import HeldOut
 from training.train import Trainer, train
 

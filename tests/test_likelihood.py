@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy import optimize, stats
 
-from model import WEIGHTS
 from sage.binned.statistic import BinnedLikelihood
 from sage.challenge.nuisances import CHALLENGE, PROCESSES, variant
 from sage.files.bundle import read_bundle
+from tests.events import FIVE_WEIGHTS
 from tests.likelihoods import likelihood_from, with_variances
 
 N_BINS = 40
@@ -101,7 +101,7 @@ def test_yield_is_linear_in_mu_and_rates_multiply(analytic_tables):
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_yield_is_linear_in_each_scale_and_the_one_of_all_backgrounds_multiplies(analytic_tables, smooth):
-    templates = read_bundle(WEIGHTS).response if smooth else analytic_tables
+    templates = read_bundle(FIVE_WEIGHTS).response if smooth else analytic_tables
     n_bins = templates.terms((1.0, 1.0, 0.0)).shape[2]
     likelihood = likelihood_from(templates, CHALLENGE, np.zeros(n_bins), np.ones(n_bins, bool))
     rng = np.random.default_rng(10)

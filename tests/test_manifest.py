@@ -10,7 +10,6 @@ import shutil
 import numpy as np
 import pytest
 
-from model import WEIGHTS
 from sage.binned.tables import GRID
 from sage.errors import WeightsError
 from sage.files.bundle import read_bundle
@@ -18,12 +17,13 @@ from sage.files.manifest import FORMAT, MANIFEST, describe_regions, signed
 from sage.files.settings import DEFAULT_SETTINGS
 from sage.measurement import likelihood_of
 from scripts import convert_weights
+from tests.events import FIVE_WEIGHTS
 
 
 @pytest.fixture
 def folder(tmp_path):
     target = tmp_path / "weights"
-    shutil.copytree(WEIGHTS, target)
+    shutil.copytree(FIVE_WEIGHTS, target)
     return target
 
 
@@ -52,9 +52,9 @@ def edit_arrays(folder, name, change):
 
 
 def test_the_shipped_bundle_is_accepted_and_consistent():
-    bundle = read_whole(WEIGHTS)
+    bundle = read_whole(FIVE_WEIGHTS)
     assert bundle.tables.yields.shape == (*GRID, 4, bundle.regions.n_bins)
-    manifest = json.loads((WEIGHTS / MANIFEST).read_text())
+    manifest = json.loads((FIVE_WEIGHTS / MANIFEST).read_text())
     assert describe_regions(bundle.regions) == manifest["region_set"]
     total = bundle.tables.terms((1.0, 1.0, 0.0))[0].sum(axis=1)
     # Yields after the selection, arXiv:2410.02867 and the published analysis of the public data set.
@@ -306,7 +306,7 @@ def test_a_conversion_undone_and_done_gives_the_shipped_manifest(folder, tmp_pat
 
     edit_manifest(folder, change)
     assert convert(folder, tmp_path / "new") == 0
-    assert json.loads((tmp_path / "new" / MANIFEST).read_text()) == json.loads((WEIGHTS / MANIFEST).read_text())
+    assert json.loads((tmp_path / "new" / MANIFEST).read_text()) == json.loads((FIVE_WEIGHTS / MANIFEST).read_text())
     assert convert(folder, tmp_path / "trees", "--method", "boosted_trees") == 0
     assert read_bundle(tmp_path / "trees").method == "boosted_trees"
 
@@ -320,7 +320,7 @@ def flip(path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: shutil.copy(WEIGHTS / MANIFEST, f / MANIFEST), "there is nothing to convert"),
+        (lambda f: shutil.copy(FIVE_WEIGHTS / MANIFEST, f / MANIFEST), "there is nothing to convert"),
         (lambda f: edit_manifest(f, lambda m: m.update(format=2)), "format version 2, this code reads version 3"),
         (lambda f: edit_manifest(f, lambda m: m["settings"].update(mode="x")), "unknown setting 'mode'"),
         (lambda f: edit_manifest(f, lambda m: m.update(settings=[])), "an entry is missing or cannot be used"),
@@ -343,8 +343,8 @@ def test_weights_that_cannot_be_converted_leave_one_line_and_no_folder(folder, t
 
 def test_weights_are_never_written_over(folder, tmp_path, capsys):
     old = before(folder)
-    shutil.copytree(WEIGHTS, tmp_path / "new")
+    shutil.copytree(FIVE_WEIGHTS, tmp_path / "new")
     for output in (old, tmp_path / "new"):
         assert convert(old, output) == 2
         assert f"error: {output} holds a manifest.json already" in capsys.readouterr().err
-    assert (tmp_path / "new" / MANIFEST).read_bytes() == (WEIGHTS / MANIFEST).read_bytes()
+    assert (tmp_path / "new" / MANIFEST).read_bytes() == (FIVE_WEIGHTS / MANIFEST).read_bytes()

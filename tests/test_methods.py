@@ -36,7 +36,7 @@ from sage.files.bundle import read_bundle
 from sage.measurement import count_events
 from scripts import make_method, make_submission
 from tests.conftest import ROOT
-from tests.events import METADATA_FILE, embedded_frame, small_data
+from tests.events import FIVE_WEIGHTS, METADATA_FILE, embedded_frame, small_data
 from training.config import DEFAULT_CONFIG, read_config
 from training.make_weights import make_weights
 
@@ -95,9 +95,9 @@ def built(data, tmp_path_factory):
     """All methods, as folders by name, and SAGE's weights of the same events."""
     folder = tmp_path_factory.mktemp("methods")
     sage = folder / "sage"
-    make_weights(CONFIG, data, sage / "build", sage / "weights", network=ROOT / "weights")
+    make_weights(CONFIG, data, sage / "build", sage / "weights", network=FIVE_WEIGHTS)
     for name in METHODS:
-        build(name, Build(CONFIG, data, ROOT / "weights", folder / name, folder / "build" / name))
+        build(name, Build(CONFIG, data, FIVE_WEIGHTS, folder / name, folder / "build" / name))
     return folder
 
 
@@ -198,7 +198,7 @@ def test_weights_of_another_method_are_refused_and_both_are_named(built):
     for make, folder, names in (
         (Model, built / "mass_histogram" / "weights", ("'mass_histogram'", "'sage' or 'published'")),
         (MassModel, built / "boosted_trees" / "weights", ("'boosted_trees'", "'mass_histogram'")),
-        (MassModel, ROOT / "weights", ("'sage'", "'mass_histogram'")),
+        (MassModel, FIVE_WEIGHTS, ("'sage'", "'mass_histogram'")),
     ):
         with pytest.raises(WeightsError) as caught:
             make(weights=folder)
@@ -244,7 +244,7 @@ def test_published_are_the_published_choices(built):
     ]
     assert not bundle.regions.exclusive
     assert (bundle.settings["nuisances"], bundle.settings["templates"]) == ("published", "grid")
-    default = read_bundle(ROOT / "weights")
+    default = read_bundle(FIVE_WEIGHTS)
     for name, parameter in default.network.items():
         np.testing.assert_array_equal(bundle.network[name], parameter)
 
@@ -274,7 +274,7 @@ def test_a_build_goes_on_where_it_stopped(data, built):
     tables = (folder / "weights" / "tables.npz").read_bytes()
     removed = min(nodes)
     removed.unlink()
-    build("mass_histogram", Build(CONFIG, data, ROOT / "weights", folder, intermediate))
+    build("mass_histogram", Build(CONFIG, data, FIVE_WEIGHTS, folder, intermediate))
     assert (folder / "weights" / "tables.npz").read_bytes() == tables
     assert all(path.stat().st_mtime_ns == time for path, time in nodes.items() if path != removed)
 

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 
-from model import WEIGHTS
 from sage.binned.statistic import BinnedLikelihood, asimov
 from sage.challenge.nuisances import CHALLENGE
 from sage.files.bundle import read_bundle
@@ -16,6 +15,7 @@ from sage.fit.interval import measure_interval
 from sage.fit.newton import EDM_GOAL, FitResult, fit, fit_global, lowest_valley
 from sage.measurement import likelihood_of
 from studies.likelihoods import yields_at
+from tests.events import FIVE_WEIGHTS
 from tests.likelihoods import likelihood_from, with_variances
 
 MUS = (0.0, 0.1, 1.0, 3.0, 5.0)
@@ -30,7 +30,7 @@ SOFT_MET = 3
 
 @pytest.fixture(scope="module")
 def bundle():
-    return read_bundle(WEIGHTS)
+    return read_bundle(FIVE_WEIGHTS)
 
 
 @pytest.fixture(params=["smooth", "smooth with simulation", "grid"])

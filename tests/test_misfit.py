@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model import WEIGHTS, Model
+from model import Model
 from sage.binned.statistic import with_counts
 from sage.challenge.nuisances import CHALLENGE
 from sage.files.bundle import read_bundle
@@ -14,14 +14,14 @@ from sage.fit.interval import measure_interval
 from sage.fit.misfit import CHANCE, HOPELESS, widened, worst_value
 from sage.likelihood import Likelihood
 from sage.measurement import FALLBACK_HALF_WIDTH, fit_interval, likelihood_of
-from tests.events import DATA, DATA_FILE
+from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS
 
 EXPECTED_EVENTS = 946_000
 
 
 @pytest.fixture(scope="module")
 def bundle():
-    return read_bundle(WEIGHTS)
+    return read_bundle(FIVE_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

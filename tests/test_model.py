@@ -18,13 +18,13 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from model import WEIGHTS, Model
+from model import Model
 from sage.challenge.features import DERIVED
 from sage.challenge.nuisances import NAMES
 from sage.challenge.shifts import PRIMARIES
 from sage.files.manifest import MANIFEST, signed
 from tests.drawing import few_and_many
-from tests.events import drawn_frame, full_weights
+from tests.events import FIVE_WEIGHTS, drawn_frame, full_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"mu_hat", "delta_mu_hat", "p16", "p84"}
@@ -118,7 +118,7 @@ def test_pickled_before_and_after_fit_and_predict(test_set, protocol):
 
 def test_the_tables_travel_where_the_fit_reads_them(test_set, tmp_path):
     weights = tmp_path / "weights"
-    shutil.copytree(WEIGHTS, weights)
+    shutil.copytree(FIVE_WEIGHTS, weights)
     manifest = json.loads((weights / MANIFEST).read_text())
     manifest["settings"]["templates"] = "grid"
     (weights / MANIFEST).write_text(json.dumps(signed(manifest)))

@@ -118,8 +118,8 @@ def test_wrong_outputs_never_reach_the_library(columns, damage):
 
 
 def test_constants_of_another_length_are_refused(columns, monkeypatch):
-    constants = module._constants()
-    monkeypatch.setattr(module, "_constants", lambda: constants[:-1])
+    constants = module.constants()
+    monkeypatch.setattr(module, "constants", lambda: constants[:-1])
     with pytest.raises(EngineError, match="status 1"):
         quantities(columns, NativeDitau())
 

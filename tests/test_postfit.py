@@ -12,15 +12,16 @@ from sage.measurement import likelihood_of
 from scripts import postfit as program
 from studies.likelihoods import process_yields
 from studies.postfit import PROBABILITY_EDGES, expectation, probability_histograms
-from tests.conftest import EVENTS, ROOT
+from tests.conftest import EVENTS
 from tests.ending import exit_code
+from tests.events import FIVE_WEIGHTS
 
 TTBAR = PROCESSES.index("ttbar")
 
 
 @pytest.fixture(scope="module")
 def bundle():
-    return read_bundle(ROOT / "weights")
+    return read_bundle(FIVE_WEIGHTS)
 
 
 def with_settings(bundle, **settings):
@@ -35,7 +36,7 @@ def random_parameters(draw_nuisances, seed):
 @pytest.mark.parametrize("nuisances", ["challenge", "published"])
 @pytest.mark.parametrize("templates", ["smooth", "grid"])
 def test_processes_add_up_to_what_the_likelihood_expects(bundle, draw_nuisances, nuisances, templates):
-    changed = read_bundle(ROOT / "weights", {"nuisances": nuisances, "templates": templates})
+    changed = read_bundle(FIVE_WEIGHTS, {"nuisances": nuisances, "templates": templates})
     likelihood = likelihood_of(np.zeros(bundle.regions.n_bins), changed)
     for seed in range(5):
         parameters = random_parameters(draw_nuisances, seed)
@@ -45,7 +46,7 @@ def test_processes_add_up_to_what_the_likelihood_expects(bundle, draw_nuisances,
 
 def test_expectation_at_a_node_integrates_to_the_table(bundle):
     """All nuisance parameters 0: tes = jes = 1 and soft_met = 1 GeV, which is a node."""
-    changed = read_bundle(ROOT / "weights", {"templates": "grid"})
+    changed = read_bundle(FIVE_WEIGHTS, {"templates": "grid"})
     axes = changed.tables.axes
     node = tuple(int(np.argmin(np.abs(axis - 1.0))) for axis in axes)
     table = changed.tables.yields[node]

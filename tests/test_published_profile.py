@@ -7,14 +7,14 @@ import time
 import numpy as np
 import pytest
 
-from model import WEIGHTS
 from sage.challenge.nuisances import CHALLENGE
 from sage.files.bundle import read_bundle
 from sage.fit.interval import measure_interval
 from sage.fit.published import published_interval
 from sage.measurement import fit_interval, likelihood_of
+from tests.events import FIVE_WEIGHTS
 
-BUNDLE = read_bundle(WEIGHTS)
+BUNDLE = read_bundle(FIVE_WEIGHTS)
 
 
 def toy(rng):

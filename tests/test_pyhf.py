@@ -13,11 +13,11 @@ import math
 import numpy as np
 import pytest
 
-from model import WEIGHTS
 from sage.binned.statistic import BinnedLikelihood, with_counts
 from sage.challenge.nuisances import PROCESSES, PUBLISHED, SIGNAL, Linear
 from sage.files.bundle import read_bundle
 from sage.fit.interval import measure_interval
+from tests.events import FIVE_WEIGHTS
 from tests.likelihoods import likelihood_from
 
 pyhf = pytest.importorskip("pyhf")
@@ -68,7 +68,7 @@ class AddedShapes:
 @pytest.fixture(scope="module")
 def empty() -> BinnedLikelihood:
     """Without counts, in the regions of the shipped weights."""
-    bundle = read_bundle(WEIGHTS)
+    bundle = read_bundle(FIVE_WEIGHTS)
 
     def yields(point):
         out = bundle.response.terms(point)[0]

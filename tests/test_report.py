@@ -28,6 +28,7 @@ from sage.challenge.nuisances import CHALLENGE
 from scripts import asimov, report, toys
 from studies.likelihoods import open_weights
 from tests import official
+from tests.events import FIVE_WEIGHTS
 from workshop.errors import UsageError
 from workshop.numbers import without_numbers
 from workshop.plots import new_figure
@@ -176,7 +177,7 @@ def test_how_it_was_run(page):
 
 
 def test_weights_are_described(page):
-    manifest = json.loads((ROOT / "weights" / "manifest.json").read_text())
+    manifest = json.loads((FIVE_WEIGHTS / "manifest.json").read_text())
     assert {row[0]: row[2] for row in page.tables["files"][1:]} == {
         name: entry["sha256"] for name, entry in manifest["files"].items()
     }
@@ -234,7 +235,7 @@ def test_without_input_there_is_no_section(results, tmp_path):
     shutil.copytree(results, bare)
     for name in ("experiments.jsonl", "run.json", "environment.json"):
         (bare / name).unlink()
-    bundle = open_weights(ROOT / "weights")
+    bundle = open_weights(FIVE_WEIGHTS)
     names = [section.name for section in run_sections(read_run(bare, "SAGE", "local", bundle))]
     assert names == ["scores", "coverage", "pulls"]
     run = read_run(bare, "SAGE", "local", bundle)
@@ -243,7 +244,7 @@ def test_without_input_there_is_no_section(results, tmp_path):
 
 
 def test_many_experiments_do_not_make_the_page_large(results):
-    run = read_run(results, "SAGE", "local", open_weights(ROOT / "weights"))
+    run = read_run(results, "SAGE", "local", open_weights(FIVE_WEIGHTS))
     one = run.results.sets[0]
     many = dataclasses.replace(
         one, **{key: getattr(one, key) * 60 for key in ("mu_hats", "delta_mu_hats", "p16", "p84")}

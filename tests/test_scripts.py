@@ -18,6 +18,7 @@ from scripts import build_tables, evaluate, make_submission, make_weights, run_i
 from scripts.__main__ import grouped, verbs
 from scripts.checks import READ
 from tests import official
+from tests.events import FIVE_WEIGHTS
 
 ROOT = official.TESTS.parent
 COUNTING = official.TESTS / "submissions" / "counting"
@@ -167,7 +168,7 @@ def test_user_errors_of_training(tmp_path, capsys):
         ),
         (
             make_weights,
-            ["--data", str(ROOT / "data"), "--network", str(ROOT / "weights"), "--region-set", "six"],
+            ["--data", str(ROOT / "data"), "--network", str(FIVE_WEIGHTS), "--region-set", "six"],
             "'six'",
             "disjoint, five",
         ),

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.ending import exit_code
+from tests.events import FIVE_WEIGHTS
 
 pytest.importorskip("pythia8mc", reason="the simulation needs requirements-simulation.txt")
 pytest.importorskip("awkward", reason="the simulation needs requirements-simulation.txt")
@@ -146,7 +147,7 @@ def test_shards_of_usual_runs_are_the_modes(tmp_path, rows, expected):
 
 
 def test_shards_that_are_only_counted_are_larger(tmp_path):
-    given = argparse.Namespace(mode="fast", output=tmp_path, count=ROOT / "weights")
+    given = argparse.Namespace(mode="fast", output=tmp_path, count=FIVE_WEIGHTS)
     assert _shard_events(given, 100) == 400
     assert _shard_events(given, 1_000_000) == 60_000
     (tmp_path / "counts.json").write_text('{"production": {"simulation": {"shard_events": 77}}}')
@@ -290,9 +291,9 @@ def test_modes_differ_in_what_they_say():
 def test_counting_shards_equals_counting_their_events(made, libraries, tmp_path, monkeypatch):
     """Where there is no noise, which depends on a row's place; the sums alone stay, whoever makes them."""
     monkeypatch.setattr("training.sums.choose_points", lambda *_: [(1.0, 1.0, 0.0), (0.99, 1.02, 0.0)])
-    given = ["--cache", str(libraries), "--count", str(ROOT / "weights")]
+    given = ["--cache", str(libraries), "--count", str(FIVE_WEIGHTS)]
     assert main([*given, *SMALL, "--output", str(tmp_path / "sums")]) == 0
-    count_events.count_events(read_plan(ROOT / "weights"), *parse_parts([str(made)], 0.5), tmp_path / "file")
+    count_events.count_events(read_plan(FIVE_WEIGHTS), *parse_parts([str(made)], 0.5), tmp_path / "file")
     shards_of, file = add([tmp_path / "sums"]), add([tmp_path / "file"])
     np.testing.assert_array_equal(shards_of.sums.rows, file.sums.rows)
     assert file.sums.rows.sum() == EventsFile(made, 0.5).total_rows

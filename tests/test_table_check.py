@@ -17,7 +17,7 @@ from scripts import make_weights
 from studies import table_check
 from studies.table_check import CHECK_FILE, check_tables, compare_mu, compare_yields, normalised, summary
 from tests.ending import exit_code
-from tests.events import DATA, DATA_FILE, ROOT, production_folder
+from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS, ROOT, production_folder
 from training.config import read_config
 from training.count_events import count_events
 from training.counting import Counter
@@ -27,7 +27,7 @@ from training.simulation.parts import parse_parts
 from training.sums import read_plan
 from workshop.errors import UsageError
 
-WEIGHTS = ROOT / "weights"
+WEIGHTS = FIVE_WEIGHTS
 POINTS = ((1.0, 1.0, 0.0), (0.99, 1.0, 0.0), (1.0, 1.02, 0.0))
 Z = PROCESSES.index("ztautau")
 

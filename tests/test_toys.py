@@ -44,11 +44,12 @@ from studies.toys import (
 )
 from tests.conftest import EVENTS, REAL_EVENTS, ROOT
 from tests.ending import exit_code
+from tests.events import FIVE_WEIGHTS
 from workshop import jobs
 from workshop.claims import claimed
 from workshop.errors import UsageError
 
-WEIGHTS = ROOT / "weights"
+WEIGHTS = FIVE_WEIGHTS
 SETTINGS = ToySettings(WEIGHTS, seed=7, mus=(0.5, 2.0))
 TES_BIAS = -0.06
 """Mean of its pull, +- 0.007 in 24 000 toys: its estimate goes with that of soft_met, which is far from Gaussian."""

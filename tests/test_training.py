@@ -17,21 +17,24 @@ from scipy import stats
 from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
-from sage.errors import WeightsError
-from sage.network.dense import DualBranchNetwork, class_probabilities, from_arrays
+from sage.errors import SettingsError, WeightsError
+from sage.network.dense import class_probabilities, from_arrays
 from sage.network.engine import Engine
-from sage.network.graph import INPUTS, raw_inputs
+from sage.network.graph import INPUTS, WITH_DITAU, raw_inputs
 from sage.network.parameters import stack, unstack
+from sage.network.perceptron import widths_of
 from scripts import train as program
 from tests.events import DATA_FILE, METADATA_FILE, ROOT, columns_of, embedded_frame, small_data
 from training.checkpoint import CHECKPOINT_FILE, LOSSES_FILE
 from training.config import DEFAULT_CONFIG, Config, TablesConfig, TrainingConfig, read_config
 from training.events import EventsFile
 from training.inputs import draw_points
+from training.losses import TrainingLoss
+from training.networks import NETWORK_FILE, REPORT_FILE
 from training.parallel import Processes, joined
 from training.preparation import prepare
 from training.sampling import HeldOut
-from training.train import NETWORK_FILE, REPORT_FILE, Trainer, TrainingLoss, train, with_shares
+from training.train import Trainer, train
 from workshop.errors import UsageError
 from workshop.files import read_arrays, write_arrays
 
@@ -130,29 +133,50 @@ def test_best_epoch_is_kept(trained, data):
     network = read_arrays(folder / NETWORK_FILE)
     best = min(report["losses"], key=lambda entry: entry["validation"])["epoch"]
     kept = {name.removeprefix("best/"): array for name, array in checkpoint.items() if name.startswith("best/")}
-    expected = with_shares(kept, SETTINGS.shares())
-    assert network.keys() == expected.keys()
+    assert network.keys() == kept.keys()
     for name, array in network.items():
-        np.testing.assert_array_equal(array, expected[name])
+        np.testing.assert_array_equal(array, kept[name])
         assert array.dtype == np.float32
     trainer = trainer_of(CONFIG, data)
     trainer.network = from_arrays(kept)
     assert trainer.validate() == report["losses"][best]["validation"]
 
 
-def test_probabilities_refer_to_the_shares():
-    parameters = {name: value.numpy() for name, value in DualBranchNetwork().state_dict().items()}
-    shares = (0.1, 0.6, 0.25, 0.05)
-    values = np.random.default_rng(1).standard_normal((50, len(INPUTS))).astype(np.float32)
-    jets = np.ones((50, 2), dtype=bool)
-    equal, found = (
-        class_probabilities(from_arrays(arrays), values, jets)
-        for arrays in (parameters, with_shares(parameters, shares))
-    )
-    expected = equal * shares
-    np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), rtol=1e-4)
-    with pytest.raises(ValueError, match="each must be positive"):
-        with_shares(parameters, (0.0, 0.5, 0.25, 0.25))
+def test_classes_have_their_shares_of_the_weight(data):
+    """Without inputs that tell, the probabilities that cost least are the shares."""
+    file, shares = EventsFile(data, 0.5), (0.1, 0.6, 0.25, 0.05)
+    preparation = prepare(file, file.rows("training"), HELD, shares=shares)
+    events = file.read(file.rows("training"), HELD.others)
+    columns, kept = select(shift(events.columns))
+    assert len(columns["PRI_met"]) == preparation.n_selected
+    classes = events.classes[kept]
+    totals = np.bincount(classes, (events.weights * preparation.class_scale[events.classes])[kept])
+    np.testing.assert_allclose(totals / totals.sum(), shares, rtol=1e-9)
+    assert totals.sum() == pytest.approx(preparation.n_selected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("share_ztautau", 0.5, "together they are 1"),
+        ("share_diboson", 0.0, "each is positive"),
+        ("width", 12, "width is 12; it is a multiple of 8"),
+        ("width", 264, "at most 256"),
+        ("depth", 4, "depth is 4; it must be from 1 to 3"),
+        ("dropout", 1.0, "share below 1"),
+    ],
+)
+def test_settings_of_the_network_are_checked(name, value, message):
+    with pytest.raises(SettingsError, match=message):
+        TrainingConfig(**{name: value})
+
+
+def test_a_perceptron_beside_the_graph_is_trained(data, tmp_path):
+    settings = dataclasses.replace(SETTINGS, epochs=1, width=16, depth=1, dropout=0.2, inputs="ditau")
+    train(dataclasses.replace(CONFIG, training=settings), data, tmp_path)
+    arrays = read_arrays(tmp_path / NETWORK_FILE)
+    assert widths_of(arrays) == (16,)
+    assert arrays["perceptron.0.weight"].shape == (16, len(WITH_DITAU.columns))
 
 
 def test_training_rows_are_not_those_of_the_tables(trained, data):
@@ -412,7 +436,7 @@ def test_default_settings_are_read():
     ("text", "message"),
     [
         ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, table_fraction"),
-        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are inputs, device"),
+        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are inputs, width, depth"),
         ("seed: one", r"setting 'seed' is 'one'; it must be of type int"),
         ("seed: 1.5", r"setting 'seed' is 1.5; it must be of type int"),
         ("seed: true", r"setting 'seed' is True; it must be of type int"),

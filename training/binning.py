@@ -51,7 +51,11 @@ class BinningRule:
 
 
 def choose_edges(
-    bare: RegionSet, rule: BinningRule, uniform_bins: int, count: Callable[[RegionSet], Mapping[str, np.ndarray]]
+    bare: RegionSet,
+    rule: BinningRule,
+    uniform_bins: int,
+    count: Callable[[RegionSet], Mapping[str, np.ndarray]],
+    starts: Mapping[str, np.ndarray] | None = None,
 ) -> RegionSet:
     """Find the bin edges of every region.
 
@@ -61,11 +65,13 @@ def choose_edges(
         uniform_bins: Bins of that range from which merging starts.
         count: Returns ``counts`` and ``squares``, sums of weights and of squared weights at the nominal point of shape
             (1, 4, n_bins), for regions with edges.
+        starts: Edges from which merging starts instead, by region; see ``training.efficient.starting_edges``.
 
     Returns:
         The regions with their edges.
     """
     uniform = {region.name: np.linspace(region.edges[0], region.edges[-1], uniform_bins + 1) for region in bare.regions}
+    uniform |= starts or {}
     fine = bare.with_edges({name: tuple(edges.tolist()) for name, edges in uniform.items()})
     nominal = count(fine)
     counts, squares = nominal["counts"][0], nominal["squares"][0]

@@ -14,7 +14,6 @@ Writes ``tables.npz``, ``response.npz``, ``regions.json`` (cuts and edges), ``re
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,20 +30,20 @@ from sage.binned.tables import AXES, GRID, YieldTables, default_axes, grid_point
 from sage.challenge.nuisances import PROCESSES, variant
 from sage.errors import InputError
 from sage.files.bundle import VARIANCE_FACTORS
-from sage.files.manifest import MANIFEST, describe_regions
+from sage.files.manifest import describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
-from sage.network.graph import INPUT_SETS, PUBLISHED, Normalisation, find_inputs
 from sage.rates import Rates
 from training.adding import Added
 from training.binning import BinningRule, choose_edges
 from training.config import Config
 from training.correlations import variance_factors, yield_errors
 from training.counting import ByParents, Counter, CountingJob, count_nodes
+from training.efficient import choose_score, starting_edges
 from training.events import DATA_FILE
-from training.train import NETWORK_FILE, REPORT_FILE
+from training.networks import NETWORK_FILE, read_network, read_shares
 from training.validation import validate
 from workshop.claims import claimed
-from workshop.files import read_arrays, sha256, write_arrays, write_json
+from workshop.files import sha256, write_arrays, write_json
 
 TABLES_FILE = "tables.npz"
 RESPONSE_FILE = "response.npz"
@@ -54,34 +53,6 @@ COST = "cost.json"
 NODES = "nodes"
 
 log = logging.getLogger("sage.training.build_tables")
-
-
-def read_network(folder: Path) -> tuple[dict[str, np.ndarray], Normalisation]:
-    """Read what ``training.train`` wrote, or the network of a weights folder."""
-    description = _description(folder)
-    mean, std = (np.array(description["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
-    # What was written before there was a choice has the published inputs.
-    inputs = find_inputs(description.get("inputs", PUBLISHED.columns))
-    if inputs is None:
-        msg = f"{folder}: inputs {description['inputs']} are none of those of this code, {list(INPUT_SETS)}"
-        raise InputError(msg)
-    return read_arrays(folder / NETWORK_FILE), Normalisation(mean, std, inputs)
-
-
-def read_shares(folder: Path) -> tuple[float, ...]:
-    """Read the class proportions to which the probabilities of the network in ``folder`` refer, shape (4,)."""
-    description = _description(folder)
-    config = description.get("origin", description)["config"]
-    return tuple(float(config["training"][f"share_{process}"]) for process in PROCESSES)
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    path = folder / (MANIFEST if (folder / MANIFEST).exists() else REPORT_FILE)
-    if not path.exists():
-        msg = f"{folder}: holds neither {MANIFEST} nor {REPORT_FILE}; give weights, or the output of scripts.train"
-        raise InputError(msg)
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def build_tables(
@@ -122,7 +93,7 @@ def build_tables(
         "network": sha256(training / NETWORK_FILE),
         "seed": config.seed,
         "table_fraction": config.table_fraction,
-        **{name: value for name, value in asdict(settings).items() if name != "held_out"},
+        **{name: value for name, value in asdict(settings).items() if name != "held_out" and value != {}},
     }
     with claimed(output, identity, results=(f"{NODES}/*.npz", REPORT), overwrite=overwrite):
         return _build(config, counter, bare, output, scheduler, identity["data"])
@@ -133,7 +104,10 @@ def _build(
 ) -> dict[str, Any]:
     settings, noise = config.tables, counter.noise
     rule = BinningRule(settings.min_count, settings.min_effective, settings.min_count_each)
-    regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine))
+    mu, nus = settings.reference_point()
+    bare, promised = choose_score(bare, counter.blocks, mu, nus, config.seed)
+    starts = starting_edges(bare, counter.blocks, settings.uniform_bins)
+    regions = choose_edges(bare, rule, settings.uniform_bins, lambda fine: counter.count([NOMINAL], fine), starts)
     variances = counter.variances(regions)
     sums = counter.by_parents(regions) if counter.has_parents else None
 
@@ -149,6 +123,8 @@ def _build(
     elapsed = time.perf_counter() - began
     made = _tables(config, output, regions, points, counts, variances, sums, with_grid=settings.nodes == 0)
     report = made.report | {"data": {"file": DATA_FILE, "sha256": data_hash}}
+    if promised:
+        report["efficient_score"] = promised
     evaluations = n_events * noise.evaluations(points)
     cost = {
         "events": n_events,

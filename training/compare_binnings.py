@@ -1,9 +1,9 @@
 """Expected precision of the signal strength for several region sets and binnings of one trained network.
 
 Every simulated event of the chosen part is evaluated once per nuisance point, and all candidates are filled from that
-evaluation. The expected interval is that of Asimov counts at mu = 1 and all nuisances at their centres. Edges that are
-chosen on the events they are judged with look better than they are: the events are also halved, by showered event where
-that is known, and each half is judged with the edges of its own and with those of the other half.
+evaluation. Two precisions are given: the expected interval of Asimov counts at mu = 1 and all nuisances at their
+centres, with edges, slopes and counts from the same events, which flatters; and the one of ``training.crossfit``, from
+disjoint folds, with its error, also at other mu and nuisance parameters.
 
 Writes ``binnings.json`` and ``binnings.txt``.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -21,24 +22,32 @@ from tqdm import tqdm
 
 from sage.binned.counting import NOMINAL
 from sage.binned.regions import REGION_SETS, RegionSet, region_set
-from sage.binned.response import Point, Response, fit_counts
-from sage.binned.statistic import BinnedLikelihood, asimov, binned_likelihood
+from sage.binned.response import Point, fit_counts
+from sage.binned.score import EFFICIENT_SCORE
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from sage.fit.interval import measure_interval
 from sage.fit.objective import MU
-from sage.rates import Rates
 from training.binning import BACKGROUND_ROWS, BinningRule, choose_edges
+from training.config import TablesConfig
+from training.crossfit import (
+    CENTRE,
+    ENDS_OF_MU,
+    FOLDS,
+    LEAST_EXPECTED,
+    PARTS,
+    as_numbers,
+    crossed,
+    errors,
+    fold_of,
+    likelihood_at,
+    parts_of,
+)
+from training.efficient import Block, Blocks, choose_score, starting_edges
 from training.events import Events
-from training.filling import HALVES, Evaluator, Filled, Filler, NominalCounts
+from training.filling import Evaluator, Filled, Filler, NominalCounts
 
 log = logging.getLogger("sage.training.compare_binnings")
 
-CENTRE = np.array([1.0, *np.zeros(len(CHALLENGE))])
-"""mu = 1 and all nuisances at the centres of their constraints."""
-LEAST_EXPECTED = 1e-12
-"""Bound on the expectation of a bin, against division by 0."""
-STEP = 1e-3
-"""Step in mu and nu of numerical derivatives."""
 MIN_COUNT = 10.0
 PUBLISHED = ("published", "disjoint")
 """Region sets whose rule asks for events of each background."""
@@ -92,7 +101,7 @@ def expected_precision(
     response = fit_counts(points, counts, moved)
     out = {}
     for name, given in (("sigma", None), ("sigma_simulation", variances)):
-        likelihood = _likelihood(response, regions, given)
+        likelihood = likelihood_at(response, regions, CENTRE, given)
         start = time.perf_counter()
         interval = measure_interval(likelihood)
         seconds = time.perf_counter() - start
@@ -105,63 +114,14 @@ def expected_precision(
     return out
 
 
-def unbiased_information(filled: Filled, points: list[Point]) -> np.ndarray:
-    """Return the Fisher information on (mu, nu...) without the bias of finite simulation.
-
-    Fluctuations of the simulated slopes add to the information, the more the finer the bins. Here each product of
-    slopes takes one factor from each half of the events, and these are independent. Positive only on average.
-
-    Args:
-        filled: Counts in both halves.
-        points: The nuisance points.
-
-    Returns:
-        Shape (1 + n_nuisances, 1 + n_nuisances), constraints included.
-    """
-    total = filled.counts[0].sum(axis=(0, 2))
-    slopes = []
-    for half in HALVES:
-        scale = (total / filled.counts[0, half].sum(axis=1))[:, None]
-        response = fit_counts(points, filled.counts[:, half] * scale, filled.moved[:, half] * scale**2)
-        slopes.append(_slopes(response, filled.regions))
-    whole = fit_counts(points, filled.counts.sum(axis=1), filled.moved.sum(axis=1))
-    expected = _likelihood(whole, filled.regions).statistic.counts
-    crossed = slopes[0] / np.maximum(expected, LEAST_EXPECTED) @ slopes[1].T
-    information: np.ndarray = (crossed + crossed.T) / 2 + np.diag([0.0, *np.ones(len(CHALLENGE))])
-    return information
-
-
-def profiled(information: np.ndarray) -> float | None:
-    """Return the standard deviation of mu with the nuisances profiled; None if the matrix is not positive definite."""
-    try:
-        np.linalg.cholesky(information)
-    except np.linalg.LinAlgError:
-        return None
-    return float(np.linalg.inv(information)[MU, MU] ** 0.5)
-
-
-def _likelihood(response: Response, regions: RegionSet, variances: np.ndarray | None = None) -> BinnedLikelihood:
-    """Return the likelihood of Asimov counts."""
-    rates = Rates(response, CHALLENGE, regions.has_signal)
-    return asimov(binned_likelihood(rates, np.zeros(regions.n_bins), variances), CENTRE)
-
-
-def _slopes(response: Response, regions: RegionSet) -> np.ndarray:
-    """Return the derivatives of the expected counts at the centre, shape (1 + n_nuisances, n_bins)."""
-    likelihood = _likelihood(response, regions)
-    steps = STEP * np.eye(len(CENTRE))
-    return np.stack([likelihood.expected(CENTRE + step) - likelihood.expected(CENTRE - step) for step in steps]) / (
-        2 * STEP
-    )
-
-
-def judge(all_edges: Filled, half_edges: list[Filled], points: list[Point]) -> dict[str, Any]:
-    """Return what the table shows of one candidate.
+def judge(all_edges: Filled, by_fold: list[Filled], points: list[Point], seed: int) -> dict[str, Any]:
+    """Return what is reported of one candidate.
 
     Args:
         all_edges: Counts with the edges chosen on all events.
-        half_edges: Counts with the edges chosen on each half.
+        by_fold: Counts with the edges chosen on each fold.
         points: The nuisance points.
+        seed: Seed of the bootstrap.
     """
     counts, regions = all_edges.counts.sum(axis=1), all_edges.regions
     variances = all_edges.variances.sum(axis=0)
@@ -174,25 +134,7 @@ def judge(all_edges: Filled, half_edges: list[Filled], points: list[Point]) -> d
         "least_effective": float((background**2 / squares).min()),
     }
     out |= expected_precision(counts, all_edges.moved.sum(axis=1), variances, regions, points)
-    total = counts[0].sum(axis=1)
-    out["sigma_unbiased"] = profiled(unbiased_information(all_edges, points))
-    own: list[dict[str, float]] = []
-    other: list[dict[str, float]] = []
-    for chosen, filled in enumerate(half_edges):
-        for half in HALVES:
-            scale = (total / filled.counts[0, half].sum(axis=1))[:, None]
-            found = expected_precision(
-                filled.counts[:, half] * scale,
-                filled.moved[:, half] * scale**2,
-                filled.variances[half] * scale**2,
-                filled.regions,
-                points,
-            )
-            (own if chosen == half else other).append(found)
-    for name in ("statistical", "sigma"):
-        same, crossed = (float(np.mean([found[name] for found in group])) for group in (own, other))
-        out[f"{name}_own_half"], out[f"{name}_other_half"] = same, crossed
-    return out
+    return out | {"crossed": as_numbers(crossed(by_fold, points), errors(by_fold, points, seed))}
 
 
 def bounds(
@@ -243,24 +185,32 @@ def compare(
         evaluate: Evaluates the network.
         shares: Class proportions to which the network's probabilities refer, shape (4,).
         points: Nuisance points, the nominal one first.
-        seed: Seed of the halves.
+        seed: Seed of the folds.
 
     Returns:
         ``candidates``, one entry for each, and ``bounds``.
     """
-    _, shower = np.unique(events.keys, return_inverse=True)
-    halves = np.random.default_rng(seed).integers(len(HALVES), size=shower.max() + 1)[shower]
+    parts = parts_of(events.keys, seed)
     values, kept = evaluate(events, NOMINAL)
     weights, classes = events.weights[kept], events.classes[kept]
-    selections = [np.ones(len(kept), dtype=bool), *(halves[kept] == half for half in HALVES)]
+    folds = fold_of(parts)[kept]
+    selections = [np.ones(len(kept), dtype=bool), *(folds == fold for fold in range(FOLDS))]
 
+    # The efficient score, too, is chosen on the events that choose the edges.
+    blocks = [selected_blocks(evaluate, events, (values, kept), selection) for selection in selections]
+    scores: dict[int, RegionSet] = {}
     fillers = []
     for candidate in tqdm(chosen, desc="edges", disable=None):
-        for selection in selections:
+        for number, selection in enumerate(selections):
             counter = NominalCounts(values, weights, classes, selection)
             bare = region_set(candidate.region_set).for_network(shares)
-            regions = choose_edges(bare, candidate.rule, candidate.uniform_bins, counter)
-            fillers.append(Filler(regions, events, halves, len(points)))
+            if EFFICIENT_SCORE in bare.names:
+                if number not in scores:
+                    scores[number], _ = choose_score(bare, blocks[number], *TablesConfig().reference_point(), seed)
+                bare = replace(bare, score=scores[number].score)
+            starts = starting_edges(bare, blocks[number], candidate.uniform_bins)
+            regions = choose_edges(bare, candidate.rule, candidate.uniform_bins, counter, starts)
+            fillers.append(Filler(regions, events, parts, PARTS, len(points)))
     for k, point in enumerate(tqdm(points, desc="points", disable=None)):
         draws = evaluate.noise.draws if point[2] > 0 else 1
         for draw in range(draws):
@@ -269,9 +219,37 @@ def compare(
                 filler.add(k, *here, 1 / draws)
     entries = []
     for i, candidate in enumerate(tqdm(chosen, desc="fits", disable=None)):
-        everything, *by_half = (filler.result() for filler in fillers[3 * i : 3 * i + 3])
-        entries.append({"name": candidate.name, **asdict(candidate)} | judge(everything, by_half, points))
+        n = len(selections)
+        everything, *by_fold = (filler.result() for filler in fillers[n * i : n * (i + 1)])
+        entries.append({"name": candidate.name, **asdict(candidate)} | judge(everything, by_fold, points, seed))
     return {"bounds": bounds(values, weights, shares, classes), "candidates": entries}
+
+
+def selected_blocks(
+    evaluate: Evaluator, events: Events, nominal: tuple[dict[str, Any], np.ndarray], selection: np.ndarray
+) -> Blocks:
+    """Give some of the events at nuisance points, weighted as all of them; see ``training.efficient.Blocks``.
+
+    Args:
+        evaluate: Evaluates the network.
+        events: All events.
+        nominal: Their values and row numbers at the nominal point, m events.
+        selection: Which of these are given, shape (m,), boolean.
+    """
+    paired = replace(evaluate, noise=replace(evaluate.noise, common=True))
+    nominal_rows = nominal[1]
+    # By showered events, so an event that is selected elsewhere alone belongs where its relatives are.
+    chosen = np.isin(events.keys, events.keys[nominal_rows[selection]])
+    scale = events.weights[nominal_rows].sum() / events.weights[nominal_rows[selection]].sum()
+
+    def blocks(point: Point) -> Iterator[Block]:
+        values, kept = nominal if point == NOMINAL else paired(events, point)
+        inside = chosen[kept]
+        rows = kept[inside]
+        values = {name: value[inside] for name, value in values.items()}
+        yield values, events.weights[rows] * scale, events.classes[rows], events.keys[rows]
+
+    return blocks
 
 
 def table(result: dict[str, Any]) -> str:
@@ -284,17 +262,21 @@ def table(result: dict[str, Any]) -> str:
         "rates": "rates",
         "sigma": "sigma",
         "sigma_simulation": "+ sim",
-        "sigma_unbiased": "unbiased",
-        "statistical_other_half": "stat B",
-        "sigma_own_half": "sig A",
-        "sigma_other_half": "sig B",
         "seconds": "s",
     }
+    of_folds = {
+        "centre": ("statistical", "statistical_error", "sigma", "sigma_error"),
+        **{f"mu {mu:g}": ("sigma",) for mu in ENDS_OF_MU},
+    }
+    titles = [*columns.values(), "x stat", "+-", "x sigma", "+-", *(f"mu {mu:g}" for mu in ENDS_OF_MU)]
     width = max(len(entry["name"]) for entry in result["candidates"])
-    lines = [" " * width + "".join(f"{title:>9}" for title in columns.values())]
+    lines = [" " * width + "".join(f"{title:>9}" for title in titles)]
     for entry in result["candidates"]:
-        cells = [f"{entry[key]:9.4g}" if entry[key] is not None else f"{'-':>9}" for key in columns]
+        numbers = [entry[key] for key in columns]
+        numbers += [entry["crossed"][truth][key] for truth, keys in of_folds.items() for key in keys]
+        cells = [f"{number:9.4g}" if number is not None else f"{'-':>9}" for number in numbers]
         lines.append(f"{entry['name']:{width}}" + "".join(cells))
     limit = result["bounds"]
     lines.append(f"unbinned, shapes fixed: stat {limit['statistical']:.4g}, rates {limit['rates']:.4g}")
+    lines.append("x: crossed, from disjoint folds of the events")
     return "\n".join(lines) + "\n"

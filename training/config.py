@@ -15,15 +15,20 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 from sage.binned.regions import region_set as find_region_set
-from sage.challenge.nuisances import PROCESSES
+from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
 from sage.errors import SettingsError
 from sage.network.graph import INPUT_SETS
+from sage.network.perceptron import MOST_LAYERS, WIDTHS
 
 DISTRIBUTIONS = ("prior", "uniform", "nominal")
 """Of the nuisance points that training draws; see ``TrainingConfig``."""
 
 LARGEST = 1e9
 """Of any number among the settings."""
+SHARE_TOLERANCE = 1e-6
+"""Of the sum of shares from 1."""
+FARTHEST = 5.0
+"""Distance of the copies from which scores are learnt: soft_met ends at 5 GeV."""
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 
 T = TypeVar("T")
@@ -36,6 +41,9 @@ class TrainingConfig:
     Args:
         inputs: ``published``, the 35 inputs of arXiv:2509.00672, or ``ditau``, with ten di-tau quantities and
             logarithms of momenta and masses; see ``sage.network.graph.INPUT_SETS``.
+        width: Width of the hidden layers of the perceptron beside the graph, a multiple of 8; 0 for no perceptron.
+        depth: Number of those layers.
+        dropout: Share of their numbers that a step drops.
         device: Torch device; with several processes ``cuda`` means one GPU for each.
         bf16: Compute the network in bfloat16 where torch's autocast does so; meant for GPUs.
         networks: Networks to train. More than one are trained on bootstrapped events, and their logits averaged.
@@ -58,11 +66,15 @@ class TrainingConfig:
             the class keeps its total. 0 takes all. As classes weigh the same, rows of a class that has many more than
             the others cost time and teach little.
         checkpoint_minutes: Time between checkpoints; there is one after each epoch as well.
-        share_htautau, share_ztautau, share_ttbar, share_diboson: Class proportions that the network's probabilities
-            refer to; regions bring them to the proportions they suppose (``RegionSet.for_network``).
+        share_htautau, share_ztautau, share_ttbar, share_diboson: Shares of the classes in the training's total weight,
+            1 together. The network's probabilities refer to these proportions, and regions bring them to those they
+            suppose (``RegionSet.for_network``); what a class has little of is learnt with little care.
     """
 
     inputs: str = "published"
+    width: int = 0
+    depth: int = 2
+    dropout: float = 0.0
     device: str = "cpu"
     bf16: bool = False
     networks: int = 1
@@ -111,13 +123,85 @@ class TrainingConfig:
             if getattr(self, name) < least:
                 msg = f"training: {name} is {getattr(self, name)}; it must be at least {least}"
                 raise SettingsError(msg)
+        check_layers("training", self.width, self.depth)
+        if not self.dropout < 1.0:
+            msg = f"training: dropout is {self.dropout}; it is a share below 1"
+            raise SettingsError(msg)
+        if not min(self.shares()) > 0.0 or abs(sum(self.shares()) - 1.0) > SHARE_TOLERANCE:
+            msg = f"training: the shares of the classes are {self.shares()}; each is positive, and together they are 1"
+            raise SettingsError(msg)
         if not 0.0 < self.validation_fraction < 1.0:
             msg = f"training: validation_fraction is {self.validation_fraction}; it lies between 0 and 1"
             raise SettingsError(msg)
 
+    def widths(self) -> tuple[int, ...] | None:
+        """Return the widths of the hidden layers of the perceptron beside the graph, None if there is none."""
+        return (self.width,) * self.depth if self.width else None
+
     def shares(self) -> tuple[float, ...]:
         """Return the class proportions in the order of ``PROCESSES``."""
         return tuple(getattr(self, f"share_{process}") for process in PROCESSES)
+
+
+def check_layers(section: str, width: int, depth: int) -> None:
+    """Check the size of a perceptron.
+
+    Raises:
+        SettingsError: If the kernel has no such layers.
+    """
+    if width and width not in WIDTHS:
+        msg = f"{section}: width is {width}; it is a multiple of {WIDTHS.step}, at most {WIDTHS[-1]}"
+        raise SettingsError(msg)
+    if not 1 <= depth < MOST_LAYERS:
+        msg = f"{section}: depth is {depth}; it must be from 1 to {MOST_LAYERS - 1}"
+        raise SettingsError(msg)
+
+
+@dataclass(frozen=True)
+class ScoresConfig:
+    """How the perceptron of scores is trained, after the network of classes; what is not said here is as there.
+
+    Args:
+        networks: Perceptrons to train; 0 for none. More than one are trained on bootstrapped events and averaged.
+        width: Width of the hidden layers, a multiple of 8.
+        depth: Number of hidden layers.
+        epochs: Passes over the training events.
+        patience: Epochs without a better held-out loss after which training stops.
+        batch_size: Events per optimiser step, each seen at two copies for each shape nuisance.
+        learning_rate: Highest learning rate of the schedule.
+        max_rows: Rows of each class seen in an epoch, about; 0 takes all. Weights are natural, so Z matters most.
+        distance: Distance of the copies from nominal: in prior widths for energy scales, in GeV for soft_met, whose
+            copies are 0 and this.
+    """
+
+    networks: int = 0
+    width: int = 64
+    depth: int = 1
+    epochs: int = 4
+    patience: int = 4
+    batch_size: int = 512
+    learning_rate: float = 3e-3
+    max_rows: int = 0
+    distance: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Check what no type tells.
+
+        Raises:
+            SettingsError: If a number is out of its range.
+        """
+        for name, least in {"networks": 0, "epochs": 1, "patience": 1, "batch_size": 1, "max_rows": 0}.items():
+            if getattr(self, name) < least:
+                msg = f"scores: {name} is {getattr(self, name)}; it must be at least {least}"
+                raise SettingsError(msg)
+        if self.width == 0:
+            msg = f"scores: width is 0; it is a multiple of {WIDTHS.step}"
+            raise SettingsError(msg)
+        check_layers("scores", self.width, self.depth)
+        for name, most in {"learning_rate": LARGEST, "distance": FARTHEST}.items():
+            if not 0.0 < getattr(self, name) <= most:
+                msg = f"scores: {name} is {getattr(self, name)}; it must be above 0, at most {most:g}"
+                raise SettingsError(msg)
 
 
 @dataclass(frozen=True)
@@ -126,7 +210,8 @@ class TablesConfig:
 
     Args:
         region_set: Name in ``sage.binned.regions.REGION_SETS``.
-        uniform_bins: Bins of the observable from which merging starts.
+        uniform_bins: Bins of the observable from which merging starts: of one width, or of the efficient score those
+            that lose least information.
         min_count: Expected background events a bin must have.
         min_count_each: Whether tt, VV and Z must have that many each, or together.
         min_effective: Effective simulated entries of all backgrounds together a bin must have.
@@ -135,6 +220,8 @@ class TablesConfig:
         held_out: Points drawn from the priors, used only to judge the response; 0 for no such test.
         noise_draws: Soft-MET noise vectors averaged over.
         common_noise: Whether an event has the same soft-MET noise at all points; see ``sage.binned.counting.Noise``.
+        reference: Reference point of the efficient score: ``mu``, 1 if not named, and nuisance parameters by name in
+            units of their prior's width, 0 if not named.
     """
 
     region_set: str = "disjoint"
@@ -146,6 +233,7 @@ class TablesConfig:
     held_out: int = 0
     noise_draws: int = 4
     common_noise: bool = False
+    reference: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what no type tells.
@@ -162,6 +250,19 @@ class TablesConfig:
             if not 0.0 <= getattr(self, name) <= LARGEST:
                 msg = f"tables: {name} is {getattr(self, name)}; it must be a number from 0 to {LARGEST:g}"
                 raise SettingsError(msg)
+        ranges = {"mu": (0.0, LARGEST), **{nuisance.name: nuisance.nu_range for nuisance in CHALLENGE}}
+        for name, value in self.reference.items():
+            if name not in ranges:
+                msg = f"tables: reference names {name!r}; known are {', '.join(ranges)}"
+                raise SettingsError(msg)
+            low, high = ranges[name]
+            if not low <= value <= high:
+                msg = f"tables: {name} of the reference point is {value}; it must be a number from {low:g} to {high:g}"
+                raise SettingsError(msg)
+
+    def reference_point(self) -> tuple[float, tuple[float, ...]]:
+        """Return mu and the nuisance parameters, shape (6,), of the reference point."""
+        return self.reference.get("mu", 1.0), tuple(self.reference.get(name, 0.0) for name in NAMES)
 
 
 @dataclass(frozen=True)
@@ -189,6 +290,7 @@ class Config:
         workers: Processes, each with one thread, that fill the tables.
         threads: Threads of the training.
         training: Settings of the training.
+        scores: Settings of the training of the perceptron of scores.
         tables: Settings of the tables.
         measurement: Settings of the measurement.
     """
@@ -198,6 +300,7 @@ class Config:
     workers: int = 1
     threads: int = 1
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
     tables: TablesConfig = field(default_factory=TablesConfig)
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
 
@@ -260,6 +363,8 @@ def _build(kind: type[T], content: Any, where: str) -> T:
         expected = known[key]
         if is_dataclass(expected):
             value = _build(expected, value, f"{where}: {key}")  # type: ignore[arg-type]
+        elif expected == dict[str, float]:
+            value = _numbers(value, f"{where}: setting {key!r}")
         elif expected is float and type(value) is int:
             value = float(value)
         elif type(value) is not expected:
@@ -267,3 +372,13 @@ def _build(kind: type[T], content: Any, where: str) -> T:
             raise SettingsError(msg)
         values[key] = value
     return kind(**values)
+
+
+def _numbers(content: Any, where: str) -> dict[str, float]:
+    """Return a mapping of name to number."""
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and type(value) in (int, float) for name, value in content.items()
+    ):
+        msg = f"{where} is {content!r}; it must be a mapping of name to number"
+        raise SettingsError(msg)
+    return {name: float(value) for name, value in content.items()}

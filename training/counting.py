@@ -23,13 +23,24 @@ import pyarrow.parquet as pq
 from scipy import sparse
 from tqdm import tqdm
 
-from sage.binned.counting import BLOCK, KINDS, NOMINAL, Noise, Sample, count_points, find_bins, parent_variances
+from sage.binned.counting import (
+    BLOCK,
+    KINDS,
+    NOMINAL,
+    Noise,
+    Sample,
+    count_points,
+    find_bins,
+    parent_variances,
+    quantities_at,
+)
 from sage.binned.regions import RegionSet
 from sage.binned.response import Point
 from sage.challenge.nuisances import PROCESSES
 from sage.files.manifest import describe_regions
 from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import PUBLISHED, Normalisation
+from training.efficient import Block
 from training.events import DATA_FILE, PARENTS_FILE, Events, EventsFile, Part
 from workshop.files import read_arrays, sha256, write_arrays
 from workshop.jobs import Pool, process_pool
@@ -136,12 +147,25 @@ class Counter:
     def _nominal(self, regions: RegionSet) -> Iterator[tuple[Events, np.ndarray]]:
         """Yield blocks of events with their weights as shares of the whole part's, and their bins of ``find_bins``."""
         classifier = self.classifier()
+        for block, _ in self._events():
+            yield block, find_bins(block.columns, NOMINAL, None, regions, classifier)
+
+    def _events(self) -> Iterator[tuple[Events, np.ndarray]]:
+        """Yield blocks of events with their weights as shares of the whole part's, and their row numbers."""
         for rows, share in self.shards():
             events = EventsFile(self.data, self.table_fraction).read(rows)
             events = replace(events, weights=events.weights * share)
             for first in range(0, len(events), BLOCK):
-                block = events.take(np.arange(first, min(first + BLOCK, len(events))))
-                yield block, find_bins(block.columns, NOMINAL, None, regions, classifier)
+                places = np.arange(first, min(first + BLOCK, len(events)))
+                yield events.take(places), rows.start + places
+
+    def blocks(self, point: Point) -> Iterator[Block]:
+        """Yield all events that are selected at a nuisance point; see ``training.efficient.Blocks``."""
+        classifier, noise = self.classifier(), replace(self.noise, common=True)
+        for block, numbers in self._events():
+            drawn = noise(numbers, 0, point) if point[2] > 0 else None
+            values, kept = quantities_at(block.columns, point, drawn, classifier)
+            yield values, block.weights[kept], block.classes[kept], block.keys[kept]
 
     def digest(self) -> bytes:
         """Return a hash of everything but points, rows and regions that decides the counts."""

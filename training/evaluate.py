@@ -5,6 +5,8 @@ trained at the nominal point, gradient boosting and a multilayer perceptron, on 
 All weights are those of the training: each class has the same total. Reports, for each classifier,
 
 * the AUC of the signal against the rest, inclusive and in two regions, with training weights and with expected events,
+* the information on mu, all events in one and in the five regions, with its ratio to that of the first classifier
+  (``training.information``): what a gain in cross entropy is worth depends on where it is,
 * the cross entropy, and reliability curves of the four probabilities with their slopes,
 * how the signal probability moves under one standard deviation of tes, jes and soft_met (2.72 and 0.37 GeV of the
   latter, against none): mean and root mean square per event, Kolmogorov-Smirnov distance, and the relative change of
@@ -26,20 +28,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from sage.binned.regions import quantities
-from sage.challenge.features import derived
+from sage.binned.regions import bin_numbers, quantities, region_set
+from sage.challenge.features import Derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select, shift
 from sage.network.engine import Engine
-from sage.network.graph import jets_present, normalise, raw_inputs
-from training.build_tables import read_network
+from sage.network.inputs import network_inputs
 from training.config import Config
 from training.evaluation_plots import draw_reliability, draw_shifts
 from training.events import EventsFile, Keep
+from training.information import Information, Sample, information
 from training.metrics import auc, ks_distance, log_loss, reliability
+from training.networks import NETWORK_FILE, read_network, read_shares
 from training.reference_classifiers import Classify, TrainingSample, fit_boosting, fit_perceptron
 from training.sampling import HeldOut, Thinning
-from training.train import NETWORK_FILE, train
+from training.train import train
 from workshop.files import sha256, write_json
 
 EVALUATION_FILE = "evaluation.json"
@@ -59,6 +62,7 @@ POINTS = {
 SIGNAL_LIKE = 0.2
 """Fraction of the nominal signal in the signal-like bin."""
 
+INCLUSIVE = "inclusive"
 SIGNAL = PROCESSES.index("htautau")
 AUC_FLOOR, LOSS_FLOOR, SLOPE_FLOOR = 0.003, 0.01, 0.05
 """How far the nominal network may be behind the references: AUC, relative cross entropy, slope from 1."""
@@ -75,6 +79,7 @@ class Scored:
         signal: Signal probability by name of the point, shape (n,); NaN likewise.
         classes: Shape (n,).
         weights: Expected events, shape (n,).
+        showers: Number of the showered event, shape (n,).
         regions: Events of each region at the nominal point, shape (n,), boolean.
     """
 
@@ -82,17 +87,19 @@ class Scored:
     signal: dict[str, np.ndarray]
     classes: np.ndarray
     weights: np.ndarray
+    showers: np.ndarray
     regions: dict[str, np.ndarray]
 
 
 def network_classifier(folder: Path, threads: int) -> Classify:
-    """Return the network, or the mean of the networks, that ``training.train`` wrote."""
+    """Return the network, or the mean of the networks, that ``training.train`` wrote, for equal class proportions."""
     parameters, constants = read_network(folder)
+    shares = np.array(read_shares(folder), dtype=np.float32)
     engine = Engine(parameters, threads=threads)
 
     def classify(columns: Mapping[str, Any]) -> np.ndarray:
-        values, defined = raw_inputs(columns, derived(columns), constants.inputs)
-        return engine.probabilities(normalise(values, defined, constants), jets_present(columns))
+        ratios = engine.probabilities(*network_inputs(columns, Derived(columns), constants)) / shares
+        return np.asarray(ratios / ratios.sum(axis=1, keepdims=True))
 
     return classify
 
@@ -129,30 +136,32 @@ def score(file: EventsFile, classify: Classify, names: list[str], seed: int, max
             signal[name][kept] = found[:, SIGNAL]
             if name == "nominal":
                 probabilities[kept] = found
-                for region, taken in masks(quantities(selected, derived(selected), found)).items():
+                for region, taken in masks(quantities(selected, Derived(selected), found)).items():
                     regions[region] = np.zeros(len(events), dtype=np.bool_)
                     regions[region][kept] = taken
-        parts.append(Scored(probabilities, signal, events.classes, events.weights, regions))
+        parts.append(Scored(probabilities, signal, events.classes, events.weights, events.keys, regions))
     return Scored(
         np.concatenate([part.probabilities for part in parts]),
         {name: np.concatenate([part.signal[name] for part in parts]) for name in names},
         np.concatenate([part.classes for part in parts]),
         np.concatenate([part.weights for part in parts]),
+        np.concatenate([part.showers for part in parts]),
         {name: np.concatenate([part.regions[name] for part in parts]) for name in parts[0].regions},
     )
 
 
 def masks(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the events of all and of the two regions with the best ratio of signal to background."""
-    low_mt, vbf = values["mt"] < 70.0, values["vbf_jet"].astype(np.bool_)
-    return {
-        "inclusive": np.ones(len(low_mt), dtype=np.bool_),
-        "MT < 70, VBFJet": low_mt & vbf,
-        "MT < 70, not VBFJet, pt_H >= 100": low_mt & ~vbf & (values["pt_h"] >= 100.0),
-    }
+    """Return the events of all and of each of the five regions."""
+    n = len(values["mt"])
+    out = {INCLUSIVE: np.ones(n, dtype=np.bool_)}
+    five = region_set("five")
+    for region, (rows, _) in zip(five.regions, bin_numbers(five, values), strict=True):
+        out[region.name] = np.zeros(n, dtype=np.bool_)
+        out[region.name][rows] = True
+    return out
 
 
-def judge(scored: Scored) -> dict[str, Any]:
+def judge(scored: Scored, seed: int) -> dict[str, Any]:
     """Compute everything that is reported about one classifier."""
     kept = np.isfinite(scored.probabilities[:, 0])
     classes, expected, p = scored.classes[kept], scored.weights[kept], scored.probabilities[kept]
@@ -169,8 +178,16 @@ def judge(scored: Scored) -> dict[str, Any]:
             "expected": auc(mixed[here], is_signal[here], expected[here]),
         }
     curves = {name: reliability(p[:, i], classes == i, weights) for i, name in enumerate(PROCESSES)}
+    sample = Sample(
+        expected, is_signal, scored.showers[kept], {name: mask[kept] for name, mask in scored.regions.items()}
+    )
+    told = information(sample, mixed, seed)
     return {
         "events": int(kept.sum()),
+        "information": {
+            name: {"value": one.value, "error": one.error, "resampled": one.resampled.tolist()}
+            for name, one in told.items()
+        },
         "auc": areas,
         "cross_entropy": log_loss(p, classes, weights),
         "reliability": {
@@ -221,6 +238,24 @@ def floors(results: Mapping[str, Any]) -> dict[str, Any]:
             off = abs(curve["slope"] - 1.0)
             out[f"slope of {name}, {which}"] = {"off": off, "bound": SLOPE_FLOOR, "met": off < SLOPE_FLOOR}
     return out
+
+
+def information_ratios(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the information of each classifier with that of the first, all events in one and by regions."""
+
+    def total(result: Mapping[str, Any], names: list[str]) -> Information:
+        found = [result["information"][name] for name in names]
+        return Information(sum(one["value"] for one in found), np.sum([one["resampled"] for one in found], axis=0))
+
+    first = results[CLASSIFIERS[0]]
+    split = [name for name in first["information"] if name != INCLUSIVE]
+    return {
+        which: {
+            name: dict(zip(("ratio", "error"), total(result, names).over(total(first, names)), strict=True))
+            for name, result in results.items()
+        }
+        for which, names in {"all events in one": [INCLUSIVE], "five regions": split}.items()
+    }
 
 
 def evaluate(
@@ -282,10 +317,15 @@ def evaluate(
             else:
                 classify, details = fit_perceptron(*parts, config.seed)
         names = list(POINTS) if name in SHIFTED else ["nominal"]
-        results[name] = judge(score(file, classify, names, config.seed, score_rows)) | {"details": details}
+        results[name] = judge(score(file, classify, names, config.seed, score_rows), config.seed) | {"details": details}
         write_json(path, {"made_from": made_from, "result": results[name]})
         log.info("%s: cross entropy %.5f", name, results[name]["cross_entropy"])
-    report = {"made_from": identity, "floors": floors(results), "classifiers": results}
+    report = {
+        "made_from": identity,
+        "floors": floors(results),
+        "information": information_ratios(results),
+        "classifiers": results,
+    }
     write_json(output / EVALUATION_FILE, report)
     draw_reliability(results, output / "reliability.png")
     draw_shifts({name: results[name] for name in SHIFTED}, output / "shifts.png")

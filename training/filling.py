@@ -1,4 +1,4 @@
-"""Counts of many binnings from one evaluation of the events per nuisance point, kept apart for two halves of them."""
+"""Counts of many binnings from one evaluation of the events per nuisance point, kept apart for parts of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from sage.binned.response import Point
 from sage.challenge.nuisances import PROCESSES
 from sage.network.classifier import Classifier
 from training.events import Events
-
-HALVES = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ class Filled:
 
     Args:
         regions: Regions with their edges.
-        counts: Sums of weights per point and half, shape (k, 2, 4, n_bins).
+        counts: Sums of weights per point and part of the events, shape (k, n_parts, 4, n_bins).
         moved: Sums of squared weights of the events that are in another bin than at the nominal point, same shape.
-        variances: Variance of the nominal counts per half, shape (2, 4, n_bins).
+        variances: Variance of the nominal counts, shape (n_parts, 4, n_bins).
     """
 
     regions: RegionSet
@@ -62,16 +60,17 @@ class Filler:
     Args:
         regions: Regions with their edges.
         events: The events.
-        halves: Half of each event, shape (n,).
+        parts: Part of each event, shape (n,); rows of one showered event are in one part.
+        n_parts: Number of parts.
         n_points: Number of points.
     """
 
-    def __init__(self, regions: RegionSet, events: Events, halves: np.ndarray, n_points: int) -> None:
+    def __init__(self, regions: RegionSet, events: Events, parts: np.ndarray, n_parts: int, n_points: int) -> None:
         self.regions = regions
         self._weights = events.weights
-        self._first_cell = (halves * len(PROCESSES) + events.classes) * regions.n_bins
+        self._first_cell = (parts * len(PROCESSES) + events.classes) * regions.n_bins
         self._keys = events.keys
-        self._shape = (len(HALVES), len(PROCESSES), regions.n_bins)
+        self._shape = (n_parts, len(PROCESSES), regions.n_bins)
         self._counts, self._moved = np.zeros((2, n_points, *self._shape))
         self._nominal = np.zeros((0, 0), dtype=np.int16)
         self._variances = np.zeros(self._shape)
@@ -109,7 +108,7 @@ class NominalCounts:
     def __call__(self, regions: RegionSet) -> dict[str, np.ndarray]:
         """Return sums of weights and of squared weights, shape (1, 4, n_bins)."""
         sums = np.zeros((2, len(PROCESSES) * regions.n_bins))
-        # A half stands for the whole, with twice the weights: the rule speaks of expected events.
+        # A fold stands for the whole, with larger weights: the rule speaks of expected events.
         scale = self.weights.sum() / self.weights[self.selection].sum()
         for rows, bins in bin_numbers(regions, self.values):
             inside = self.selection[rows]

@@ -1,7 +1,8 @@
 """The network inputs on torch tensors, at many nuisance points at once.
 
 The shifts and features of ``sage`` work on tensors and broadcast over points; what remains is to put them into the
-network's array. ``sage.network.graph.raw_inputs`` and ``normalise`` are the numpy twin and the definition.
+network's array. ``sage.network.graph.raw_inputs`` and ``normalise`` are the numpy twin and the definition. What the
+kernel can compute it computes where the tensors are on the host.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
-from sage.challenge.ditau import DITAU, ditau
-from sage.challenge.features import angular_distances, derived
+from sage.challenge.ditau import ditau
+from sage.challenge.features import Derived, angular_distances, derived
 from sage.challenge.nuisances import CHALLENGE, SHAPE_NAMES
-from sage.challenge.shifts import Columns, shift, thresholds
-from sage.network.ditau import COLUMNS, write_ditau
-from sage.network.graph import JETS, PUBLISHED, WITH_DITAU, InputSet, input_column, required_jets
+from sage.challenge.position import standard_position
+from sage.challenge.shifts import PRIMARIES, Columns, shift, thresholds
+from sage.network.graph import JETS, PUBLISHED, WITH_DITAU, InputSet, Normalisation, input_column, required_jets
+from sage.network.inputs import network_inputs
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,12 @@ def inputs_at_points(
         Inputs (k, n, number of inputs), which jets exist (k, n, 2) and which events are selected (k, n).
     """
     events, keep = thresholds(shift(columns, *points.scales, noise=points.noise))
+    if inputs == WITH_DITAU and keep.device.type == "cpu":
+        constants = Normalisation(mean.numpy(), std.numpy(), inputs)
+        return *_on_host(events, keep, constants), keep
     everything = {**events, **derived(events), **angular_distances(events)}
-    if inputs is WITH_DITAU:
-        everything |= ditau_tensors(events, keep)
+    if inputs == WITH_DITAU:
+        everything |= standard_position(events) | ditau(events)
     values = torch.stack([input_column(everything, name).expand_as(keep) for name in inputs.columns], dim=-1)
     jets = torch.stack([(events[f"PRI_{jet}_pt"] > 0).expand_as(keep) for jet in JETS], dim=-1)
     needs = torch.from_numpy(required_jets(inputs)).to(values.device)
@@ -106,19 +111,8 @@ def inputs_at_points(
     return normalised, jets.to(values.dtype), keep
 
 
-def ditau_tensors(events: Columns, like: Tensor) -> Columns:
-    """Compute the di-tau quantities of tensors: on the host in the kernel, elsewhere in torch.
-
-    Args:
-        events: Primary columns whose shapes broadcast to that of ``like``.
-        like: Any tensor of the events' full shape, (k, n).
-
-    Returns:
-        Columns of the shape of ``like``.
-    """
-    if like.device.type != "cpu":
-        return ditau(events)
-    flat = {name: events[name].expand_as(like).flatten().numpy() for name in COLUMNS}
-    out = np.empty((len(DITAU), like.numel()), dtype=np.float32)
-    write_ditau(flat, out)
-    return {name: torch.from_numpy(row).view(like.shape) for name, row in zip(DITAU, out, strict=True)}
+def _on_host(events: Columns, like: Tensor, constants: Normalisation) -> tuple[Tensor, Tensor]:
+    """Return inputs and jets of tensors that broadcast to the shape of ``like``, (k, n)."""
+    flat = {name: events[name].expand_as(like).flatten().numpy() for name in PRIMARIES}
+    values, jets = (torch.from_numpy(part) for part in network_inputs(flat, Derived(flat), constants))
+    return values.view(*like.shape, values.shape[1]), jets.view(*like.shape, jets.shape[1]).to(values.dtype)

@@ -32,7 +32,8 @@ from training.build_tables import (
     summary,
 )
 from training.config import Config
-from training.train import NETWORK_FILE, REPORT_FILE, train, versions
+from training.networks import NETWORK_FILE, REPORT_FILE
+from training.train import train, versions
 from workshop.claims import locked
 from workshop.files import read_arrays, sha256, write_bytes, write_json
 
@@ -78,7 +79,7 @@ def write_weights(config: Config, training: Path, tables: Path, output: Path) ->
             **origin,
             "tables": {name: built[name] for name in TABLES_ORIGIN if built[name]},
             "seed": config.seed,
-            "config": asdict(config) | {"training": trained},
+            "config": asdict(config) | trained,
             "versions": versions(),
             "created_with": "scripts.make_weights",
         },
@@ -105,7 +106,8 @@ def _network_origin(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[
     else:
         content = origin = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     constants = {"inputs": content.get("inputs", list(PUBLISHED.columns)), "normalisation": content["normalisation"]}
-    return {key: origin[key] for key in ("data", "rows")}, constants, origin["config"]["training"]
+    sections = {name: origin["config"][name] for name in ("training", "scores") if name in origin["config"]}
+    return {key: origin[key] for key in ("data", "rows")}, constants, sections
 
 
 def make_weights(

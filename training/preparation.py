@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +22,34 @@ class Preparation:
 
     Args:
         normalisation: Feature constants.
-        class_scale: Factor per class that gives all classes the same total weight and an average of 1, shape (4,).
+        class_scale: Factor per class that gives it its share of the total weight, 1 on average, shape (4,).
+        totals: Expected selected events of each class, shape (4,).
         rows: Rows per class, shape (4,).
         n_selected: Selected nominal training events.
     """
 
     normalisation: Normalisation
     class_scale: np.ndarray
+    totals: np.ndarray
     rows: np.ndarray
     n_selected: int
 
 
-def prepare(file: EventsFile, rows: range, held_out: HeldOut, inputs: InputSet = PUBLISHED) -> Preparation:
+def prepare(
+    file: EventsFile,
+    rows: range,
+    held_out: HeldOut,
+    inputs: InputSet = PUBLISHED,
+    shares: Sequence[float] = (1 / len(PROCESSES),) * len(PROCESSES),
+) -> Preparation:
     """Measure feature constants from defined values of the selected nominal events, each event counted once.
+
+    Args:
+        file: The events.
+        rows: Rows for the training.
+        held_out: Which of them are held out.
+        inputs: What the inputs are.
+        shares: Shares of the classes in the total weight.
 
     Raises:
         SettingsError: If a process has no selected event or an input never varies.
@@ -60,4 +76,4 @@ def prepare(file: EventsFile, rows: range, held_out: HeldOut, inputs: InputSet =
         msg = f"{bad[0]!r} is empty or constant in rows {rows.start} to {rows.stop}; train on more events"
         raise SettingsError(msg)
     normalisation = Normalisation(mean.astype(np.float32), std.astype(np.float32), inputs)
-    return Preparation(normalisation, n_selected / len(PROCESSES) / totals, found, n_selected)
+    return Preparation(normalisation, n_selected * np.asarray(shares) / totals, totals, found, n_selected)

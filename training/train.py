@@ -2,8 +2,8 @@
 
 Every batch is seen at several points (tes, jes, soft_met) drawn afresh, by default from the distribution of the
 pseudo-experiments: tes and jes normal around 1 with width 0.01, soft_met log-normal (0, 1) cut at 5 GeV. The loss is
-the cross entropy of the four classes, averaged over the points, each class with the same total weight so that rare ones
-are learnt as well; other class proportions can enter the last bias afterwards. An event that fails the shifted
+the cross entropy of the four classes, averaged over the points, each class with the total weight that the settings give
+it, by default the same for all. An event that fails the shifted
 selection has weight 0. The best epoch by the loss on held-out events at fixed points is kept.
 
 Equal seed and threads give bitwise equal results on a CPU, also across an interruption: every random draw is keyed by
@@ -21,86 +21,39 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sage import __version__
 from sage.challenge.nuisances import PROCESSES
 from sage.errors import SettingsError
-from sage.network.dense import DualBranchNetwork
 from sage.network.graph import INPUT_SETS
-from sage.network.parameters import stack
+from sage.network.parameters import SCORES, split, stack
 from training.checkpoint import CHECKPOINT_FILE, Progress, read_checkpoint, write_checkpoint
 from training.config import Config
 from training.events import Events, EventsFile
-from training.inputs import draw_points, inputs_at_points
+from training.losses import Loss, TrainingLoss
+from training.networks import NETWORK_FILE, REPORT_FILE, description_of, read_network
 from training.parallel import Processes, joined
 from training.preparation import Preparation, prepare
 from training.sampling import BOOTSTRAP, HeldOut, Thinning, poisson
+from training.scores import ScoreLoss, as_scores, settings_of
 from workshop.claims import claimed
 from workshop.files import sha256, write_arrays, write_json
-
-NETWORK_FILE = "network.npz"
-REPORT_FILE = "training.json"
 
 ORDER, POINTS, VALIDATION = range(3)
 """What random numbers are for; part of their key, after the seed."""
 
 log = logging.getLogger("sage.training.train")
-
-
-class TrainingLoss:
-    """The loss of a network on some events at some nuisance points.
-
-    Args:
-        config: The settings.
-        preparation: Feature constants and class weights.
-        processes: This process among those that share each batch.
-    """
-
-    def __init__(self, config: Config, preparation: Preparation, processes: Processes) -> None:
-        self._settings = config.training
-        self._processes = processes
-        self._mean = torch.from_numpy(preparation.normalisation.mean).to(processes.device)
-        self._std = torch.from_numpy(preparation.normalisation.std).to(processes.device)
-        self._inputs = preparation.normalisation.inputs
-        self._class_scale = preparation.class_scale
-
-    def passes(
-        self, network: nn.Module, events: Events, rng: np.random.Generator, n_points: int
-    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Compute this process's part of the loss, some points at a time.
-
-        Yields:
-            The weighted sum of cross entropies over events and points, the sum of those weights, and whether more
-            points follow.
-        """
-        device, share = self._processes.device, self._processes.share()
-        points = draw_points(rng, n_points, len(events), device, self._settings.points)
-        columns = {name: torch.from_numpy(column[share]).to(device) for name, column in events.columns.items()}
-        balanced = (events.weights * self._class_scale[events.classes]).astype(np.float32)
-        weights = torch.from_numpy(balanced[share]).to(device)
-        classes = torch.from_numpy(events.classes[share]).to(device)
-        at_once = max(1, self._settings.rows_per_pass // max(1, len(weights)))
-        for start in range(0, n_points, at_once):
-            here = points.take(slice(start, start + at_once), share)
-            values, jets, keep = inputs_at_points(columns, here, self._mean, self._std, self._inputs)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._settings.bf16):
-                logits = network(values.flatten(0, 1), jets.flatten(0, 1))
-            losses = cross_entropy(logits.float(), classes.expand_as(keep).flatten(), reduction="none")
-            weight = (weights * keep).flatten()
-            yield (losses * weight).sum(), weight.sum(), start + at_once < n_points
 
 
 class Trainer:
@@ -112,22 +65,29 @@ class Trainer:
         preparation: Feature constants and class weights of those events.
         processes: This process among those that train together.
         member: Number of the network, if several are trained.
+        make_loss: Makes the loss of settings, preparation and processes.
     """
 
     def __init__(
-        self, config: Config, file: EventsFile, preparation: Preparation, processes: Processes, member: int = 0
+        self,
+        config: Config,
+        file: EventsFile,
+        preparation: Preparation,
+        processes: Processes,
+        member: int = 0,
+        make_loss: Callable[[Config, Preparation, Processes], Loss] = TrainingLoss,
     ) -> None:
         self.config, self.file, self.member, self.processes = config, file, member, processes
         settings = config.training
         self.rows = file.rows("training")
         self.held_out = HeldOut(config.seed, settings.validation_fraction)
-        self.objective = TrainingLoss(config, preparation, processes)
+        self.objective = make_loss(config, preparation, processes)
         wanted = np.full(len(PROCESSES), settings.max_rows or math.inf)
         self.fractions = np.minimum(1.0, wanted / preparation.rows)
         self.steps_per_epoch = math.ceil(float(self.fractions @ preparation.rows) / settings.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + member)
-            self.network = DualBranchNetwork(preparation.normalisation.inputs).to(processes.device)
+            self.network = self.objective.network().to(processes.device)
         self.parallel = DistributedDataParallel(self.network) if processes.total > 1 else None
         self.optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=settings.weight_decay)
         self.best = self.parameters()
@@ -211,7 +171,7 @@ class Trainer:
             sums += torch.stack([loss.detach(), weight]).double()
         loss_sum, weight_sum = self.processes.add_up(sums).tolist()
         # Weights average to 1. Their sum in a small last batch may be 0, and such a batch deserves a small step.
-        least = 0.5 * settings.batch_size * settings.points_per_batch
+        least = 0.5 * settings.batch_size * self.objective.copies
         for parameter in self.network.parameters():
             if parameter.grad is not None:
                 # Gradients arrive as the mean over the processes.
@@ -256,21 +216,6 @@ class Trainer:
         self.network.load_state_dict({name: torch.from_numpy(array) for name, array in network.items()})
 
 
-def with_shares(parameters: dict[str, np.ndarray], shares: tuple[float, ...]) -> dict[str, np.ndarray]:
-    """Make the probabilities of a network trained with equal class weights refer to other class proportions.
-
-    By Bayes' theorem every probability is multiplied by its class's share, which adds its logarithm to the logit.
-
-    Raises:
-        SettingsError: If a share is not positive.
-    """
-    if min(shares) <= 0.0:
-        msg = f"class shares are {shares}; each must be positive"
-        raise SettingsError(msg)
-    offset = np.log(np.array(shares) * len(shares))
-    return parameters | {"classes.bias": (parameters["classes.bias"] + offset).astype(np.float32)}
-
-
 def versions() -> dict[str, str]:
     """Return the versions that decide the result."""
     return {
@@ -281,7 +226,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def train(config: Config, data: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, data: Path, output: Path, overwrite: bool = False, network: Path | None = None
+) -> dict[str, Any]:
     """Train the network, or several, and write them; goes on from the checkpoint in ``output`` if there is one.
 
     Args:
@@ -290,49 +237,67 @@ def train(config: Config, data: Path, output: Path, overwrite: bool = False) -> 
         output: Folder that receives ``network.npz``, ``training.json`` and, in a folder of its own for each network
             if there are several, checkpoint and losses.
         overwrite: Throw away what ``output`` holds of an earlier training.
+        network: Folder of a training, or of weights, whose network of classes is taken with its feature constants;
+            only networks of scores are trained. None to train both.
 
     Returns:
         The content of ``training.json``.
 
     Raises:
         UsageError: If the folder holds another training, something else, or is in use.
+        SettingsError: If there is nothing to train.
     """
+    if network is not None and config.scores.networks == 0:
+        msg = "a network of classes is given and no network of scores asked for; set networks of section scores"
+        raise SettingsError(msg)
     torch.set_num_threads(config.threads)
     file = EventsFile(data, config.table_fraction)
     source = {"file": file.path.name, "sha256": sha256(file.path)}
     with joined(config.training.device) as processes:
-        results = (CHECKPOINT_FILE, f"network_*/{CHECKPOINT_FILE}", NETWORK_FILE, REPORT_FILE)
-        claim = claimed(output, _identity(config, source), results=results, overwrite=overwrite)
+        checkpoints = [f"{part}{CHECKPOINT_FILE}" for part in ("", "network_*/", SCORES, f"{SCORES}network_*/")]
+        results = (*checkpoints, NETWORK_FILE, REPORT_FILE)
+        claim = claimed(output, _identity(config, source, network), results=results, overwrite=overwrite)
         with claim if processes.rank == 0 else nullcontext():
             processes.wait()
-            return _train(config, file, output, source, processes)
+            return _train(config, file, output, source, processes, network)
 
 
-def _identity(config: Config, source: dict[str, str]) -> dict[str, Any]:
+def _identity(config: Config, source: dict[str, str], network: Path | None) -> dict[str, Any]:
     """Return what decides the result."""
     training = {name: value for name, value in asdict(config.training).items() if name != "checkpoint_minutes"}
-    return {"data": source["sha256"], "seed": config.seed, "table_fraction": config.table_fraction, **training}
+    scores: dict[str, Any] = {"scores": asdict(config.scores)} if config.scores.networks else {}
+    if network is not None:
+        scores["network"] = sha256(network / NETWORK_FILE)
+    return {
+        "data": source["sha256"],
+        "seed": config.seed,
+        "table_fraction": config.table_fraction,
+        **training,
+        **scores,
+    }
 
 
 def _train(
-    config: Config, file: EventsFile, output: Path, source: dict[str, str], processes: Processes
+    config: Config,
+    file: EventsFile,
+    output: Path,
+    source: dict[str, str],
+    processes: Processes,
+    network: Path | None,
 ) -> dict[str, Any]:
     settings = config.training
     rows, held_out = file.rows("training"), HeldOut(config.seed, settings.validation_fraction)
-    preparation = prepare(file, rows, held_out, INPUT_SETS[settings.inputs])
-    networks, losses = [], []
-    for member in range(settings.networks):
-        folder = output if settings.networks == 1 else output / f"network_{member}"
-        trainer = Trainer(config, file, preparation, processes, member)
-        if (folder / CHECKPOINT_FILE).exists():
-            trainer.load(folder)
-        # Nobody overwrites the checkpoint before all have read it.
-        processes.wait()
-        trainer.run(folder)
-        networks.append(with_shares(trainer.best, settings.shares()))
-        losses += [{"network": member, **entry} for entry in trainer.progress.epochs]
+    if network is None:
+        preparation = prepare(file, rows, held_out, INPUT_SETS[settings.inputs], settings.shares())
+        trained, losses = _members(config, file, output, preparation, processes)
+        arrays = stack(trained)
+    else:
+        parameters, normalisation = read_network(network)
+        arrays = split(parameters)[0]
+        preparation = prepare(file, rows, held_out, normalisation.inputs)
+        preparation = replace(preparation, normalisation=normalisation)
     constants = preparation.normalisation
-    report = {
+    report: dict[str, Any] = {
         "config": asdict(config),
         "data": source,
         "rows": {
@@ -343,11 +308,50 @@ def _train(
         },
         "inputs": list(constants.inputs.columns),
         "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
-        "losses": losses,
         "versions": versions(),
     }
+    if network is None:
+        report["losses"] = losses
+    else:
+        # What the network of classes was trained with, and what that of scores was.
+        origin = description_of(network)
+        origin = origin.get("origin", origin)
+        report["scores"] = {name: report[name] for name in ("data", "rows")}
+        report |= {name: origin[name] for name in ("data", "rows")}
+        report["config"]["training"] = origin["config"]["training"]
+    if config.scores.networks:
+        trained, report["score_losses"] = _members(
+            settings_of(config), file, output / SCORES, preparation, processes, settings.networks, ScoreLoss
+        )
+        scores = stack([as_scores(network, config.scores.distance) for network in trained])
+        arrays |= {SCORES + name: value for name, value in scores.items()}
     if processes.rank == 0:
-        write_arrays(output / NETWORK_FILE, stack(networks))
+        write_arrays(output / NETWORK_FILE, arrays)
         write_json(output / REPORT_FILE, report)
     processes.wait()
     return report
+
+
+def _members(
+    config: Config,
+    file: EventsFile,
+    output: Path,
+    preparation: Preparation,
+    processes: Processes,
+    first: int = 0,
+    make_loss: Callable[[Config, Preparation, Processes], Loss] = TrainingLoss,
+) -> tuple[list[dict[str, np.ndarray]], list[dict[str, Any]]]:
+    """Train the networks that vote together, numbered from ``first`` on; return their best parameters and losses."""
+    trained: list[dict[str, np.ndarray]] = []
+    losses: list[dict[str, Any]] = []
+    for member in range(config.training.networks):
+        folder = output if config.training.networks == 1 else output / f"network_{member}"
+        trainer = Trainer(config, file, preparation, processes, first + member, make_loss)
+        if (folder / CHECKPOINT_FILE).exists():
+            trainer.load(folder)
+        # Nobody overwrites the checkpoint before all have read it.
+        processes.wait()
+        trainer.run(folder)
+        trained.append(trainer.best)
+        losses += [{"network": member, **entry} for entry in trainer.progress.epochs]
+    return trained, losses

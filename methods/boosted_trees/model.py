@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from sage.measurement import measure
-from sage.network.graph import Normalisation, normalise, raw_inputs
+from sage.network.graph import Normalisation
+from sage.network.inputs import network_inputs
 from sage.rebuilding import rebuild
 from sage.submission import Submission
 
@@ -41,9 +42,9 @@ class Trees:
         self._threshold, self._value = parameters["threshold"], parameters["value"].tolist()
         self._baseline = parameters["baseline"]
 
-    def probabilities(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
+    def outputs(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
         """Return class probabilities (n, 4), float32, of n events."""
-        return self.of_inputs(normalise(*raw_inputs(events, derived, self._normalisation.inputs), self._normalisation))
+        return self.of_inputs(network_inputs(events, derived, self._normalisation)[0])
 
     def of_inputs(self, inputs: np.ndarray) -> np.ndarray:
         """Return class probabilities (n, 4), float32, of events with inputs (n, number of inputs), float32."""

@@ -21,7 +21,7 @@ class NoClassifier:
     def __init__(self, parameters: Any = None, normalisation: Any = None, threads: int | None = None) -> None:
         del parameters, normalisation, threads
 
-    def probabilities(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
+    def outputs(self, events: Mapping[str, Any], derived: Mapping[str, Any]) -> np.ndarray:
         """Return zeros, shape (n, 4)."""
         del derived
         return np.zeros((len(events["PRI_met"]), len(PROCESSES)), dtype=np.float32)

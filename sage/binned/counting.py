@@ -19,7 +19,7 @@ import numpy as np
 from sage.binned.regions import RegionSet, bin_numbers, quantities
 from sage.binned.response import Point
 from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
-from sage.challenge.features import derived
+from sage.challenge.features import Derived
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from sage.challenge.shifts import Columns, select, shift
 from sage.errors import SettingsError
@@ -123,8 +123,8 @@ def _hash(ids: np.ndarray, state: np.uint64) -> np.ndarray:
 
 def quantities_of(events: Mapping[str, Any], classifier: Classifier) -> dict[str, Any]:
     """Return what regions are made of for selected events, shape (n,) each."""
-    derived_columns = derived(events)
-    return quantities(events, derived_columns, classifier.probabilities(events, derived_columns))
+    derived = Derived(events)
+    return quantities(events, derived, classifier.outputs(events, derived))
 
 
 def quantities_at(

@@ -19,6 +19,8 @@ The others are exclusive too:
     All selected events, cut by which background an event looks like.
 ``five_slices``
     The five regions, each cut by which background an event looks like.
+``score``, ``score_regions``
+    All selected events in one region, and the five, binned in the efficient score of mu (``sage.binned.score``).
 
 A class probability means something only under stated proportions of the classes. Cuts and observables refer to those of
 ``PROPORTIONS``, whatever the network was trained with: Bayes' rule takes it from one to the other. The backgrounds
@@ -34,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+from sage.binned.score import EFFICIENT_SCORE, SHAPE_SCORES, EfficientScore
 from sage.challenge.nuisances import BACKGROUNDS, PROCESSES
 from sage.errors import SettingsError
 
@@ -53,6 +56,8 @@ QUANTITIES = (
     *("pt_jet_leading", "pt_jet_subleading", "vbf_jet", "mt", "pt_h", "m_vis"),
     *(f"p_{name}" for name in PROCESSES),
     *(f"q_{name}" for name in BACKGROUNDS),
+    *SHAPE_SCORES,
+    EFFICIENT_SCORE,
 )
 """What cuts and observables may name."""
 
@@ -91,17 +96,31 @@ class RegionSet:
         exclusive: Whether an event enters only the first region that takes it.
         class_weights: Factors on the network's class probabilities, which are then normalised again; they bring them
             from the proportions of the training to those the cuts and observables refer to.
+        score: What makes the efficient score, where a region names it.
     """
 
     name: str
     regions: tuple[Region, ...]
     exclusive: bool
     class_weights: tuple[float, ...] = (1.0,) * len(PROCESSES)
+    score: EfficientScore | None = None
 
     @property
     def n_bins(self) -> int:
         """Number of bins of all regions together; counts and tables are concatenated in region order."""
         return sum(region.n_bins for region in self.regions)
+
+    @property
+    def names(self) -> set[str]:
+        """What its cuts and observables name."""
+        observables = {region.observable for region in self.regions}
+        return observables | {name for region in self.regions for name, _, _ in region.cuts}
+
+    @property
+    def needs(self) -> set[str]:
+        """Scores of shape nuisances without which it cannot be used."""
+        through = self.score.needs if self.score is not None and EFFICIENT_SCORE in self.names else ()
+        return (self.names & set(SHAPE_SCORES)) | set(through)
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -159,6 +178,10 @@ REGION_SETS: dict[str, RegionSet] = {
     "published": RegionSet(
         "published", (Region("FR", ()), *(replace(cr, signal=False) for cr in (_CR1, _CR2, _CR3))), exclusive=False
     ),
+    "score": RegionSet("score", (Region("all", (), EFFICIENT_SCORE),), exclusive=True),
+    "score_regions": RegionSet(
+        "score_regions", tuple(replace(region, observable=EFFICIENT_SCORE) for region in _FIVE), exclusive=True
+    ),
     "inclusive": RegionSet("inclusive", (Region("all", ()),), exclusive=True),
     "five": RegionSet("five", _FIVE, exclusive=True),
     "slices": RegionSet("slices", _SLICES, exclusive=True),
@@ -186,11 +209,11 @@ def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilit
     Args:
         events: Primary columns, shape (n,).
         derived: Derived columns, shape (n,).
-        probabilities: Class probabilities, shape (n, 4).
+        probabilities: Class probabilities, shape (n, 4); or (n, 7), with the scores of the shape nuisances behind.
 
     Returns:
-        Masses and transverse momenta in GeV, ``vbf_jet`` (1 where the two jets have pt > 50 and 30 GeV) and the
-        class probabilities ``p_NAME``, each of shape (n,).
+        Masses and transverse momenta in GeV, ``vbf_jet`` (1 where the two jets have pt > 50 and 30 GeV), the class
+        probabilities ``p_NAME`` and, where there are any, the scores ``s_NAME``, each of shape (n,).
     """
     pt1, pt2 = events["PRI_jet_leading_pt"], events["PRI_jet_subleading_pt"]
     out = {
@@ -201,7 +224,8 @@ def quantities(events: Mapping[str, Any], derived: Mapping[str, Any], probabilit
         "pt_h": derived["DER_pt_h"],
         "m_vis": derived["DER_mass_vis"],
     }
-    return out | {f"p_{name}": probabilities[:, i] for i, name in enumerate(PROCESSES)}
+    names = (*(f"p_{name}" for name in PROCESSES), *SHAPE_SCORES)
+    return out | dict(zip(names, probabilities.T, strict=False))
 
 
 def reweighted(region_set: RegionSet, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +237,10 @@ def reweighted(region_set: RegionSet, values: Mapping[str, Any]) -> dict[str, An
 
     Returns:
         The values with the new ``p_NAME``; and, of a region set that uses them, ``q_NAME``: the share of a background
-        in the sum of the backgrounds' probabilities.
+        in the sum of the backgrounds' probabilities, and the efficient score.
+
+    Raises:
+        SettingsError: If the efficient score is used and the region set does not say what makes it.
     """
     out = dict(values)
     weighted = {name: values[f"p_{name}"] for name in PROCESSES}
@@ -222,15 +249,29 @@ def reweighted(region_set: RegionSet, values: Mapping[str, Any]) -> dict[str, An
             weighted[name] = weighted[name] * weight
         total = sum(weighted.values())
         out |= {f"p_{name}": value / total for name, value in weighted.items()}
-    used = {region.observable for region in region_set.regions}
-    used |= {name for region in region_set.regions for name, _, _ in region.cuts}
-    shares = {f"q_{name}" for name in BACKGROUNDS} & used
+    shares = {f"q_{name}" for name in BACKGROUNDS} & region_set.names
     if shares:
         background = sum(weighted[name] for name in BACKGROUNDS)
         # Where no background is left the shares are NaN, and no cut on them holds.
         with np.errstate(invalid="ignore"):
             out |= {share: weighted[share.removeprefix("q_")] / background for share in shares}
+    if EFFICIENT_SCORE in region_set.names:
+        if region_set.score is None:
+            msg = f"region set {region_set.name!r} bins the efficient score, but has none; choose it from events first"
+            raise SettingsError(msg)
+        out[EFFICIENT_SCORE] = region_set.score(ratios(region_set, values), values)
     return out
+
+
+def ratios(region_set: RegionSet, values: Mapping[str, Any]) -> list[Any]:
+    """Return the densities of the processes relative to a mixture of all, see ``EfficientScore.scores``.
+
+    Args:
+        region_set: Says to which proportions the class probabilities refer.
+        values: What ``quantities`` returns.
+    """
+    factors = zip(PROCESSES, region_set.class_weights, PROPORTIONS, strict=True)
+    return [values[f"p_{name}"] * (weight / proportion) for name, weight, proportion in factors]
 
 
 def bin_numbers(region_set: RegionSet, values: Mapping[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:

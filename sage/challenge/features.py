@@ -7,7 +7,7 @@ and in the dtype of the columns, because in float32 an invariant mass depends on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,33 @@ def derived(events: Mapping[str, Any]) -> Columns:
     """
     with np.errstate(all="ignore"):
         return _derived(events)
+
+
+class Derived(Mapping[str, Any]):
+    """The derived columns of events; computed when one is asked for that is not there yet.
+
+    Args:
+        events: See ``derived``.
+    """
+
+    def __init__(self, events: Mapping[str, Any]) -> None:
+        self._events = events
+        self._columns: Columns = {}
+
+    def give(self, columns: Mapping[str, Any]) -> None:
+        """Take columns that are known already."""
+        self._columns.update(columns)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._columns and name in DERIVED:
+            self._columns = derived(self._events) | self._columns
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(DERIVED)
+
+    def __len__(self) -> int:
+        return len(DERIVED)
 
 
 def angular_distances(events: Mapping[str, Any]) -> Columns:

@@ -21,6 +21,7 @@ from sage.files.arrays import REMEDY, read_arrays
 from sage.files.manifest import MANIFEST, read_manifest, read_regions
 from sage.files.settings import read_settings
 from sage.network.graph import INPUT_SETS, Normalisation, find_inputs
+from sage.network.parameters import split
 from sage.rates import Templates
 
 TABLES = "tables.npz"
@@ -111,6 +112,10 @@ def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]
     arrays = {name: read_arrays(folder / name, manifest["files"][name]) for name in wanted}
     with np.errstate(over="ignore"):
         mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
+    if regions.needs and not split(arrays[NETWORK])[1]:
+        msg = f"{path}: region set {regions.name!r} needs {sorted(regions.needs)}, but {NETWORK} has no network of "
+        msg += f"scores; {REMEDY}"
+        raise WeightsError(msg)
     finite = np.isfinite(mean).all() and np.isfinite(std).all()
     if mean.shape != (len(inputs.columns),) or std.shape != mean.shape or not (finite and (std > 0).all()):
         msg = f"{path}: normalisation must be {len(inputs.columns)} finite means and positive deviations; {REMEDY}"

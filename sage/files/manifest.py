@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from sage.binned.regions import OPERATORS, QUANTITIES, Region, RegionSet
-from sage.challenge.nuisances import PROCESSES
+from sage.binned.score import EFFICIENT_SCORE, EfficientScore
+from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
 from sage.errors import WeightsError
 from sage.files.arrays import REMEDY, read_file
 
@@ -74,12 +75,21 @@ def describe_regions(region_set: RegionSet) -> dict[str, Any]:
         }
         for region in region_set.regions
     ]
-    return {
+    out = {
         "name": region_set.name,
         "exclusive": region_set.exclusive,
         "class_weights": list(region_set.class_weights),
         "regions": regions,
     }
+    score = region_set.score
+    if score is not None:
+        out["efficient_score"] = {
+            "mu": score.mu,
+            "nuisances": dict(zip(NAMES, score.nus, strict=True)),
+            "yields": dict(zip(PROCESSES, score.yields, strict=True)),
+            "coefficients": dict(zip(NAMES, score.coefficients, strict=True)),
+        }
+    return out
 
 
 def read_regions(path: Path, entry: dict[str, Any]) -> RegionSet:
@@ -114,4 +124,29 @@ def read_regions(path: Path, entry: dict[str, Any]) -> RegionSet:
     if len(class_weights) != len(PROCESSES) or not all(0.0 < weight < math.inf for weight in class_weights):
         msg = f"{path}: class_weights must be {len(PROCESSES)} positive numbers, got {class_weights}; {REMEDY}"
         raise WeightsError(msg)
-    return RegionSet(str(entry["name"]), tuple(regions), bool(entry["exclusive"]), class_weights)
+    score = _read_score(path, entry["efficient_score"]) if "efficient_score" in entry else None
+    out = RegionSet(str(entry["name"]), tuple(regions), bool(entry["exclusive"]), class_weights, score)
+    if score is None and EFFICIENT_SCORE in out.names:
+        msg = f"{path}: region set {out.name!r} names the efficient score without saying what makes it; {REMEDY}"
+        raise WeightsError(msg)
+    return out
+
+
+def _read_score(path: Path, entry: dict[str, Any]) -> EfficientScore:
+    """Return the efficient score of a manifest entry; errors as of ``read_regions``."""
+    mu = float(entry["mu"])
+    tables = {"nuisances": NAMES, "yields": PROCESSES, "coefficients": NAMES}
+    found = {}
+    for name, keys in tables.items():
+        if set(entry[name]) != set(keys):
+            msg = f"{path}: {name} of the efficient score are of {sorted(entry[name])}, not of {sorted(keys)}; {REMEDY}"
+            raise WeightsError(msg)
+        found[name] = tuple(float(entry[name][key]) for key in keys)
+    numbers = (mu, *(number for numbers in found.values() for number in numbers))
+    inside = all(n.nu_range[0] <= nu <= n.nu_range[1] for n, nu in zip(CHALLENGE, found["nuisances"], strict=True))
+    if not (all(map(math.isfinite, numbers)) and mu >= 0.0 and inside and min(found["yields"]) > 0.0):
+        msg = f"{path}: the efficient score has the reference point mu = {mu}, {found['nuisances']}, yields "
+        msg += f"{found['yields']} and coefficients {found['coefficients']}; all must be finite, yields positive, "
+        msg += f"mu not negative and nuisances within reach of a fit; {REMEDY}"
+        raise WeightsError(msg)
+    return EfficientScore(mu, found["nuisances"], found["yields"], found["coefficients"])

@@ -22,15 +22,17 @@ Readings taken where the sources are garbled or silent:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, linear
+from torch.nn.functional import dropout, leaky_relu, linear, silu
 
 from sage.network.graph import N_NODES, N_SLOTS, NODES, PUBLISHED, Branch, InputSet
-from sage.network.parameters import HIDDEN, N_CLASSES, NARROW, ROUNDS, check_parameters, inputs_of
+from sage.network.parameters import HIDDEN, N_CLASSES, N_SCORES, NARROW, ROUNDS, check_parameters, inputs_of
+from sage.network.perceptron import widths_of
 
 
 class Template(nn.Module):
@@ -175,11 +177,50 @@ class UncertaintyBranch(nn.Module):
         return node_weight, attention * torch.sigmoid(gate + self.edge_gate.bias)
 
 
-class DualBranchNetwork(nn.Module):
-    """The whole network: two branches, gated fusion and a small head with a linear residual.
+class Perceptron(nn.ModuleList):
+    """Linear layers with SiLU and, in training, dropout between them; see ``sage.network.perceptron``.
+
+    Args:
+        sizes: Numbers of inputs, of hidden layers and of outputs.
+        drop: Share of the hidden numbers that training drops.
+    """
+
+    def __init__(self, sizes: Sequence[int], drop: float = 0.0) -> None:
+        super().__init__(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+        self._drop = drop
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map inputs (n, sizes[0]) to outputs (n, sizes[-1])."""
+        for i, layer in enumerate(self):
+            values = layer(values if i == 0 else dropout(silu(values), self._drop, self.training))
+        return values
+
+
+class ScoreNetwork(nn.Module):
+    """Scores of the shape nuisances: a perceptron of the inputs.
 
     Args:
         inputs: What its inputs are.
+        widths: Widths of the hidden layers.
+        drop: See ``Perceptron``.
+    """
+
+    def __init__(self, inputs: InputSet, widths: Sequence[int], drop: float = 0.0) -> None:
+        super().__init__()
+        self.perceptron = Perceptron((len(inputs.columns), *widths, N_SCORES), drop)
+
+    def forward(self, values: Tensor, jets: Tensor) -> Tensor:
+        """Map inputs (n, number of inputs) to scores (n, 3); which jets exist does not matter."""
+        return self.perceptron(values)  # type: ignore[no-any-return]
+
+
+class DualBranchNetwork(nn.Module):
+    """The whole network: two branches, gated fusion and a small head with a linear residual; a perceptron beside it.
+
+    Args:
+        inputs: What its inputs are.
+        widths: Widths of the hidden layers of the perceptron, whose outputs are added to the logits; None for none.
+        drop: See ``Perceptron``.
 
     Shapes:
         values: (n, number of inputs), normalised inputs in the order of ``inputs.columns``.
@@ -187,7 +228,7 @@ class DualBranchNetwork(nn.Module):
         output: (n, 4), logits of htautau, ztautau, ttbar, diboson.
     """
 
-    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED, widths: Sequence[int] | None = None, drop: float = 0.0) -> None:
         super().__init__()
         self.deterministic = DeterministicBranch(inputs)
         self.uncertainty = UncertaintyBranch(inputs)
@@ -197,12 +238,15 @@ class DualBranchNetwork(nn.Module):
         self.head_narrow = nn.Linear(HIDDEN, NARROW)
         self.head_residual = nn.Linear(2 * HIDDEN, NARROW)
         self.classes = nn.Linear(NARROW, N_CLASSES)
+        if widths is not None:
+            self.perceptron = Perceptron((len(inputs.columns), *widths, N_CLASSES), drop)
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:
         """Return class logits; see the class for shapes."""
         always = jets.new_ones(len(jets), 1)
         present = torch.cat([always, always, jets, always], dim=1)
-        return self.head(self.deterministic(values, present), self.uncertainty(values, present))
+        logits = self.head(self.deterministic(values, present), self.uncertainty(values, present))
+        return logits + self.perceptron(values) if hasattr(self, "perceptron") else logits
 
     def head(self, h_det: Tensor, h_unc: Tensor) -> Tensor:
         """Fuse the two event vectors (n, 32) into logits (n, 4)."""
@@ -219,7 +263,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> DualBranchNetwork:
         WeightsError: If a parameter is missing, unknown or of the wrong shape.
     """
     check_parameters(arrays)
-    network = DualBranchNetwork(inputs_of(arrays))
+    network = DualBranchNetwork(inputs_of(arrays), widths_of(arrays))
     network.load_state_dict(
         {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in arrays.items()}
     )

@@ -45,7 +45,7 @@ class NativeDitau:
     def __init__(self, library: Path = LIBRARY, sha256: str = SHA256, instruction_set: str = "automatic") -> None:
         self._library = load(library, sha256)
         self._instruction_set = choose_instruction_set(self._library, instruction_set)
-        self._constants = _constants()
+        self._constants = constants()
 
     def __call__(self, events: Mapping[str, Any], out: np.ndarray) -> None:
         """Write the quantities of n events.
@@ -104,8 +104,8 @@ def _native() -> NativeDitau | None:
         return None
 
 
-def _constants() -> np.ndarray:
-    """Return the constants in the order of ``DitauConstants`` in native/ditau.h."""
+def constants() -> np.ndarray:
+    """Return the kernel's constants in the order of ``DitauConstants`` in native/ditau.h."""
     d = definition
     numbers = [d.MET_CONSTANT, d.MET_JETS, d.WINDOW, d.LIKELIHOOD_FLOOR, d.ALMOST_PARALLEL, d.WIDEST]
     numbers += [d.SMALLEST, d.LARGEST, d.LARGEST_COLLINEAR, *d.NODES, *d.NODE_WEIGHTS, *MASSES, *mass_weights()]

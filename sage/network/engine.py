@@ -23,7 +23,7 @@ import numpy as np
 
 from sage.errors import EngineError, SettingsError
 from sage.network.native import NativeNetwork
-from sage.network.parameters import unstack
+from sage.network.parameters import split, unstack
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class Engine:
     """Runs the network on the first back end that works; which one that is turns out on first use.
 
     Args:
-        parameters: Network parameters by name; with a first axis of networks if several vote.
+        parameters: Network parameters by name; with a first axis of networks if several vote. Those of a network of
+            scores beside it are not read.
         kind: One of ``KINDS``; None to choose.
         threads: Threads on the CPU; None for this process's share of the cores.
 
@@ -71,7 +72,7 @@ class Engine:
         self, parameters: Mapping[str, np.ndarray], kind: str | None = None, threads: int | None = None
     ) -> None:
         check_choice(kind, threads)
-        self._parameters = parameters
+        self._parameters = split(parameters)[0]
         self._threads = threads
         self._forced = kind is not None
         self._untried = list(KINDS) if kind is None else [kind]

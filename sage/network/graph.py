@@ -3,8 +3,8 @@
 An event is a graph of five nodes (lepton, hadronic tau, leading jet, subleading jet, MET). Its 14 node, 14 edge and 7
 global features are split between a deterministic branch, which sees what no energy scale moves, and an
 uncertainty-aware branch, which sees the rest (arXiv:2509.00672, feature tables). These 35 inputs are ``PUBLISHED``;
-``WITH_DITAU`` adds more globals. The template below is the only place where this layout is written down; the network,
-its torch-geometric twin and the normalisation read it.
+``WITH_DITAU`` sees directions in a standard position and has more globals. The template below is the only place where
+this layout is written down; the network, its torch-geometric twin and the normalisation read it.
 
 Readings taken where the sources are silent:
 
@@ -26,6 +26,7 @@ import numpy as np
 
 from sage.challenge.ditau import DITAU
 from sage.challenge.features import angular_distances
+from sage.challenge.position import TURNED, standard_position
 from sage.challenge.shifts import namespace
 from sage.network.ditau import write_ditau
 
@@ -163,9 +164,11 @@ class InputSet:
 
 
 def _with_ditau(branch: Branch, more: tuple[str, ...]) -> Branch:
-    """Return a branch with further globals that need no jet, and logarithms of what has a long tail."""
+    """Return a branch with turned directions, logarithms of what has a long tail, further globals that need no jet."""
 
     def name(column: str) -> str:
+        if column.startswith("PRI_") and column.endswith(("_eta", "_phi")):
+            return TURNED + column
         return LOG + column if column in LONG_TAILED else column
 
     nodes = tuple((name(column), node, slot) for column, node, slot in branch.nodes)
@@ -178,7 +181,8 @@ PUBLISHED = InputSet("published", DETERMINISTIC, UNCERTAINTY_AWARE)
 """The 35 inputs of arXiv:2509.00672."""
 
 WITH_DITAU = InputSet("ditau", _with_ditau(DETERMINISTIC, ()), _with_ditau(UNCERTAINTY_AWARE, DITAU))
-"""The same with the ten quantities of ``sage.challenge.ditau``, which MET decides, as further globals: 45 inputs."""
+"""The same in standard position, with the ten quantities of ``sage.challenge.ditau`` as further globals of the branch
+that sees MET: 45 inputs."""
 
 INPUT_SETS = {choice.name: choice for choice in (PUBLISHED, WITH_DITAU)}
 INPUTS = PUBLISHED.columns
@@ -238,10 +242,10 @@ def raw_inputs(
     columns = {**events, **derived, **angular_distances(events)}
     present = jets_present(events)
     values = np.empty((len(inputs.columns), len(present)), dtype=np.float32)
-    if inputs is WITH_DITAU:
+    if inputs == WITH_DITAU:
         # They are the last inputs, and are written where they stay.
         write_ditau(events, values[-len(DITAU) :])
-        columns |= zip(DITAU, values[-len(DITAU) :], strict=True)
+        columns |= {**standard_position(events), **dict(zip(DITAU, values[-len(DITAU) :], strict=True))}
     defined = np.empty(values.shape, dtype=np.bool_)
     for i, (name, needed) in enumerate(zip(inputs.columns, required_jets(inputs), strict=True)):
         values[i] = input_column(columns, name)

@@ -13,8 +13,11 @@ from pathlib import Path
 from sage.errors import EngineError
 
 LIBRARY = Path(__file__).resolve().with_name("libsage_network.so")
-VERSION = 2
+VERSION = 3
 """Version of the library's interface that this code speaks."""
+
+INPUTS_VERSION = 1
+"""Version of its interface to the inputs, and of their meaning."""
 
 INSTRUCTION_SETS = ("automatic", "baseline", "avx2", "avx512")
 """Names by the library's numbers; automatic is the widest one the machine has."""
@@ -38,22 +41,34 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
         library.sage_network_forward.argtypes = [
             *(pointer, count, count),  # parameters, number of inputs
             *(pointer, count, count, pointer, count),  # values with their strides, jets, number of events
+            *(pointer, count),  # what is added to the logits, with its stride
             *(pointer, pointer, number),  # probabilities, logits, instruction set
+        ]
+        library.sage_perceptron.argtypes = [
+            *(pointer, count, pointer, count),  # parameters, sizes, number of layers
+            *(pointer, count, count, count),  # values with their strides, number of events
+            *(pointer, number),  # results, instruction set
         ]
         library.sage_ditau.argtypes = [
             *(pointer, count),  # constants
             *(pointer, count, count),  # columns, number of events
             *(pointer, count, number),  # quantities with their stride, instruction set
         ]
-        version = library.sage_network_version()
+        library.sage_inputs.argtypes = [
+            *(pointer, count, pointer, pointer, count),  # constants, means, deviations
+            *(pointer, count, count),  # columns, number of events
+            *(pointer, pointer, number),  # inputs, derived columns, instruction set
+        ]
+        versions = (library.sage_network_version(), VERSION), (library.sage_inputs_version(), INPUTS_VERSION)
     except (OSError, AttributeError) as error:
         # Answers carry the message as a flag, and where the user's files are is nobody's business.
         reason = str(error).replace(str(path), path.name)
         msg = f"native library {path.name} cannot be loaded ({reason})"
         raise EngineError(msg) from error
-    if version != VERSION:
-        msg = f"native library {path.name} speaks interface version {version}, expected {VERSION}; run make kernel"
-        raise EngineError(msg)
+    for version, expected in versions:
+        if version != expected:
+            msg = f"native library {path.name} speaks interface version {version}, expected {expected}; run make kernel"
+            raise EngineError(msg)
     return library
 
 

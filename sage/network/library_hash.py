@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "4c63943cdc54312a5575c058af9e35a6299215e7250dba69d735f14dd6f291c5"
+SHA256 = "54be5a7171cf6a71c76c72e8163f0688999dc5709989a944d317da9975a08963"

@@ -15,6 +15,7 @@ from sage.network.graph import JETS
 from sage.network.library import INSTRUCTION_SETS, LIBRARY, choose_instruction_set, load
 from sage.network.library_hash import SHA256
 from sage.network.parameters import N_CLASSES, flatten, inputs_of
+from sage.network.perceptron import Perceptron, widths_of
 
 
 class NativeNetwork:
@@ -45,6 +46,8 @@ class NativeNetwork:
             msg = f"native library takes {expected} parameters for {self._n_inputs} inputs, not {self._flat.size}"
             raise EngineError(msg)
         self.instruction_set = INSTRUCTION_SETS[choose_instruction_set(self._library, instruction_set)]
+        beside = widths_of(parameters) is not None
+        self._perceptron = Perceptron(parameters, self.instruction_set, self._library) if beside else None
 
     def probabilities(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
         """Return class probabilities.
@@ -73,6 +76,7 @@ class NativeNetwork:
             values = np.ascontiguousarray(values)
         row_stride, column_stride = (stride // values.itemsize for stride in values.strides)
         present = np.ascontiguousarray(jets, dtype=np.bool_)
+        offset = None if self._perceptron is None else self._perceptron(values)
         out = np.empty((n_events, N_CLASSES), dtype=np.float32)
         scores = np.empty_like(out) if logits else None
         status = self._library.sage_network_forward(
@@ -84,6 +88,8 @@ class NativeNetwork:
             column_stride,
             present.ctypes.data,
             n_events,
+            None if offset is None else offset.ctypes.data,
+            N_CLASSES,
             out.ctypes.data,
             None if scores is None else scores.ctypes.data,
             INSTRUCTION_SETS.index(self.instruction_set),

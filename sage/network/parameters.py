@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sage.challenge.nuisances import SHAPE_NAMES
 from sage.errors import WeightsError
+from sage.network import perceptron
 from sage.network.graph import INPUT_SETS, N_NODES, N_SLOTS, PUBLISHED, Branch, InputSet
 
 HIDDEN = 32
@@ -20,6 +22,10 @@ ROUNDS = 3
 EXPANDER = "uncertainty.global_expander.weight"
 """The parameter whose shape tells the choice of inputs."""
 
+SCORES = "scores/"
+"""Before the names of the parameters of the perceptron that gives the scores of the shape nuisances."""
+
+N_SCORES = len(SHAPE_NAMES)
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -46,8 +52,14 @@ _ATTENTION: Shapes = {
 }
 
 
-def shapes(inputs: InputSet = PUBLISHED) -> Shapes:
-    """Return parameter name -> shape of a network with these inputs; the order is the same for all."""
+def shapes(inputs: InputSet = PUBLISHED, widths: tuple[int, ...] | None = None) -> Shapes:
+    """Return parameter name -> shape of a network; the order is the same for all.
+
+    Args:
+        inputs: What its inputs are.
+        widths: Widths of the hidden layers of the perceptron beside the graph; None for no perceptron.
+    """
+    sizes = () if widths is None else (len(inputs.columns), *widths, N_CLASSES)
     return {
         **_branch("deterministic", inputs.deterministic, {}, 2 * HIDDEN),
         **_branch("uncertainty", inputs.uncertainty, _ATTENTION, 3 * HIDDEN),
@@ -57,7 +69,13 @@ def shapes(inputs: InputSet = PUBLISHED) -> Shapes:
         **_linear("head_narrow", NARROW, HIDDEN),
         **_linear("head_residual", NARROW, 2 * HIDDEN),
         **_linear("classes", N_CLASSES, NARROW),
+        **perceptron.shapes(sizes),
     }
+
+
+def score_shapes(inputs: InputSet, widths: tuple[int, ...]) -> Shapes:
+    """Return parameter name -> shape of the perceptron that gives the scores of the shape nuisances."""
+    return perceptron.shapes((len(inputs.columns), *widths, N_SCORES))
 
 
 SHAPES = shapes()
@@ -80,12 +98,34 @@ def check_parameters(arrays: Mapping[str, np.ndarray], inputs: InputSet | None =
     Raises:
         WeightsError: If a parameter is missing, unknown or of the wrong shape.
     """
+    _compare(arrays, shapes(inputs or inputs_of(arrays), perceptron.widths_of(arrays)))
+
+
+def _compare(arrays: Mapping[str, np.ndarray], expected: Shapes) -> None:
     found = {name: tuple(value.shape) for name, value in arrays.items()}
-    expected = shapes(inputs or inputs_of(arrays))
     if found != expected:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         msg = f"network parameter {wrong[0]!r} does not fit this architecture: rebuild the weights with this version"
         raise WeightsError(msg)
+
+
+def split(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the parameters of the network of class probabilities and those of the scores, which may be none."""
+    classes = {name: value for name, value in arrays.items() if not name.startswith(SCORES)}
+    return classes, {name.removeprefix(SCORES): value for name, value in arrays.items() if name not in classes}
+
+
+def check_networks(arrays: Mapping[str, np.ndarray], inputs: InputSet) -> None:
+    """Check names and shapes of all networks of a weights folder, which have the same inputs.
+
+    Raises:
+        WeightsError: If a parameter is missing, unknown or of the wrong shape.
+    """
+    classes, scores = split(arrays)
+    for parameters in unstack(classes):
+        check_parameters(parameters, inputs)
+    for parameters in unstack(scores) if scores else ():
+        _compare(parameters, score_shapes(inputs, perceptron.widths_of(parameters) or ()))
 
 
 def stack(networks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -108,7 +148,9 @@ def unstack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     Raises:
         WeightsError: If the arrays hold different numbers of networks.
     """
-    extra = {name: np.ndim(value) - len(SHAPES[name]) for name, value in arrays.items() if name in SHAPES}
+    axes = {name: len(SHAPES[name]) for name in arrays if name in SHAPES}
+    axes |= {name: 1 + name.endswith(".weight") for name in arrays if name.startswith(f"{perceptron.NAME}.")}
+    extra = {name: np.ndim(arrays[name]) - number for name, number in axes.items()}
     if not any(extra.values()):
         return [dict(arrays)]
     lengths = {len(arrays[name]) if number == 1 else 0 for name, number in extra.items()}
@@ -119,5 +161,5 @@ def unstack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 def flatten(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return all parameters as one float32 array in the order of ``SHAPES``; they must have passed the check."""
+    """Return the parameters of the graph as one float32 array in the order of ``SHAPES``; they passed the check."""
     return np.concatenate([np.asarray(arrays[name], dtype=np.float32).ravel() for name in SHAPES])
