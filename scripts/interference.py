@@ -8,6 +8,7 @@ and pictures; events, networks and toys are kept, and the same command goes on. 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def work(given: argparse.Namespace) -> None:
         "belt": belt.to_dict(),
         "coverage": {f"{mu:g}": value for mu, value in covered.items()},
     }
-    write_json(given.output / "interference.json", content)
+    write_json(given.output / "interference.json", finite(content))
     figures = {"ratios": plots.draw_ratios(learned), "calibration": plots.draw_calibration(curve)}
     for name, closure in closures.items():
         figures[f"reweighting_{name.replace(' ', '_')}"] = plots.draw_closures(closure, learned.problem.features, name)
@@ -109,6 +110,15 @@ def work(given: argparse.Namespace) -> None:
     write_text(given.output / "interference.html", page(content, figures, __version__))
     print(as_text(content))
     print(f"\nwritten to {given.output}: interference.json, interference.html, {', '.join(figures)} (.svg)")
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for numbers that are not finite: a parabolic error at mu = 0 does not exist."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_text(content: dict[str, Any]) -> str:
