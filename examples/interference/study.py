@@ -163,7 +163,9 @@ def spread(learned: Learned) -> np.ndarray:
         fits = [best_fit(MixtureLikelihood(MIXTURE, (unbinned(each, yields, weights),))).mu for each in learned.each]
         # Of the mean of the members, which is the answer.
         rows.append(np.std(fits, ddof=1) / np.sqrt(len(fits)))
-    return np.asarray(np.polynomial.Polynomial.fit(np.sqrt(MUS), rows, 2).convert().coef.copy())
+    coefficients_of_s = np.polynomial.Polynomial.fit(np.sqrt(MUS), rows, 2).convert().coef
+    # Trailing zeros are cut off.
+    return np.pad(coefficients_of_s, (0, 3 - len(coefficients_of_s)))
 
 
 def systematics(learned: Learned, events: int = 8_000) -> tuple[list[Impact], dict[str, float]]:
