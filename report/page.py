@@ -26,6 +26,37 @@ def render(run: Run, sections: Sequence[Section], version: str) -> str:
         sections: What to show.
         version: Version of the project.
     """
+    environment, style = _environment()
+    template = environment.get_template("page.html")
+    return template.render(run=run, numbers=key_numbers(run), sections=sections, version=version, style=style)
+
+
+def render_study(
+    title: str,
+    kind: str,
+    label: str,
+    numbers: Sequence[tuple[str, str, str]],
+    sections: Sequence[Section],
+    version: str,
+) -> str:
+    """Return the page of a study that is of no run.
+
+    Args:
+        title: Its title.
+        kind: What kind of study.
+        label: One line on what was studied.
+        numbers: Name, value and meaning of the key numbers.
+        sections: What to show.
+        version: Version of the project.
+    """
+    environment, style = _environment()
+    template = environment.get_template("study.html")
+    content = {"title": title, "kind": kind, "label": label, "numbers": numbers, "sections": sections}
+    return template.render(**content, version=version, style=style)
+
+
+def _environment() -> tuple[Environment, Markup]:
+    """Return what templates are filled by, and the style sheet."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -35,8 +66,7 @@ def render(run: Run, sections: Sequence[Section], version: str) -> str:
     )
     environment.filters["drawing"] = Markup
     style = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    template = environment.get_template("page.html")
-    return template.render(run=run, numbers=key_numbers(run), sections=sections, version=version, style=style)
+    return environment, style
 
 
 def as_json(run: Run, sections: Sequence[Section]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ GROUPS = {
         "postfit",
         "compare",
         "compare_binnings",
+        "interference",
         "evaluate",
         "compare_networks",
         "compare_simulation",

@@ -17,6 +17,7 @@ import pandas as pd
 from harness.scores import ONE_SIGMA
 from sage.fit.interval import RISE
 from studies.analysis import Fraction, by_mu, fraction
+from studies.neyman import quantile
 from studies.toys import FAILED
 from workshop.numbers import with_error
 
@@ -64,8 +65,8 @@ def thresholds_from(frame: pd.DataFrame) -> Thresholds:
     rows = []
     for mu, part in frame.groupby("mu"):
         rise = np.sort(part["rise"].where(part["status"] != FAILED, math.inf).to_numpy())
-        error = 0.5 * (_quantile(rise, +1) - _quantile(rise, -1))
-        rows.append((float(mu), _quantile(rise, 0), error, len(rise)))
+        error = 0.5 * (quantile(rise, ONE_SIGMA, +1) - quantile(rise, ONE_SIGMA, -1))
+        rows.append((float(mu), quantile(rise, ONE_SIGMA), error, len(rise)))
     columns = np.array(rows).T
     return Thresholds(columns[0], columns[1], columns[2], columns[3].astype(int))
 
@@ -140,10 +141,3 @@ def _reach(mu_hat: float, half: float, steps: np.ndarray, thresholds: Thresholds
     inside = RISE * steps**2 <= thresholds.at(mu_hat + half * steps)
     last = len(steps) - 1 - int(inside[::-1].argmax()) if inside.any() else 0
     return abs(half) * float(steps[last])
-
-
-def _quantile(ordered: np.ndarray, errors: int) -> float:
-    """Return the 68.27 % quantile, or that ``errors`` binomial standard deviations of its rank away."""
-    n = len(ordered)
-    rank = ONE_SIGMA * n + errors * math.sqrt(n * ONE_SIGMA * (1 - ONE_SIGMA))
-    return float(ordered[min(max(math.ceil(rank) - 1, 0), n - 1)])

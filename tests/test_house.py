@@ -18,7 +18,10 @@ OFFICIAL_MODULES = {"datasets", "systematics", "ingestion", "ingestion_parallel"
 OPTIONAL = {"ladder.py": {"iminuit"}, "published.py": {"scipy"}}
 """Packages that functions may import where they are installed; nothing is lost in the default settings where not."""
 
-OFFLINE = {"workshop", "training", "harness", "methods", "studies", "report", "scripts", "benchmarks", "native"}
+OFFLINE = {
+    *("workshop", "training", "harness", "methods", "studies", "report", "scripts", "benchmarks", "native"),
+    *("nsbi", "examples"),
+}
 MAY_IMPORT = {
     "sage.errors": set(),
     "sage.child": {"sage.errors"},
@@ -46,6 +49,8 @@ MAY_IMPORT = {
     "harness": {"sage", "workshop"},
     "native": {"sage"},
     "methods": {"sage", "workshop", "training", "harness"},
+    "nsbi": {"sage.errors", "sage.fit", "workshop"},
+    "examples": {"sage.errors", "sage.fit", "workshop", "nsbi", "studies"},
     "studies": {"sage", "workshop", "training", "harness"},
     "report": {"sage", "workshop", "harness", "studies"},
     "benchmarks": {"sage", "workshop", "training", "studies", "model"},

@@ -1,0 +1,1 @@
+"""Two problems with interference between signal and background, whose density is known in closed form."""

@@ -1,0 +1,246 @@
+"""The study of a problem with interference: simulate, train, check, fit, belt. Each part is kept in a folder.
+
+Learned ratios stand beside the exact ones everywhere. Systematic variations are the problem's own closed forms; a user
+without one trains a classifier for each.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.interference.oracle import MIXTURE, Oracle, coefficients, draw_oracle
+from examples.interference.problems import Problem, problem_of, simulated
+from nsbi import diagnostics
+from nsbi.fitting import Impact, Spurious, best_fit, impacts, t_at
+from nsbi.interpolation import interpolation
+from nsbi.likelihood import Deviation, MixtureLikelihood, Rows, unbinned
+from nsbi.networks import FLAGGED_FRACTION, Ensemble
+from nsbi.train import REFERENCE, Samples, TrainingSettings, train_ensemble
+from sage.errors import FitError
+from studies.neyman import Belt, Resampler, Statistic, make_belt, toys_at
+
+logger = logging.getLogger("sage.examples.interference")
+
+MUS = (0.0, 0.25, 0.5, 1.5, 2.0, 3.0, 4.0)
+COVERAGE_MUS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
+SCAN = np.linspace(0.0, 2.2, 45) ** 2
+"""Signal strengths of curves, to 4.84."""
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How large a study is.
+
+    Args:
+        problem: One of ``PROBLEMS``.
+        events: Simulated events for the training, all samples together.
+        members: Networks of the ensemble.
+        oracle: Events for checks with the exact ratio.
+        belt: Points of the belt.
+        toys: Toys at each, and for the coverage.
+        seed: Of everything random.
+        training: How networks are trained.
+    """
+
+    problem: str
+    events: int
+    members: int
+    oracle: int
+    belt: int
+    toys: int
+    seed: int
+    training: TrainingSettings
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the networks say: the problem, its samples, the ensemble, and ratios at the oracle's events."""
+
+    problem: Problem
+    samples: Mapping[str, np.ndarray]
+    ensemble: Ensemble
+    oracle: Oracle
+    ratios: np.ndarray
+    each: np.ndarray
+
+    def expected_t(self, mu: float, ratios: np.ndarray | None = None) -> float:
+        """Return t of the expected data with the learned ratio; the oracle takes away the noise of its events."""
+        learned = self.ratios if ratios is None else ratios
+        tested = (learned @ coefficients(mu)) / (learned @ coefficients(1.0))
+        exact = (self.oracle.densities @ coefficients(mu)) / (self.oracle.densities @ coefficients(1.0))
+        difference = np.log(np.maximum(tested, 1e-300)) - np.log(exact)
+        return self.oracle.expected_t(mu) - 2 * float(self.oracle.weights @ difference)
+
+
+def learn(settings: StudySettings, folder: Path, timing: dict[str, float]) -> Learned:
+    """Simulate and train, or take what the folder has."""
+    problem = problem_of(settings.problem)
+    names = ["S", *(f"SBI {mu:g}" for mu in settings.training.mus), "rest"]
+    if not problem.yields().rest:
+        names.remove("rest")
+    start = time.perf_counter()
+    each = max(1, settings.events // len(names))
+    samples = {name: simulated(problem, folder / "events", name, each, settings.seed) for name in names}
+    oracle = draw_oracle(problem, np.random.default_rng(settings.seed + 1), settings.oracle)
+    timing["simulation"] = time.perf_counter() - start
+    start = time.perf_counter()
+    inputs: Samples = {name: problem.inputs(x) for name, x in samples.items()}
+    networks = folder / f"networks_{settings.training.kind}"
+    ensemble = train_ensemble(networks, inputs, problem.yields(), settings.training, settings.members)
+    timing["training"] = time.perf_counter() - start
+    read = problem.inputs(oracle.events)
+    ratios, members = ensemble.ratios(read), ensemble.each(read)
+    return Learned(problem, samples, ensemble, oracle, ratios, members)
+
+
+def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[diagnostics.Closure]], Any]:
+    """Return the diagnostics as JSON values, the closures by target, and the calibration of S."""
+    problem, yields = learned.problem, learned.problem.yields()
+    fresh = np.random.default_rng((seed, 99))
+    names = [name for name in REFERENCE if name in learned.samples]
+    # Events that no network has seen.
+    n = min(100_000, len(learned.samples["S"]))
+    reference = np.concatenate([problem.sample(fresh, n, name) for name in names])
+    targets = {name: problem.sample(fresh, n, name) for name in ("S", "SBI 1", "rest") if name in learned.samples}
+    at_reference = learned.ensemble.ratios(problem.inputs(reference))
+    clamped = learned.ensemble.clamped
+    factors = {"S": (np.array([1.0, 0, 0, 0]), yields.signal), "rest": (np.array([0, 0, 0, 1.0]), yields.rest)}
+    factors["SBI 1"] = (np.array([1.0, 1, 1, 0]), yields.gluons(1.0))
+    closures: dict[str, list[diagnostics.Closure]] = {}
+    found: dict[str, Any] = {"clamped": clamped, "clamped_flag": clamped > FLAGGED_FRACTION, "auc": {}, "chi2": {}}
+    found["normalisation"] = {}
+    for name, target in targets.items():
+        factor, total = factors[name]
+        weights = np.maximum(at_reference @ factor / total, 0.0)
+        pairs = zip(target.T, reference.T, strict=True)
+        closures[name] = [diagnostics.closure(ours, theirs, weights) for ours, theirs in pairs]
+        found["chi2"][name] = {f: c.chi2 for f, c in zip(problem.features, closures[name], strict=True)}
+        found["auc"][name] = diagnostics.two_sample_auc(problem.inputs(target), problem.inputs(reference), weights)
+        error = float(weights.std() / np.sqrt(len(weights)))
+        found["normalisation"][name] = {"value": float(weights.mean()), "error": error}
+    at_target = learned.ensemble.ratios(problem.inputs(targets["S"]))
+    curve = diagnostics.calibration(at_target[:, 0] / yields.signal, at_reference[:, 0] / yields.signal)
+    found["least_density"] = diagnostics.least_density(MIXTURE, learned.ratios, np.linspace(0, 6, 25))
+    truth = learned.oracle.densities @ coefficients(1.0)
+    asimov = [learned.oracle.weights * (learned.oracle.densities @ coefficients(mu)) / truth for mu in MUS]
+    scan = diagnostics.asimov_scan(MIXTURE, learned.ratios, yields.array(), asimov)
+    exact = diagnostics.asimov_scan(MIXTURE, learned.oracle.densities, yields.array(), asimov)
+    found["asimov"] = [
+        {"mu": mu, "learned": ours[0], "exact": theirs[0], "parabolic_error": theirs[1]}
+        for mu, ours, theirs in zip(MUS, scan, exact, strict=True)
+    ]
+    return found, closures, curve
+
+
+def expected_curves(learned: Learned, mus: Sequence[float]) -> dict[str, list[float]]:
+    """Return t of the expected data at mu = 1 by analysis."""
+    oracle = learned.oracle
+    first = oracle.events[:, 0]
+    score = np.log(oracle.densities[:, 0] / oracle.densities.sum(axis=1))
+    columns = {"rate": (first, 1), learned.problem.features[0]: (first, 20), "ln(S/SBI)": (score, 30)}
+    found = {name: oracle.binned_t(mus, observable, bins) for name, (observable, bins) in columns.items()}
+    return found | {
+        "exact": [oracle.expected_t(mu) for mu in mus],
+        "learned": [learned.expected_t(mu) for mu in mus],
+    }
+
+
+def spread(learned: Learned) -> np.ndarray:
+    """Return the networks' spread of s as a polynomial of s, from expected data at several mu; 0 for one network."""
+    if len(learned.each) < 2:
+        return np.zeros(3)
+    truth = learned.oracle.densities @ coefficients(1.0)
+    yields, rows = learned.problem.yields().array(), []
+    for mu in MUS:
+        weights = learned.oracle.weights * (learned.oracle.densities @ coefficients(mu)) / truth
+        fits = [best_fit(MixtureLikelihood(MIXTURE, (unbinned(each, yields, weights),))).mu for each in learned.each]
+        # Of the mean of the members, which is the answer.
+        rows.append(np.std(fits, ddof=1) / np.sqrt(len(fits)))
+    coefficients_of_s = np.polynomial.Polynomial.fit(np.sqrt(MUS), rows, 2).convert().coef
+    # Trailing zeros are cut off.
+    return np.pad(coefficients_of_s, (0, 3 - len(coefficients_of_s)))
+
+
+def systematics(learned: Learned, events: int = 8_000) -> tuple[list[Impact], dict[str, float]]:
+    """Return impacts on mu of the expected data, and the error of s with and without nuisances and training."""
+    problem, rng = learned.problem, np.random.default_rng(5)
+    chosen = rng.choice(len(learned.oracle.weights), min(events, len(learned.oracle.weights)), replace=False)
+    x = learned.oracle.events[chosen]
+    weights = learned.oracle.weights[chosen] * (len(learned.oracle.weights) / len(chosen))
+    nominal = learned.oracle.densities[chosen]
+    ups, downs = [], []
+    for name in problem.nuisances:
+        for found, sign in ((ups, 1.0), (downs, -1.0)):
+            varied = problem.exact(x, name, sign)
+            # I changes sign where it is small: there its ratio means nothing, and is bounded.
+            ratio = np.ones_like(varied)
+            np.divide(varied, nominal, out=ratio, where=np.abs(nominal) > 0)
+            found.append(np.clip(ratio, 0.2, 5.0))
+    variations = interpolation(np.stack(ups, axis=-1), np.stack(downs, axis=-1))
+    truth = nominal @ coefficients(1.0)
+    simulation = Rows(nominal * (weights / truth)[:, None], (variations,))
+    # The expected data are these events themselves, so that the fit gives mu = 1 back.
+    channel = unbinned(learned.ratios[chosen], problem.yields().array(), weights, variations, simulation=simulation)
+    exact = unbinned(nominal, problem.yields().array(), weights, variations, simulation=simulation)
+    nuisances = tuple(Deviation(name) for name in problem.nuisances)
+    likelihood = MixtureLikelihood(MIXTURE, (exact,), nuisances)
+    best = best_fit(likelihood)
+    ours = MixtureLikelihood(MIXTURE, (channel,), nuisances)
+    everything = best_fit(ours, Spurious(ours, spread(learned)))
+    plain = MixtureLikelihood(MIXTURE, (replace(exact, observed=Rows(nominal), expected=Rows(simulation.values)),))
+    errors = {
+        "exact_statistical": best_fit(plain).sigma_mu,
+        "exact_all_nuisances": best.sigma_mu,
+        "learned_all_nuisances_and_training": everything.sigma_mu,
+    }
+    return impacts(MIXTURE, likelihood, best), errors
+
+
+def statistics(learned: Learned, mus: Sequence[float], seed: int) -> tuple[Statistic, Statistic]:
+    """Return t of toys with the learned ratio: drawn by its own reweighting, and by the exact one.
+
+    The toys' events are simulated at mu = 1, positive, and reweighted to each mu.
+    """
+    rng = np.random.default_rng((seed, 7))
+    pool = learned.problem.sample(rng, min(500_000, len(learned.oracle.weights)), "total")
+    ratios, exact = learned.ensemble.ratios(learned.problem.inputs(pool)), learned.problem.exact(pool)
+    yields = learned.problem.yields().array()
+    expected = float(yields @ coefficients(1.0)) / len(pool)
+
+    def statistic(densities: np.ndarray) -> Statistic:
+        resamplers = {
+            mu: Resampler.of(
+                np.maximum(expected * (densities @ coefficients(mu)) / (densities @ coefficients(1.0)), 0.0)
+            )
+            for mu in mus
+        }
+
+        def t(rng: np.random.Generator, mu: float) -> float:
+            likelihood = MixtureLikelihood(MIXTURE, (unbinned(ratios[resamplers[mu].draw(rng)], yields),))
+            try:
+                return t_at(likelihood, best_fit(likelihood), mu)
+            except FitError:
+                return float("nan")
+
+        return t
+
+    return statistic(ratios), statistic(exact)
+
+
+def belt_and_coverage(learned: Learned, settings: StudySettings, folder: Path) -> tuple[Belt, dict[float, float]]:
+    """Return the belt of the learned t, and its coverage in toys drawn from the exact density."""
+    grid = sorted({*COVERAGE_MUS, *(np.linspace(0, np.sqrt(5.0), settings.belt) ** 2).tolist()})
+    own, true = statistics(learned, grid, settings.seed)
+    belt = make_belt(own, grid, settings.toys, settings.seed, folder=folder / "belt")
+    covered = {}
+    for mu in COVERAGE_MUS:
+        t = toys_at(true, mu, settings.toys, settings.seed + 1)
+        covered[mu] = float((t <= belt.at(mu)).mean())
+    return belt, covered

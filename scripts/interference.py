@@ -1,0 +1,193 @@
+"""Likelihood ratios with interference: simulate, train, check, fit and make a belt, beside the exact answer.
+
+The problem four_leptons is g g -> (H*) -> Z Z -> 4 leptons with its continuum, gaussian one of Gaussian amplitudes;
+both have an exact likelihood ratio, so it shows what the learned one lacks. Writes interference.json, interference.html
+and pictures; events, networks and toys are kept, and the same command goes on. --small takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from scripts import checks
+from scripts.common import parser, run_program
+from scripts.options import add_output, add_seed
+
+EXAMPLE = "--problem four_leptons --small --output results/interference"
+SMALL = {"events": 140_000, "members": 1, "steps": 500, "belt": 4, "toys": 100, "width": 32, "oracle": 60_000}
+FULL = {"events": 4_000_000, "members": 5, "steps": 6000, "belt": 20, "toys": 2000, "width": 128, "oracle": 400_000}
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    from examples.interference.problems import PROBLEMS
+    from nsbi.train import KINDS
+
+    options = parser("interference", __doc__, EXAMPLE)
+    add = options.add_argument
+    add("--problem", choices=tuple(PROBLEMS), default="four_leptons", help="which problem (default: %(default)s)")
+    add_output(options)
+    add("--kind", choices=KINDS, default="joint", help="one network, or one per process (default: %(default)s)")
+    add("--small", action="store_true", help="few events, steps and toys: shows that all runs, not how well")
+    sizes = {
+        "events": "simulated events for the training",
+        "members": "networks of the ensemble",
+        "steps": "gradient steps of each network",
+        "width": "nodes of a hidden layer",
+        "oracle": "events of the checks against the exact ratio",
+        "belt": "signal strengths of the belt besides those whose coverage is checked",
+        "toys": "pseudo-experiments at each signal strength",
+    }
+    for name, text in sizes.items():
+        least = 1000 if name in ("events", "oracle") else 1
+        add(f"--{name}", type=checks.whole(least), help=f"{text} (default: {FULL[name]}, small {SMALL[name]})")
+    add_seed(options, "seed of every random draw")
+    return options.parse_args(argv)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Study, print and write."""
+    import torch
+
+    from examples.interference import plots, study
+    from nsbi.train import TrainingSettings
+    from sage import __version__
+    from workshop.files import write_json, write_text
+    from workshop.plots import save
+
+    torch.set_num_threads(1)
+    size = {name: getattr(given, name) or value for name, value in (SMALL if given.small else FULL).items()}
+    training = TrainingSettings(given.kind, width=size["width"], steps=size["steps"], seed=given.seed)
+    settings = study.StudySettings(
+        given.problem,
+        size["events"],
+        size["members"],
+        size["oracle"],
+        size["belt"],
+        size["toys"],
+        given.seed,
+        training,
+    )
+    timing: dict[str, float] = {}
+    learned = study.learn(settings, given.output, timing)
+    found, closures, curve = study.check(learned, given.seed)
+    start = time.perf_counter()
+    table = study.expected_curves(learned, study.MUS)
+    curves = study.expected_curves(learned, study.SCAN.tolist())
+    impacts, errors = study.systematics(learned)
+    timing["fits"] = time.perf_counter() - start
+    start = time.perf_counter()
+    belt, covered = study.belt_and_coverage(learned, settings, given.output)
+    timing["belt"] = time.perf_counter() - start
+    content: dict[str, Any] = {
+        "problem": given.problem,
+        "kind": given.kind,
+        "size": size,
+        "seed": given.seed,
+        "seconds": timing,
+        "diagnostics": found,
+        "expected_t": {"mu": list(study.MUS), **table},
+        "error_of_s": errors,
+        "impacts": [asdict(impact) for impact in impacts],
+        "belt": belt.to_dict(),
+        "coverage": {f"{mu:g}": value for mu, value in covered.items()},
+    }
+    write_json(given.output / "interference.json", finite(content))
+    figures = {"ratios": plots.draw_ratios(learned), "calibration": plots.draw_calibration(curve)}
+    for name, closure in closures.items():
+        figures[f"reweighting_{name.replace(' ', '_')}"] = plots.draw_closures(closure, learned.problem.features, name)
+    figures["likelihood"] = plots.draw_likelihood(study.SCAN, curves)
+    figures["belt"] = plots.draw_belt(belt)
+    figures["impacts"] = plots.draw_impacts(impacts, errors["exact_statistical"])
+    for name, figure in figures.items():
+        save(figure, given.output / name, ("svg",))
+    write_text(given.output / "interference.html", page(content, figures, __version__))
+    print(as_text(content))
+    print(f"\nwritten to {given.output}: interference.json, interference.html, {', '.join(figures)} (.svg)")
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for numbers that are not finite: a parabolic error at mu = 0 does not exist."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_text(content: dict[str, Any]) -> str:
+    """Return the key numbers as text for people."""
+    table = content["expected_t"]
+    lines = ["t of the expected data", f"{'mu':>12}" + "".join(f"{mu:8.2f}" for mu in table["mu"])]
+    lines += [f"{name:>12}" + "".join(f"{t:8.3f}" for t in row) for name, row in table.items() if name != "mu"]
+    found = content["diagnostics"]
+    lines += ["", "AUC after reweighting: " + ", ".join(f"{name} {auc:.4f}" for name, auc in found["auc"].items())]
+    lines += [f"integral of {n}: {e['value']:.4f} +- {e['error']:.4f}" for n, e in found["normalisation"].items()]
+    lines += ["coverage: " + ", ".join(f"mu {mu} {value:.4f}" for mu, value in content["coverage"].items())]
+    lines += ["seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in content["seconds"].items())]
+    return "\n".join(lines)
+
+
+def page(content: dict[str, Any], figures: dict[str, Any], version: str) -> str:
+    """Return the HTML page."""
+    from report.blocks import Picture, Section, Table, number
+    from report.page import render_study
+    from report.svg import inline, svg_of
+
+    titles = {
+        "ratios": ("Ratio against truth", "Every event on the line is one whose ratio is right."),
+        "calibration": ("Calibration", "How often events are signal where the ratio says so."),
+        "likelihood": ("Likelihood", "Histograms lose what the exact ratio has; the learned one should not."),
+        "belt": ("Belt", "Dotted: what a parabola far from any bound would give."),
+        "impacts": (
+            "Impacts",
+            "Blue for a nuisance held one error up, red for down; below its name that error.",
+        ),
+    }
+    pictures = []
+    for name, figure in figures.items():
+        title, caption = titles.get(
+            name, (f"Reweighting to {name[12:].replace('_', ' ')}", "Reweighted reference divided by the target.")
+        )
+        pictures.append(Picture(name, title, inline(svg_of(figure), name, title), caption, wide=True))
+    table = content["expected_t"]
+    rows = tuple((name, *(number(t, 3) for t in row)) for name, row in table.items() if name != "mu")
+    header = ("analysis", *(f"μ = {mu:g}" for mu in table["mu"]))
+    found = content["diagnostics"]
+    checked = tuple(
+        (name, number(auc), number(found["normalisation"][name]["value"])) for name, auc in found["auc"].items()
+    )
+    covered = tuple((mu, number(value)) for mu, value in content["coverage"].items())
+    blocks = (
+        Table("expected", "t of the expected data at μ = 1", header, rows),
+        Table("checked", "Reweighted reference", ("target", "AUC", "integral"), checked, "0.5 and 1 are right."),
+        Table("coverage", "Coverage of the belt", ("μ", "coverage"), covered, "Wanted: 0.6827."),
+    )
+    sections = (
+        Section("numbers", "Numbers", "", blocks),
+        Section("pictures", "Pictures", "", tuple(pictures)),
+    )
+    learned, exact = table["learned"][0], table["exact"][0]
+    numbers = (
+        ("t(0), learned", number(learned, 2), "of the expected data"),
+        ("t(0), exact", number(exact, 2), "of the same data"),
+        ("least density", number(found["least_density"], 3), "at any event, μ from 0 to 6; must not be negative"),
+    )
+    size = ", ".join(f"{name} {value}" for name, value in content["size"].items())
+    label = f"{content['kind']} networks; {size}"
+    return render_study(f"Interference: {content['problem']}", "Likelihood ratios", label, numbers, sections, version)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Networks for ratios and their diagnostics: what holds by construction, and what a short training must reach."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from examples.interference.oracle import MIXTURE, coefficients, draw_oracle
+from examples.interference.problems import problem_of, simulated
+from examples.interference.study import Learned
+from nsbi import diagnostics
+from nsbi.networks import CHUNK, Ensemble, Yields
+from nsbi.train import TrainingSettings, make_network, train, train_ensemble
+from sage.errors import InputError, SettingsError
+from scripts import interference
+
+PROBLEM = problem_of("gaussian")
+YIELDS = PROBLEM.yields()
+SMALL = TrainingSettings(width=16, layers=2, steps=8, batch=64)
+
+
+def samples(n=400, settings=SMALL):
+    rng = np.random.default_rng(1)
+    names = ["S", *(f"SBI {mu:g}" for mu in settings.mus)]
+    return {name: PROBLEM.inputs(PROBLEM.sample(rng, n, name)) for name in names}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_joint_network_is_nowhere_negative(seed):
+    """At random weights, far from any training: what makes it positive is its form."""
+    network = make_network(replace(SMALL, seed=seed), YIELDS, samples())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3.0)
+    x = np.random.default_rng(seed).normal(0, 3, (2000, 3)).astype(np.float32)
+    ratios = network.ratios(x)
+    assert np.ptp(ratios[:, 1]) > 0
+    least = [(ratios @ coefficients(mu)).min() for mu in np.linspace(0, 6, 25)]
+    assert min(least) > 0
+
+
+def test_pairwise_networks_may_be_negative():
+    x = samples()["S"]
+    network = make_network(replace(SMALL, kind="pairwise", seed=3), YIELDS, samples())
+    with torch.no_grad():
+        for body in network.bodies:
+            body.stack[-1].weight.mul_(20.0)
+    assert diagnostics.least_density(MIXTURE, network.ratios(x), np.linspace(0, 6, 25)) < 0
+
+
+@pytest.mark.parametrize("kind", ["joint", "pairwise"])
+def test_the_loss_is_least_at_the_truth(kind):
+    """The logits of a network with exact ratios have the smallest cross entropy: shifting any of them raises it."""
+    rng = np.random.default_rng(2)
+    n = 40_000
+    reference = np.concatenate([PROBLEM.sample(rng, n, name) for name in ("S", "SBI 0")])
+    for name, factor in (("S", [1, 0, 0, 0]), ("SBI 2", [2, math.sqrt(2), 1, 0])):
+        total = np.array(factor) @ YIELDS.array()
+        normal = np.array([[1, 0, 0, 0], [0, 0, 1, 0]]) / YIELDS.array()[[0, 2]][:, None]
+        target = PROBLEM.sample(rng, n, name)
+
+        def logit(x, factor=factor, total=total, normal=normal):
+            exact = PROBLEM.exact(x)
+            return np.log(exact @ factor / total / (exact @ normal.T).mean(axis=1))
+
+        def loss(shift, logit=logit, target=target):
+            ours, theirs = logit(target) + shift, logit(reference) + shift
+            return np.log1p(np.exp(-ours)).mean() + np.log1p(np.exp(theirs)).mean()
+
+        assert loss(0.0) < min(loss(0.05), loss(-0.05))
+    network = make_network(replace(SMALL, kind=kind), YIELDS, samples())
+    x = torch.as_tensor(PROBLEM.inputs(reference[:50]))
+    densities, logits = network(x), network.logits(x)
+    expected = torch.log(densities @ torch.tensor([1.0, 1.0, 1.0, 1.0]) / YIELDS.gluons(1.0))
+    torch.testing.assert_close(logits["SBI 1"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_training_goes_down_is_reproducible_and_resumes(tmp_path):
+    settings = replace(SMALL, steps=60)
+    first, last = (
+        train(make_network(settings, YIELDS, samples()), samples(), replace(settings, steps=n), 0) for n in (1, 60)
+    )
+    assert last < first
+    ours = train_ensemble(tmp_path, samples(), YIELDS, settings, 2)
+    again = train_ensemble(tmp_path, samples(), YIELDS, settings, 3)
+    x = samples()["SBI 1"]
+    np.testing.assert_array_equal(ours.each(x), again.each(x)[:2])
+    each = again.each(x)
+    assert not np.array_equal(each[0], each[1])
+    np.testing.assert_allclose(again.ratios(x), each.mean(axis=0), rtol=1e-6)
+    with pytest.raises(SettingsError, match="other settings"):
+        train_ensemble(tmp_path, samples(), YIELDS, replace(settings, steps=61), 1)
+    (tmp_path / "network_0.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="remove it"):
+        train_ensemble(tmp_path, samples(), YIELDS, settings, 1)
+
+
+def test_clamped_ratios_are_counted():
+    network = make_network(SMALL, YIELDS, samples())
+    with torch.no_grad():
+        network.body.stack[-1].bias[0] = 30.0
+    ratios = network.ratios(samples()["S"])
+    assert np.isfinite(ratios).all()
+    assert ratios[:, 0].max() <= YIELDS.signal * math.exp(12) * (1 + 1e-6)
+    assert network.clamped > 0.2
+    assert make_network(SMALL, YIELDS, samples()).ratios(np.zeros((0, 3), dtype=np.float32)).shape == (0, 4)
+    x = np.zeros((CHUNK + 5, 3), dtype=np.float32)
+    assert len(make_network(SMALL, YIELDS, samples()).ratios(x)) == CHUNK + 5
+
+
+def test_what_training_refuses():
+    for wrong in (
+        {"kind": "flow"},
+        {"mus": (0.5, 1.0)},
+        {"mus": (-1.0, 0.0, 1.0)},
+        {"steps": 0},
+        {"rate": math.nan},
+    ):
+        with pytest.raises(SettingsError):
+            replace(SMALL, **wrong)
+    with pytest.raises(SettingsError, match="above 0"):
+        Yields(0.0, 1.0, 1.0, 1.0)
+    with pytest.raises(SettingsError, match="0 networks"):
+        Ensemble([])
+    network = make_network(SMALL, YIELDS, samples())
+    for bad in (np.full((5, 3), np.nan, dtype=np.float32), np.zeros((0, 3), dtype=np.float32)):
+        with pytest.raises(InputError, match="simulate it again"):
+            train(network, {**samples(), "S": bad}, SMALL, 0)
+
+
+def reweighting(n=20_000):
+    """Return events of S, of a reference of equal parts of S and B, and the exact ratio at both."""
+    rng = np.random.default_rng(3)
+    target = PROBLEM.sample(rng, n, "S")
+    reference = np.concatenate([PROBLEM.sample(rng, n, name) for name in ("S", "SBI 0")])
+    parts = [PROBLEM.exact(x)[:, [0, 2]] / YIELDS.array()[[0, 2]] for x in (target, reference)]
+    return target, reference, *(each[:, 0] / each.mean(axis=1) for each in parts)
+
+
+def test_diagnostics_pass_the_exact_ratio_and_fail_a_wrong_one():
+    target, reference, at_target, right = reweighting()
+    assert diagnostics.closure(target[:, 0], reference[:, 0], right).chi2 < 2
+    assert diagnostics.closure(target[:, 0], reference[:, 0], right**0.8).chi2 > 4
+    assert diagnostics.two_sample_auc(target, reference, right) == pytest.approx(0.5, abs=0.01)
+    assert diagnostics.two_sample_auc(target, reference, np.ones(len(reference))) > 0.6
+    curve = diagnostics.calibration(at_target, right)
+    assert np.mean(((curve.found - curve.predicted) / curve.error) ** 2) < 2
+    off = diagnostics.calibration(1.2 * at_target, 1.2 * right)
+    assert np.mean(((off.found - off.predicted) / off.error) ** 2) > 10
+    integral = diagnostics.normalisation(np.column_stack([right, 2 * right]), np.array([1.0, 1.0]))
+    assert integral == pytest.approx([1, 2], rel=0.02)
+
+
+def test_a_reference_without_support_is_flagged():
+    target = np.linspace(0, 1, 1000)
+    with pytest.raises(InputError, match="widen the reference"):
+        diagnostics.closure(target, target[:300], np.ones(300))
+
+
+def test_a_damaged_sample_is_refused(tmp_path):
+    simulated(PROBLEM, tmp_path, "S", 1000, 1)
+    (path,) = tmp_path.glob("*.parquet")
+    np.testing.assert_array_equal(
+        simulated(PROBLEM, tmp_path, "S", 1000, 1), simulated(PROBLEM, tmp_path, "S", 1000, 1)
+    )
+    path.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="remove it"):
+        simulated(PROBLEM, tmp_path, "S", 1000, 1)
+    with pytest.raises(SettingsError, match="choose one of"):
+        problem_of("none")
+
+
+@pytest.mark.slow
+@pytest.mark.stat
+def test_learned_t_of_the_gaussian_problem():
+    """Within 5 % of the exact one; the problem in three dimensions."""
+    settings = TrainingSettings(width=64, layers=3, steps=3000, batch=1024)
+    rng = np.random.default_rng(1)
+    names = ["S", *(f"SBI {mu:g}" for mu in settings.mus)]
+    drawn = {name: PROBLEM.inputs(PROBLEM.sample(rng, 300_000, name)) for name in names}
+    network = make_network(settings, YIELDS, drawn)
+    train(network, drawn, settings, 0)
+    oracle = draw_oracle(PROBLEM, rng, 100_000)
+    ratios = network.ratios(PROBLEM.inputs(oracle.events))
+    learned = Learned(PROBLEM, drawn, Ensemble([network]), oracle, ratios, ratios[None])
+    for mu in (0.0, 0.25, 0.5, 2.0, 3.0, 4.0):
+        assert learned.expected_t(mu) == pytest.approx(PROBLEM.problem.expected_t(mu), rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_small_study_runs(tmp_path, capsys):
+    more = ("--events", "40000", "--steps", "100", "--toys", "30", "--oracle", "20000")
+    for problem in ("four_leptons", "gaussian"):
+        folder = tmp_path / problem
+        argv = ["--problem", problem, "--small", "--members", "2", *more, "--output", str(folder)]
+        assert interference.main(argv) == 0
+        first = (folder / "interference.json").read_text()
+        assert "coverage" in capsys.readouterr().out
+        page = (folder / "interference.html").read_text()
+        for title in ("Ratio against truth", "Calibration", "Likelihood", "Belt", "Impacts", "Reweighting"):
+            assert title in page
+        assert '"exact"' in first
+
+
+@pytest.mark.parametrize("wrong", [["--events", "0"], ["--problem", "three"], ["--kind", "flow"], ["--toys", "-1"]])
+def test_the_program_refuses_in_one_line(wrong, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        interference.main(["--output", str(tmp_path), *wrong])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
