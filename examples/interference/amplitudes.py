@@ -87,12 +87,14 @@ def interference(left: np.ndarray, right: np.ndarray, c1: np.ndarray, c2: np.nda
 def incoherent(c1: np.ndarray, c2: np.ndarray) -> np.ndarray:
     """Return the rate of decays of helicities ++, 00 and -- without interference, shape (3, N)."""
     first, second = decay_rates(c1), decay_rates(c2)
-    return NORM * first * second
+    rate: np.ndarray = NORM * first * second
+    return rate
 
 
 def decay_rates(z: np.ndarray) -> np.ndarray:
     """Return the rates of one decay by helicity +, 0, -, summed over leptons, shape (3, N)."""
-    return np.einsum("s,shn->hn", np.array(COUPLINGS), decay(z) ** 2)
+    rates: np.ndarray = np.einsum("s,shn->hn", np.array(COUPLINGS), decay(z) ** 2)
+    return rates
 
 
 def polarised(c1: np.ndarray, c2: np.ndarray, equal: float, longitudinal: float, opposite: float) -> np.ndarray:

@@ -50,7 +50,8 @@ class Gaussian:
 
     def yields(self, nuisance: str = "", alpha: float = 0.0) -> Yields:
         """Return expected events; no nuisance changes them."""
-        return Yields(*self.problem.yields.tolist(), 0.0)
+        signal, interference, background = self.problem.yields.tolist()
+        return Yields(signal, interference, background, 0.0)
 
     def sample(self, rng: np.random.Generator, n: int, name: str) -> np.ndarray:
         """Draw a sample by name."""
@@ -133,4 +134,5 @@ def simulated(problem: Problem, folder: Path, name: str, n: int, seed: int) -> n
     if list(frame.columns) != list(problem.features) or len(frame) != n:
         msg = f"{path}: {len(frame)} events of {list(frame.columns)}, not {n}; remove it to simulate it again"
         raise InputError(msg)
-    return frame.to_numpy(dtype=np.float64, copy=True)
+    values: np.ndarray = frame.to_numpy(dtype=np.float64, copy=True)
+    return values

@@ -76,7 +76,8 @@ class _Masses:
     def draw(self, rng: np.random.Generator, n: int, density: np.ndarray) -> np.ndarray:
         """Return n masses from a density on the grid."""
         cumulated = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-        return np.interp(rng.random(n) * cumulated[-1], cumulated, self.grid)
+        masses: np.ndarray = np.interp(rng.random(n) * cumulated[-1], cumulated, self.grid)
+        return masses
 
 
 def _spin0(rng: np.random.Generator, n: int, root: float, box: float, given: Mapping[str, float]) -> np.ndarray:

@@ -175,7 +175,8 @@ def systematics(learned: Learned, events: int = 8_000) -> tuple[list[Impact], di
     x = learned.oracle.events[chosen]
     weights = learned.oracle.weights[chosen] * (len(learned.oracle.weights) / len(chosen))
     nominal = learned.oracle.densities[chosen]
-    ups, downs = [], []
+    ups: list[np.ndarray] = []
+    downs: list[np.ndarray] = []
     for name in problem.nuisances:
         for found, sign in ((ups, 1.0), (downs, -1.0)):
             varied = problem.exact(x, name, sign)
