@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from nsbi import KINDS
 from nsbi.networks import PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
 from sage.errors import InputError, SettingsError
 from workshop.files import read_checked, read_object, write_arrays, write_json
 
 REFERENCE = ("S", "SBI 0", "rest")
 """Samples the reference has equal parts of."""
-KINDS = ("joint", "pairwise")
-
 logger = logging.getLogger("sage.nsbi.train")
 
 

@@ -26,12 +26,12 @@ FULL = {"events": 4_000_000, "members": 5, "steps": 6000, "belt": 20, "toys": 20
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    from examples.interference.problems import PROBLEMS
-    from nsbi.train import KINDS
+    from examples.interference import PROBLEM_NAMES
+    from nsbi import KINDS
 
     options = parser("interference", __doc__, EXAMPLE)
     add = options.add_argument
-    add("--problem", choices=tuple(PROBLEMS), default="four_leptons", help="which problem (default: %(default)s)")
+    add("--problem", choices=PROBLEM_NAMES, default="four_leptons", help="which problem (default: %(default)s)")
     add_output(options)
     add("--kind", choices=KINDS, default="joint", help="one network, or one per process (default: %(default)s)")
     add("--small", action="store_true", help="few events, steps and toys: shows that all runs, not how well")

@@ -91,7 +91,12 @@ def command_lines(draw, folder):
             argv[place + 1] = draw(st.sampled_from(places))
     # Nor where nothing is read.
     nowhere = ["--weights", draw(st.sampled_from(places))]
-    argv += {"toys": nowhere, "asimov": nowhere, "simulate": ["--process", "wjets"]}.get(name, [])
+    argv += {
+        "toys": nowhere,
+        "asimov": nowhere,
+        "simulate": ["--process", "wjets"],
+        "interference": ["--problem", "none"],
+    }.get(name, [])
     for _ in range(draw(st.integers(1, 3))):
         option = draw(st.sampled_from(flags(name)))
         value = draw(st.sampled_from((*BAD, *places)) | st.floats().map(str) | st.integers().map(str))

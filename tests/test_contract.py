@@ -27,7 +27,7 @@ from model import Model
 from sage.challenge.nuisances import NAMES
 from tests import predicting
 from tests.conftest import ROOT
-from tests.events import DATA_FILE, METADATA_FILE, drawn_frame, embedded_frame
+from tests.events import DATA_FILE, FIVE_WEIGHTS, METADATA_FILE, drawn_frame, embedded_frame
 
 EXPERIMENTS, ORDERS, CHUNK = 20, 2, 2
 ALLOWED = {"sage", "model", "numpy", "torch"} | set(sys.stdlib_module_names)
@@ -62,7 +62,7 @@ def sets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    built = Model()
+    built = Model(weights=FIVE_WEIGHTS)
     built.fit()
     return built
 
@@ -135,7 +135,7 @@ def test_a_fresh_process_without_home_network_or_other_packages(sets, expected, 
     Constructing, fitting and predicting open no file for writing, those of the bundle included, and start nothing but
     the process in which ``fit`` loads the training events.
     """
-    sent = Model(get_train_set=lambda: None, systematics=lambda: None)
+    sent = Model(get_train_set=lambda: None, systematics=lambda: None, weights=FIVE_WEIGHTS)
     if fitted:
         sent.fit()
         sent.predict(sets[1])

@@ -22,7 +22,7 @@ from sage.fit.interval import measure_interval
 from sage.fit.ladder import climb
 from sage.measurement import count_events, likelihood_of, measure
 from sage.network.classifier import NetworkClassifier
-from tests.events import drawn_frame, full_weights
+from tests.events import FIVE_WEIGHTS, drawn_frame, full_weights
 from tests.likelihoods import likelihood_from
 from tests.test_ladder import STEPS, broken
 
@@ -32,7 +32,7 @@ LIMIT = DEFAULT_SETTINGS["time_limit"]
 
 @pytest.fixture(scope="module")
 def model():
-    return Model(threads=1)
+    return Model(weights=FIVE_WEIGHTS, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from model import Model
 from sage.challenge.nuisances import NAMES, PROCESSES
 from studies.faults import scale_process
-from tests.events import DATA_FILE, METADATA_FILE, embedded_frame, root_logger_kept
+from tests.events import DATA_FILE, FIVE_WEIGHTS, METADATA_FILE, embedded_frame, root_logger_kept
 
 SETS, EXPERIMENTS, SEED = 2, 2, 17
 MUS = [0.4, 2.1]
@@ -47,7 +47,7 @@ class Recorded(Model):
     """The submission, which remembers what it was given and what it answered."""
 
     def __init__(self, get_train_set, systematics, **other):
-        super().__init__(get_train_set, systematics, **other)
+        super().__init__(get_train_set, systematics, weights=FIVE_WEIGHTS, **other)
         self.other = other
         self.calls = []
         at_rate(self)
@@ -79,7 +79,7 @@ def test_answers_are_those_of_the_model_alone(data, tmp_path):
     ingestion.process_results_dict()
     ingestion.save_result(str(tmp_path))
 
-    alone = at_rate(Model())
+    alone = at_rate(Model(weights=FIVE_WEIGHTS))
     answers = [alone.predict({"data": frame, "weights": weights}) for frame, weights, _ in model.calls]
     assert answers == [answer for *_, answer in model.calls]
     assert len({answer["mu_hat"] for answer in answers}) == SETS * EXPERIMENTS

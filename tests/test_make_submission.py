@@ -16,7 +16,6 @@ from sage.files.bundle import read_bundle
 from sage.files.manifest import MANIFEST, signed
 from scripts import make_submission
 from tests.conftest import ROOT
-from tests.events import FIVE_WEIGHTS
 from tests.test_house import OFFICIAL_MODULES
 from workshop.errors import UsageError
 
@@ -165,11 +164,11 @@ def packed_manifest(output):
 
 
 def test_settings_go_into_the_zip_signed_and_nowhere_else(tmp_path, capsys):
-    before = (FIVE_WEIGHTS / MANIFEST).read_bytes()
+    before = (ROOT / "weights" / MANIFEST).read_bytes()
     output = tmp_path / "s.zip"
     given = ["--set", "simulation_uncertainty=false", "--set", 'templates="grid"', "--set", "mu_range=[0.1, 3]"]
     assert make_submission.main([*given, "--output", str(output)]) == 0
-    assert (FIVE_WEIGHTS / MANIFEST).read_bytes() == before
+    assert (ROOT / "weights" / MANIFEST).read_bytes() == before
     original, found = json.loads(before), packed_manifest(output)
     expected = original["settings"] | {"simulation_uncertainty": False, "templates": "grid", "mu_range": [0.1, 3]}
     assert found == signed(original | {"settings": expected})

@@ -137,7 +137,7 @@ def test_what_nothing_describes_gets_a_wide_answer_soon(name, monkeypatch):
 
 
 def test_a_moderate_misfit_is_measured_widely():
-    model = Model(threads=1)
+    model = Model(weights=FIVE_WEIGHTS, threads=1)
     model.predict(heavy_sample(pd.read_parquet(DATA / DATA_FILE), 60_000))
     result = model.last_result
     assert result.status == "flagged"

@@ -92,6 +92,7 @@ def test_uncertainty_against_propagation_with_the_jacobian(bundle, draw_nuisance
 
 def test_run_and_continue(bundle, tmp_path, capsys):
     given = ["--data", EVENTS, "--test-size", 0.5, "--mu", 1.5, "--seed", 4, "--nodes", 2, "--output", tmp_path]
+    given += ["--weights", FIVE_WEIGHTS]
     given = [str(value) for value in given]
     assert program.main(given) == 0
     printed = capsys.readouterr().out

@@ -177,7 +177,7 @@ def test_how_it_was_run(page):
 
 
 def test_weights_are_described(page):
-    manifest = json.loads((FIVE_WEIGHTS / "manifest.json").read_text())
+    manifest = json.loads((ROOT / "weights" / "manifest.json").read_text())
     assert {row[0]: row[2] for row in page.tables["files"][1:]} == {
         name: entry["sha256"] for name, entry in manifest["files"].items()
     }

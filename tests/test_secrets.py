@@ -29,7 +29,7 @@ class Model:
 
     def predict(self, test_set):
         engine = Engine(self.network)
-        engine.probabilities(np.zeros((1, 35), np.float32), np.zeros((1, 2), bool))
+        engine.probabilities(np.zeros((1, 45), np.float32), np.zeros((1, 2), bool))
         self.last_result = {"status": "flagged", "flags": engine.flags}
         return {"mu_hat": 1.0, "delta_mu_hat": 0.5, "p16": 0.5, "p84": 1.5}
 """

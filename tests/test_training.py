@@ -428,7 +428,7 @@ def test_command_line(data, tmp_path):
 def test_default_settings_are_read():
     config = read_config(DEFAULT_CONFIG, seed=17, device="cpu", region_set="published", workers=None)
     assert (config.seed, config.table_fraction, config.tables.region_set, config.workers) == (17, 0.5, "published", 1)
-    assert config.training.epochs == 24
+    assert config.training.epochs == 12
     assert isinstance(config.tables, TablesConfig)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from examples.interference import four_leptons, sampling
+from examples.interference import PROBLEM_NAMES, four_leptons, sampling
 from examples.interference.gaussian import GaussianAmplitudes
 from nsbi.networks import Yields
 from sage.errors import InputError, SettingsError
@@ -101,7 +101,7 @@ class FourLeptons:
         return np.column_stack([each[:, :3], each[:, 3:].sum(axis=1)])
 
 
-PROBLEMS: dict[str, Problem] = {"gaussian": Gaussian(), "four_leptons": FourLeptons()}
+PROBLEMS: dict[str, Problem] = dict(zip(PROBLEM_NAMES, (Gaussian(), FourLeptons()), strict=True))
 
 
 def problem_of(name: str) -> Problem:
