@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -142,6 +143,18 @@ def mixed_frame(n_embedded=1500):
 def columns_of(frame):
     """Return the primary columns as numpy arrays."""
     return {name: frame[name].to_numpy(copy=True) for name in PRIMARIES}
+
+
+def moved(columns, symmetry):
+    """Return events that a symmetry of the detector maps these to."""
+    out = dict(columns)
+    for name, column in columns.items():
+        if symmetry == "mirror in eta" and name.endswith("_eta"):
+            out[name] = -column
+        if symmetry != "mirror in eta" and name.endswith("_phi"):
+            turned = -column if symmetry == "mirror in phi" else column + 1.234
+            out[name] = (turned + math.pi) % (2 * math.pi) - math.pi
+    return out
 
 
 def official(frame, tes=1.0, jes=1.0, soft_met=0.0):

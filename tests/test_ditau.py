@@ -32,7 +32,7 @@ from sage.challenge.features import derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import PRIMARIES, select, shift
 from scripts import fit_met
-from tests.events import DATA, DATA_FILE, columns_of, mixed_frame, odd_frame
+from tests.events import DATA, DATA_FILE, columns_of, mixed_frame, moved, odd_frame
 from training.events import Events
 from training.met_resolution import fit_resolution
 
@@ -223,14 +223,7 @@ def test_symmetries_are_exact(drawn, symmetry):
     between = np.abs(columns["PRI_lep_phi"] - columns["PRI_had_phi"])
     keep = np.abs(between - math.pi) > 1e-3
     columns = {name: column[keep] for name, column in columns.items()}
-    moved = dict(columns)
-    for name, column in columns.items():
-        if symmetry == "mirror in eta" and name.endswith("eta"):
-            moved[name] = -column
-        if symmetry != "mirror in eta" and name.endswith("phi"):
-            turned = -column if symmetry == "mirror in phi" else column + 1.234
-            moved[name] = (turned + math.pi) % (2 * math.pi) - math.pi
-    expected, found = ditau(columns), ditau(moved)
+    expected, found = ditau(columns), ditau(moved(columns, symmetry))
     for name in DITAU:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-7, err_msg=name)
 

@@ -11,7 +11,7 @@ from sage.challenge.features import angular_distances, derived
 from sage.challenge.position import TURNED, standard_position
 from sage.challenge.shifts import select, shift
 from sage.network.graph import WITH_DITAU, raw_inputs
-from tests.events import columns_of, embedded_frame
+from tests.events import columns_of, embedded_frame, moved
 from training.inputs import draw_points, inputs_at_points
 
 SYMMETRIES = ("rotation", "mirror in phi", "mirror in eta")
@@ -27,18 +27,6 @@ def columns():
     open_angle = (np.abs(between - math.pi) > 1e-3) & (np.abs(np.sin(between)) > 1e-3)
     keep = open_angle & (np.abs(found["PRI_lep_eta"] + found["PRI_had_eta"]) > 1e-6)
     return {name: column[keep] for name, column in found.items()}
-
-
-def moved(columns, symmetry):
-    """Return events that a symmetry of the detector maps these to."""
-    out = dict(columns)
-    for name, column in columns.items():
-        if symmetry == "mirror in eta" and name.endswith("_eta"):
-            out[name] = -column
-        if symmetry != "mirror in eta" and name.endswith("_phi"):
-            turned = -column if symmetry == "mirror in phi" else column + 1.234
-            out[name] = (turned + math.pi) % (2 * math.pi) - math.pi
-    return out
 
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
