@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from sage.binned.counting import parent_variances
 from training.sampling import uniform
 
 HALF, RESAMPLE = 8, 9
@@ -121,7 +122,7 @@ def _one_way(sample: Sample, score: np.ndarray, chooses: np.ndarray, factors: np
     signal, both = yields(0), yields(0) + yields(1)
     h = np.divide(signal, both, out=np.zeros(n), where=both > 0.0)
     scale = (totals[0] + totals[2]) / totals[2]
-    squares = squares_by_shower(sample.showers[kinds[2]], bins[kinds[2]], scale * sample.weights[kinds[2]], n)
+    squares = parent_variances(sample.showers[kinds[2]], bins[kinds[2]], scale * sample.weights[kinds[2]], n)
     return Information(
         of(yields(2), yields(3), (h**2 * squares).sum()),
         np.array([of(yields(2, factor), yields(3, factor)) for factor in factors]),
@@ -143,7 +144,7 @@ def choose_edges(score: np.ndarray, sample: Sample, signal: np.ndarray, backgrou
     bins, n = np.searchsorted(edges, score[background], side="right"), len(edges) + 1
     weights = sample.weights[background]
     total = np.bincount(bins, weights, minlength=n)
-    squares = squares_by_shower(sample.showers[background], bins, weights, n)
+    squares = parent_variances(sample.showers[background], bins, weights, n)
     kept: list[float] = []
     sum_total = sum_squares = 0.0
     for i in range(n - 1, 0, -1):
@@ -153,9 +154,3 @@ def choose_edges(score: np.ndarray, sample: Sample, signal: np.ndarray, backgrou
             kept.append(edges[i - 1])
             sum_total = sum_squares = 0.0
     return np.array(kept[::-1])
-
-
-def squares_by_shower(showers: np.ndarray, bins: np.ndarray, weights: np.ndarray, n_bins: int) -> np.ndarray:
-    """Return the variance of the sum of weights in each bin, shape (n_bins,): rows of one shower come together."""
-    keys, cells = np.unique(showers * n_bins + bins, return_inverse=True)
-    return np.bincount(keys % n_bins, np.bincount(cells, weights) ** 2, minlength=n_bins)

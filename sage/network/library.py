@@ -10,6 +10,8 @@ import ctypes
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from sage.errors import EngineError
 
 LIBRARY = Path(__file__).resolve().with_name("libsage_network.so")
@@ -84,3 +86,19 @@ def choose_instruction_set(library: ctypes.CDLL, name: str) -> int:
         msg = f"this machine has no {name}; its best is {INSTRUCTION_SETS[best]}"
         raise EngineError(msg)
     return number
+
+
+def strided(values: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Return a matrix as the library reads it, float32 and aligned, with the distances of its rows and columns.
+
+    Args:
+        values: Shape (n, m), in any memory layout; copied only where that layout cannot be read.
+
+    Returns:
+        The matrix, and both distances in elements.
+    """
+    values = np.require(values, np.float32, ["ALIGNED"])
+    if any(stride % values.itemsize for stride in values.strides):
+        values = np.ascontiguousarray(values)
+    row_stride, column_stride = (stride // values.itemsize for stride in values.strides)
+    return values, row_stride, column_stride

@@ -12,7 +12,7 @@ import numpy as np
 
 from sage.errors import EngineError
 from sage.network.graph import JETS
-from sage.network.library import INSTRUCTION_SETS, LIBRARY, choose_instruction_set, load
+from sage.network.library import INSTRUCTION_SETS, LIBRARY, choose_instruction_set, load, strided
 from sage.network.library_hash import SHA256
 from sage.network.parameters import N_CLASSES, flatten, inputs_of
 from sage.network.perceptron import Perceptron, widths_of
@@ -71,10 +71,7 @@ class NativeNetwork:
             msg = f"inputs of shape {values.shape} with jets of shape {jets.shape}, "
             msg += f"expected (n, {self._n_inputs}) and (n, 2)"
             raise ValueError(msg)
-        values = np.require(values, np.float32, ["ALIGNED"])
-        if any(stride % values.itemsize for stride in values.strides):
-            values = np.ascontiguousarray(values)
-        row_stride, column_stride = (stride // values.itemsize for stride in values.strides)
+        values, row_stride, column_stride = strided(values)
         present = np.ascontiguousarray(jets, dtype=np.bool_)
         offset = None if self._perceptron is None else self._perceptron(values)
         out = np.empty((n_events, N_CLASSES), dtype=np.float32)

@@ -13,6 +13,7 @@ from sage.challenge.nuisances import SHAPE_NAMES
 from sage.errors import WeightsError
 from sage.network import perceptron
 from sage.network.graph import INPUT_SETS, N_NODES, N_SLOTS, PUBLISHED, Branch, InputSet
+from sage.network.perceptron import Shapes
 
 HIDDEN = 32
 N_CLASSES = 4
@@ -26,7 +27,6 @@ SCORES = "scores/"
 """Before the names of the parameters of the perceptron that gives the scores of the shape nuisances."""
 
 N_SCORES = len(SHAPE_NAMES)
-Shapes = dict[str, tuple[int, ...]]
 
 
 def _linear(name: str, outputs: int, inputs: int) -> Shapes:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from sage.errors import EngineError
-from sage.network.library import choose_instruction_set
+from sage.network.library import choose_instruction_set, strided
 
 NAME = "perceptron"
 """Begins the names of the parameters: ``perceptron.LAYER.weight`` and ``.bias``."""
@@ -107,10 +107,7 @@ class Perceptron:
         if self._library is None:
             parts = (self._in_numpy(values[start : start + CHUNK]) for start in range(0, len(values), CHUNK))
             return np.concatenate([np.empty((0, self._sizes[-1]), dtype=np.float32), *parts])
-        values = np.require(values, np.float32, ["ALIGNED"])
-        if any(stride % values.itemsize for stride in values.strides):
-            values = np.ascontiguousarray(values)
-        row_stride, column_stride = (stride // values.itemsize for stride in values.strides)
+        values, row_stride, column_stride = strided(values)
         out = np.empty((len(values), self._sizes[-1]), dtype=np.float32)
         status = self._library.sage_perceptron(
             *(self._flat.ctypes.data, self._flat.size, self._sizes.ctypes.data, len(self._layers)),
