@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.measuring import ROOT, compare_networks, draw_test_set
+import warnings
+
 from sage.files.bundle import read_bundle
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch-geometric uses deprecated torch functions on import
+    from benchmarks.measuring import ROOT, compare_networks, draw_test_set
 
 
 def test_torch_geometric_runs_the_graph_of_the_shipped_weights() -> None:
