@@ -10,10 +10,11 @@ from model import Model
 from sage.binned.statistic import with_counts
 from sage.challenge.nuisances import CHALLENGE
 from sage.files.bundle import read_bundle
-from sage.fit.interval import measure_interval
-from sage.fit.misfit import CHANCE, HOPELESS, widened, worst_value
+from sage.fit.interval import AT_BOUND, measure_interval
+from sage.fit.misfit import CHANCE, HOPELESS, expected_sigma, widened, worst_value
 from sage.likelihood import Likelihood
 from sage.measurement import FALLBACK_HALF_WIDTH, fit_interval, likelihood_of
+from sage.submission import WEIGHTS
 from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS
 
 EXPECTED_EVENTS = 946_000
@@ -53,6 +54,22 @@ def test_intervals_hold_the_truth_although_the_templates_do_not_fit(empty, bundl
     # 80 toys of coverage 0.68 have a standard deviation of 0.05.
     assert np.mean(covered) > 0.68 - 0.15
     assert np.mean(covered) > np.mean(covered_without) + 0.08
+
+
+@pytest.mark.parametrize("case", ["signal-like bins empty", "background-like bins too full"])
+def test_what_no_signal_strength_describes_gets_a_wide_interval(case):
+    """A bin that would expect less than nothing ends the fit; where it does must not pass for a limit."""
+    shipped = read_bundle(WEIGHTS)
+    empty = likelihood_of(np.zeros(shipped.regions.n_bins), shipped)
+    counts = np.round(empty.expected(np.array([1.0, *np.zeros(6)])))
+    if case == "signal-like bins empty":
+        counts[-10:] = 0
+    else:
+        counts[:5] *= 1.3
+    interval = fit_interval(with_counts(empty, counts), shipped.settings)
+    assert any(flag.startswith("poor_fit") for flag in interval.flags)
+    assert AT_BOUND in interval.flags
+    assert min(interval.high - interval.fit.mu, interval.fit.mu - interval.low) > 2 * expected_sigma(empty)
 
 
 @pytest.mark.stat

@@ -17,6 +17,8 @@ from sage.fit.newton import EDM_GOAL, FitResult, fit, fit_global, free_parameter
 from sage.fit.objective import MU, Objective
 
 RISE = 0.5
+AT_BOUND = "limit_at_bound"
+"""Flag of a limit that is no crossing: a bound on mu, or the edge of where events are expected in every bin."""
 TOLERANCE = 1e-5
 """Accuracy of a limit, relative to the parabolic standard deviation."""
 MAX_STEPS = 60
@@ -112,7 +114,7 @@ def _limit(
     limit = _newton_limit(objective, best, side, thresholds)
     if limit is None:
         return _bracketed_limit(objective, best, side, bound, thresholds)
-    return (limit, None) if side * limit <= bound else (side * bound, "limit_at_bound")
+    return (limit, None) if side * limit <= bound else (side * bound, AT_BOUND)
 
 
 def _newton_limit(
@@ -203,7 +205,7 @@ def _bracketed_limit(
         if f_outside >= 0:
             break
         if side * outside >= bound:
-            return outside, "limit_at_bound"
+            return outside, AT_BOUND
         inside, f_inside, step = outside, f_outside, 1.5 * step
     else:
         return outside, "limit_not_found"
@@ -222,7 +224,7 @@ def _bracketed_limit(
             inside, f_inside = middle, f_middle
         if abs(f_middle) < TOLERANCE:
             return middle, None
-    return (outside, None) if f_outside < math.inf else (inside, "limit_at_bound")
+    return (outside, None) if f_outside < math.inf else (inside, AT_BOUND)
 
 
 def _between(inside: float, f_inside: float, outside: float, f_outside: float) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 
 from sage.errors import FitError, TimeLimitError
 from sage.fit.deadline import NEVER, Deadline, Timed
-from sage.fit.interval import Interval, interval_of, measure_interval, rise_at
+from sage.fit.interval import AT_BOUND, Interval, interval_of, measure_interval, rise_at
 from sage.fit.newton import FitResult, fit, lowest_valley, parameter_ranges
 from sage.fit.objective import MU, Counted, Objective
 
@@ -182,7 +182,7 @@ def grid_interval(objective: Objective, mu_range: Range, thresholds: Thresholds)
             limits.append(float(scan[inside]))
             # The end of the scan is a bound only where the settings put one there.
             at_end = mu_range is None and not 0 <= outside < len(scan)
-            flags.append("limit_not_found" if at_end else "limit_at_bound")
+            flags.append("limit_not_found" if at_end else AT_BOUND)
     at = np.concatenate([[scan[lowest]], found[lowest]])
     return Interval(_point(objective, at, (limits[1] - limits[0]) / 2), limits[0], limits[1], tuple(flags))
 

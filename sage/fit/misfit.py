@@ -5,6 +5,9 @@ knows. The interval is then widened by the scale factor of the Particle Data Gro
 Physics, section "Procedures", S^2 = chi2 / degrees), begun where chance ends so that it sets in continuously:
 
     S^2 = 1 + max(0, 2 nll - limit) / degrees,     limit = degrees + 5 sqrt(2 degrees)
+
+A side that ends where some bin would expect less than nothing, or that no converged fit has given, says nothing of how
+uncertain the signal strength is: it is taken to be no shorter than S times what data as expected at mu = 1 would give.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sage.fit.interval import Interval
-from sage.fit.objective import Counted, Objective
+import numpy as np
+
+from sage.fit.interval import AT_BOUND, Interval
+from sage.fit.objective import MU, Counted, Objective
 
 CHANCE = 5.0
 """Standard deviations of the saturated statistic above its mean that are taken for chance."""
@@ -42,8 +47,15 @@ def widened(interval: Interval, objective: Objective, mu_range: tuple[float, flo
         return interval
     scale = math.sqrt(1.0 + (twice - free - chance) / free)
     mu = interval.fit.mu
+    least = 0.0 if interval.fit.converged and AT_BOUND not in interval.flags else expected_sigma(objective)
     flag = f"poor_fit: 2 nll = {twice:.3g} with {free} degrees of freedom, interval widened {scale:.3g} times"
-    low, high = mu - scale * (mu - interval.low), mu + scale * (interval.high - mu)
+    low, high = mu - scale * max(mu - interval.low, least), mu + scale * max(interval.high - mu, least)
     if mu_range is not None:
         low, high = max(low, mu_range[0]), min(high, mu_range[1])
     return replace(interval, low=low, high=high, flags=(*interval.flags, flag))
+
+
+def expected_sigma(objective: Objective) -> float:
+    """Return the standard deviation of mu that the information at mu = 1 and the nuisances' centres stands for."""
+    fisher = objective.evaluate(np.concatenate([[1.0], objective.centres])).fisher
+    return math.sqrt(float(np.linalg.inv(fisher)[MU, MU]))
