@@ -57,6 +57,9 @@ _ORDERS = int(POWERS.max()) + 1
 _ENTRIES = (3 * np.arange(3)[:, None, None] + DERIVATIVES[:, :, None]) * _ORDERS + POWERS.T[:, None, :]
 """Where the factor of each axis, term and monomial is among [axis, order of derivative, power], shape (3, 10, 13)."""
 
+_FIRST, _SECOND = (list(axes) for axes in zip(*PAIRS, strict=True))
+"""First and second axis of each pair."""
+
 _WIDTHS = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(nuisance.to_alpha, Linear)]
 
 
@@ -91,12 +94,11 @@ class Response:
         exponents = _basis_terms(point) @ flat.T
         # The bound is met by next to empty bins only; there the yield is constant.
         exponents[1:, np.abs(exponents[0]) > LARGEST_LOG] = 0.0
-        out = np.empty((N_TERMS, flat.shape[0]))
-        out[0] = self.nominal.ravel() * np.exp(np.clip(exponents[0], -LARGEST_LOG, LARGEST_LOG))
-        out[1:4] = out[0] * exponents[1:4]
-        for row, (a, b) in enumerate(PAIRS, start=4):
-            out[row] = out[0] * (exponents[row] + exponents[1 + a] * exponents[1 + b])
-        return out.reshape(N_TERMS, *self.nominal.shape)
+        slopes = exponents[1:4]
+        exponents[4:] += slopes[_FIRST] * slopes[_SECOND]
+        yields = self.nominal.ravel() * np.exp(np.clip(exponents[0], -LARGEST_LOG, LARGEST_LOG))
+        exponents[0] = 1.0
+        return (yields * exponents).reshape(N_TERMS, *self.nominal.shape)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return yields at points (k, 3), shape (k, *nominal.shape)."""

@@ -19,12 +19,12 @@ EDM_GOAL = 1e-12
 """Estimated distance to the minimum (in units of nll) at which the iteration stops."""
 EDM_ACCEPT = 1e-4
 """Largest estimated distance at which a stalled iteration (at a kink of the table) still counts as converged."""
-DAMPING_MIN, DAMPING_MAX = 1e-2, 1e6
+DAMPING_MIN, DAMPING_MAX = 0.1, 1e6
 FACE = 1e-9
 """Distance from the face of a table cell, in nu, at which a point counts as on it."""
 MAX_CELLS = 100
 SAME_START = 0.5
-"""Distance from a minimum in nu within which no further descent is started."""
+"""Distance in nu, from a minimum or from a step of an earlier descent, within which no further descent is started."""
 SAME_MINIMUM = 1e-3
 """Squared distance to a known minimum, in standard deviations, at which a descent is ended as leading there."""
 
@@ -97,15 +97,17 @@ def lowest_valley(
     """Descend into the other valleys of nuisances that can have several; return the lowest, ``best`` among them."""
     low, high = parameter_ranges(objective, fixed_mu, mu_range)
     minima = [best]
-    starts = [(i, offset) for i, nuisance in enumerate(objective.nuisances, start=1) for offset in nuisance.starts]
-    for i, offset in starts:
-        start = best.parameters.copy()
-        start[i] = min(max(objective.centres[i - 1] + offset, low[i]), high[i])
-        if any(abs(known.parameters[i] - start[i]) < SAME_START for known in minima):
-            continue
-        descent = _newton(objective, start, low, high, known=minima)
-        if not _leads_to(descent.at, descent.point, minima):
-            minima.append(_finish(objective, descent, low, high))
+    for i, nuisance in enumerate(objective.nuisances, start=1):
+        visited = [best.parameters]
+        for offset in nuisance.starts:
+            start = best.parameters.copy()
+            start[i] = min(max(objective.centres[i - 1] + offset, low[i]), high[i])
+            if any(abs(at[i] - start[i]) < SAME_START for at in visited):
+                continue
+            descent = _newton(objective, start, low, high, known=minima)
+            visited.extend(descent.path)
+            if not _leads_to(descent.at, descent.point, minima):
+                minima.append(_finish(objective, descent, low, high))
     return min(minima, key=lambda result: (not result.converged, result.value))
 
 
@@ -134,13 +136,14 @@ def parameter_ranges(
 
 @dataclass(frozen=True)
 class _Descent:
-    """Where an iteration ended: the point, the likelihood there, estimated distance and steps taken."""
+    """Where an iteration ended: the point, the likelihood there, estimated distance and steps taken; and its path."""
 
     at: np.ndarray
     point: Evaluation
     edm: float
     iterations: int
     on_kink: np.ndarray
+    path: list[np.ndarray]
 
 
 def _newton(
@@ -153,7 +156,7 @@ def _newton(
 ) -> _Descent:
     """Descend by damped Newton steps projected onto the box; end early on the way to a known minimum."""
     point = objective.evaluate(at)
-    edm, iterations = math.inf, 0
+    edm, iterations, path = math.inf, 0, [at]
     while iterations < MAX_ITERATIONS and not _leads_to(at, point, known):
         free = free_parameters(at, point.gradient, low, high)
         curvature = _curvature(point, free)
@@ -170,10 +173,11 @@ def _newton(
         trial = np.minimum(np.maximum(trial, low), high)
         moved = objective.evaluate(trial)
         if moved.value < point.value:
+            path.append(trial)
             at, point, damping = trial, moved, 0.1 * damping if damping > DAMPING_MIN else 0.0
         else:
             damping = max(10.0 * damping, DAMPING_MIN)
-    return _Descent(at, point, edm, iterations, np.zeros(len(at), dtype=bool))
+    return _Descent(at, point, edm, iterations, np.zeros(len(at), dtype=bool), path)
 
 
 def _leads_to(at: np.ndarray, point: Evaluation, known: Sequence[FitResult]) -> bool:
