@@ -1,8 +1,8 @@
 """Make a weights folder from an events file: train the network, choose bins, build the tables.
 
 --add takes sums of counted productions (scripts.simulate --count, scripts.count_events) instead of events: tables for
-the network and in the bins they were counted with. Each production contributes in proportion to its effective number of
-showered events.
+the network and in the bins they were counted with. Where --network is a weights folder with these bins, each production
+contributes as much as makes the error of mu smallest, else in proportion to its effective number of showered events.
 
 --network takes the network of an existing weights folder, or of scripts.train, instead of training one. Intermediate
 results are kept in the build folder, from which the same command goes on. Equal events, settings and library versions
@@ -48,13 +48,22 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(given: argparse.Namespace) -> None:
     """Make the folder and say what is in it."""
+    from studies.worth import gain_of
     from training.make_weights import add_weights, make_weights
 
     output: Path = given.output
     build = given.build or output.with_name(f"{output.name}.build")
     if given.add:
         _check_added(given)
-        bundle = add_weights(chosen_config(given), given.add, given.network, build, output, overwrite=given.overwrite)
+        bundle = add_weights(
+            chosen_config(given),
+            given.add,
+            given.network,
+            build,
+            output,
+            gain=gain_of(given.network),
+            overwrite=given.overwrite,
+        )
     else:
         bundle = make_weights(
             chosen_config(given),

@@ -9,11 +9,13 @@ time spent, do not depend on how many there are.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from sage.challenge.nuisances import PROCESSES, SIGNAL
-from sage.files.bundle import Bundle
+from sage.files.bundle import Bundle, read_bundle
+from sage.files.manifest import MANIFEST
 from sage.network.classifier import NetworkClassifier
 from studies.pools import bins_at, nominal_bins, sensitivities
 from training.events import Events
@@ -41,6 +43,11 @@ class Worth:
     error: float
     ideal: float
     largest: float
+
+
+def gain_of(weights: Path) -> np.ndarray | None:
+    """Return d mu_hat / d n in each bin of a weights folder, shape (n_bins,); None for a folder of a network alone."""
+    return Sensitivity(read_bundle(weights)).gain if (weights / MANIFEST).exists() else None
 
 
 class Sensitivity:

@@ -16,6 +16,7 @@ from sage.errors import InputError
 from sage.files.bundle import read_bundle
 from scripts import count_events as program
 from scripts import make_weights
+from studies.worth import gain_of
 from tests.ending import exit_code
 from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS, production_folder
 from training import count_events as counting_files
@@ -181,6 +182,33 @@ def test_adding_equals_counting_all_events_at_once(folders, counted, plan, tmp_p
         assert sum(part["processes"].get(name, {"share": 0})["share"] for part in added.parts) == pytest.approx(1.0)
 
 
+def test_shares_by_worth_make_the_error_of_mu_smallest(counted, plan):
+    gain = gain_of(WEIGHTS)
+    folders = [read_counts(folder) for folder in counted]
+    by_showers, by_worth = add(counted), add(counted, gain)
+
+    def variance(added, name):
+        """Of mu_hat, from the parts and their shares."""
+        parts = [part["processes"][name]["share"] if name in part["processes"] else 0.0 for part in added.parts]
+        each = [folder.sums[name].variance_along(gain) if name in folder.sums else 0.0 for folder in folders]
+        return float(np.array(parts) ** 2 @ np.array(each)), sum(parts)
+
+    for name in PROCESSES:
+        (best, total), (other, _) = variance(by_worth, name), variance(by_showers, name)
+        inverse = sum(1.0 / folder.sums[name].variance_along(gain) for folder in folders if name in folder.sums)
+        assert total == pytest.approx(1.0)
+        assert best == pytest.approx(1.0 / inverse)
+        assert best <= other * (1 + 1e-12)
+        # The added sums hold the same variance: their total is that of the process.
+        expected = TABLE[name].expected
+        row = list(PROCESSES).index(name)
+        along = np.append(gain, -gain @ by_worth.counts[0, row] / expected)
+        found = along @ by_worth.sums.covariances[row] @ along / expected**2
+        assert found == pytest.approx(best, rel=0.05)
+    with pytest.raises(InputError, match=f"{len(gain) - 1} bins, the counts {plan.regions.n_bins}"):
+        add(counted, gain[1:])
+
+
 def test_interrupted_counting_goes_on(folders, plan, counted, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -291,7 +319,7 @@ def test_programs_make_weights_of_counts(folders, tmp_path, capsys, monkeypatch)
     given = ["--add", *outputs, "--network", str(WEIGHTS), "--output", str(tmp_path / "weights")]
     assert exit_code(make_weights.main, given) == 0
     bundle = read_bundle(tmp_path / "weights")
-    added = add([*map(type(tmp_path), outputs)])
+    added = add([*map(type(tmp_path), outputs)], gain_of(WEIGHTS))
     np.testing.assert_allclose(bundle.response.nominal, added.counts[0], rtol=1e-12)
     for name, array in read_bundle(WEIGHTS).network.items():
         np.testing.assert_array_equal(bundle.network[name], array)
@@ -314,5 +342,8 @@ def test_programs_make_weights_of_counts(folders, tmp_path, capsys, monkeypatch)
     other = shutil.copytree(WEIGHTS, tmp_path / "other")
     write_arrays(other / "network.npz", {name: array + 1 for name, array in read_arrays(other / "network.npz").items()})
     given[given.index("--network") + 1] = str(other)
+    assert exit_code(make_weights.main, [*given[:-1], str(tmp_path / "x")]) == 2
+    assert "network.npz: sha256" in capsys.readouterr().err
+    (other / "manifest.json").unlink()
     assert exit_code(make_weights.main, [*given[:-1], str(tmp_path / "x")]) == 2
     assert "another network" in capsys.readouterr().err

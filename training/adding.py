@@ -1,8 +1,9 @@
 """Sums of several productions together, with the weights that give the smallest variance.
 
 A folder of counts holds the sums of one production or events file (see ``training.sums``). Each, scaled to the expected
-total of a process, is an unbiased estimate of its counts; they are averaged with shares in proportion to their
-effective numbers of showered events, as ``training.simulation.joining`` does with events.
+total of a process, is an unbiased estimate of its counts. They are averaged with shares in proportion to one over the
+variance that each gives mu_hat, where it is known how far an event of each bin moves that; else to their effective
+numbers of showered events, as ``training.simulation.joining`` does with events. Shares differ where events are aimed.
 """
 
 from __future__ import annotations
@@ -161,11 +162,17 @@ class Added:
     parts: list[dict[str, Any]]
 
 
-def add(folders: Sequence[Path]) -> Added:
+def add(folders: Sequence[Path], gain: np.ndarray | None = None) -> Added:
     """Add folders of counts.
 
+    Args:
+        folders: The folders.
+        gain: d mu_hat / d n in each bin, shape (B,), to decide how much each contributes; None to let the effective
+            numbers of showered events decide.
+
     Raises:
-        InputError: If they do not belong together, hold the same events, or lack a process.
+        InputError: If they do not belong together, hold the same events, or lack a process, or there is no gain for
+            each bin.
     """
     everything = [read_counts(folder) for folder in folders]
     for i, counts in enumerate(everything):
@@ -175,17 +182,21 @@ def add(folders: Sequence[Path]) -> Added:
     if missing:
         msg = f"none of {', '.join(map(str, folders))} holds counts of {missing[0]}; add a production of it"
         raise InputError(msg)
-    shares = find_shares(everything)
+    plan = everything[0].plan
+    regions = read_regions(folders[0] / COUNTS_FILE, plan["regions"])
+    if gain is not None and len(gain) != regions.n_bins:
+        msg = f"the weights have {len(gain)} bins, the counts {regions.n_bins}; take those the events were counted with"
+        raise InputError(msg)
+    shares = find_shares(everything) if gain is None else _shares_by_worth(everything, gain)
     by_process: dict[str, Sums] = {}
     for counts, share in zip(everything, shares, strict=True):
         for name, part in share.items():
             sums = counts.sums[name].scaled(TABLE[name].expected * part / counts.sums[name].total)
             by_process[name] = by_process[name] + sums if name in by_process else sums
     ordered = [by_process[name] for name in PROCESSES]
-    plan = everything[0].plan
     return Added(
         network=plan["network"],
-        regions=read_regions(folders[0] / COUNTS_FILE, plan["regions"]),
+        regions=regions,
         points=tuple((float(tes), float(jes), float(soft_met)) for tes, jes, soft_met in plan["points"]),
         noise=tuple(plan["noise"]),
         counts=np.stack([sums.counts for sums in ordered], axis=1),
@@ -198,6 +209,13 @@ def add(folders: Sequence[Path]) -> Added:
         ),
         parts=[_describe(counts, share) for counts, share in zip(everything, shares, strict=True)],
     )
+
+
+def _shares_by_worth(everything: Sequence[Counts], gain: np.ndarray) -> list[dict[str, float]]:
+    """Return, for each folder, the share of each of its processes that makes the variance of mu_hat smallest."""
+    worth = [{name: 1.0 / sums.variance_along(gain) for name, sums in counts.sums.items()} for counts in everything]
+    totals = {name: sum(found.get(name, 0.0) for found in worth) for name in PROCESSES}
+    return [{name: value / totals[name] for name, value in found.items()} for found in worth]
 
 
 def _check(one: Counts, other: Counts) -> None:

@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sage.challenge.nuisances import PROCESSES
 from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import FORMAT, MANIFEST, signed
@@ -132,7 +134,14 @@ def make_weights(
 
 
 def add_weights(
-    config: Config, counts: Sequence[Path], network: Path, build: Path, output: Path, *, overwrite: bool = False
+    config: Config,
+    counts: Sequence[Path],
+    network: Path,
+    build: Path,
+    output: Path,
+    *,
+    gain: np.ndarray | None = None,
+    overwrite: bool = False,
 ) -> Bundle:
     """Make tables from sums of counted productions, for the network that counted them, and write the weights folder.
 
@@ -142,13 +151,14 @@ def add_weights(
         network: Folder of the network.
         build: Folder for intermediate results.
         output: The weights folder.
+        gain: d mu_hat / d n in each bin, which decides how much each folder contributes; see ``training.adding.add``.
         overwrite: Throw away earlier tables of ``build``.
 
     Raises:
         sage.errors.InputError: If the counts do not belong together, or to the network.
     """
     with locked(build), locked(output):
-        added = add(counts)
+        added = add(counts, gain)
         config = decided_by(config, added)
         report = add_tables(config, added, network, build / "tables", overwrite=overwrite)
         log.info("tables:\n%s", summary(report))

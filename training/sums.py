@@ -116,6 +116,16 @@ class Sums:
         """Showered events of equal weight that would have the same relative variance."""
         return self.total**2 / float(self.covariance[-1, -1])
 
+    def variance_along(self, gain: np.ndarray) -> float:
+        """Return the variance of sum_b gain_b n_b, by showered events, for a total that is normalised to 1.
+
+        Args:
+            gain: Weight of each bin, shape (B,); 0 for events in none.
+        """
+        mean = float(gain @ self.counts[0]) / self.total
+        along = np.append(gain, -mean)
+        return float(along @ self.covariance @ along) / self.total**2
+
     def scaled(self, factor: float) -> Sums:
         """Return the sums for weights multiplied by a factor."""
         return Sums(

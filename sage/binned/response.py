@@ -98,7 +98,8 @@ class Response:
         exponents[4:] += slopes[_FIRST] * slopes[_SECOND]
         yields = self.nominal.ravel() * np.exp(np.clip(exponents[0], -LARGEST_LOG, LARGEST_LOG))
         exponents[0] = 1.0
-        return (yields * exponents).reshape(N_TERMS, *self.nominal.shape)
+        terms: np.ndarray = yields * exponents
+        return terms.reshape(N_TERMS, *self.nominal.shape)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return yields at points (k, 3), shape (k, *nominal.shape)."""
