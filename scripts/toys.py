@@ -158,6 +158,7 @@ def _report(given: argparse.Namespace, frame: pd.DataFrame) -> None:
     title = f"SAGE, {found.toys} toys ({given.level})" + (f", fault: {given.inject}" if given.inject else "")
     title += "".join(f", {name} = {value:g}" for name, value in given.fix or ())
     for name, figure in {
+        "measurement": toy_report.draw_measurement(frame, found, title),
         "pulls": toy_report.draw_toy_pulls(frame, found, title),
         "estimates": toy_report.draw_estimates(frame, found, title),
         "coverage": toy_report.draw_coverage(found, title, corrected),

@@ -19,6 +19,10 @@ from workshop.plots import drawn, new_figure
 
 RANGE = 4.0
 """Pulls are shown from minus to plus this."""
+SHOWN = 150
+"""Toys whose intervals are drawn one by one."""
+SPREAD = 0.3
+"""Width in mu over which toys of the same mu are spread."""
 
 
 def as_text(found: Analysis) -> str:
@@ -111,6 +115,46 @@ def draw_estimates(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
     axes.set_ylabel(MU_HAT)
     axes.legend(frameon=False, fontsize=9)
     label(axes, title)
+    return figure
+
+
+@drawn
+def draw_measurement(frame: pd.DataFrame, found: Analysis, title: str) -> Any:
+    """Draw a part of the intervals against true mu, and the coverage of all toys by mu.
+
+    Args:
+        frame: The toys.
+        found: Their analysis.
+        title: Text above the panels.
+    """
+    good = frame[frame["status"] != FAILED].head(SHOWN).sort_values("mu")
+    # Toys of the same mu are shown side by side.
+    mu, repeats = good["mu"].to_numpy(), good.groupby("mu")["mu"].transform("size").to_numpy()
+    place = mu + np.where(repeats > 1, SPREAD * ((good.groupby("mu").cumcount().to_numpy() + 0.5) / repeats - 0.5), 0.0)
+    figure, panels = new_figure(10.0, 4.4, columns=2, gridspec_kw={"width_ratios": (1.5, 1.0)})
+    left, right = panels[0]
+    covers = ((good["p16"] <= good["mu"]) & (good["mu"] <= good["p84"])).to_numpy()
+    for inside, colour, text in ((True, BLUE, r"68 % interval holds true $\mu$"), (False, RED, "does not")):
+        here = good[covers == inside]
+        left.vlines(place[covers == inside], here["p16"], here["p84"], color=colour, lw=1.1, alpha=0.8, label=text)
+    left.plot(place, good["mu_hat"], "o", ms=2.2, color=BLACK, label=f"estimate {MU_HAT}")
+    ends = np.array([mu.min(), mu.max()])
+    left.plot(ends, ends, color=BLACK, lw=1.0, ls="--", label="truth")
+    left.set_xlabel(f"true {MU}")
+    left.set_ylabel(f"measured {MU}")
+    left.legend(frameon=False, fontsize=9)
+    label(left, title)
+    mus = [group.mu for group in found.groups]
+    values = np.array([group.coverage.value for group in found.groups])
+    ends_of = np.array([(group.coverage.low, group.coverage.high) for group in found.groups]).T
+    right.axhspan(*found.band, color=GREEN, label=f"not penalised at {found.toys} toys")
+    right.axhline(ONE_SIGMA, color=BLACK, lw=0.8, label="68.27 %")
+    errors = np.abs(ends_of - values)
+    right.errorbar(mus, values, yerr=errors, fmt="o", ms=4, color=BLUE, capsize=2, label=f"{found.toys} toys")
+    right.set_xlabel(f"true {MU}")
+    right.set_ylabel(r"fraction of intervals that hold true $\mu$")
+    right.set_ylim(*_coverage_range(values, errors[0], errors[1]))
+    right.legend(frameon=False, fontsize=9)
     return figure
 
 

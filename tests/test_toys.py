@@ -353,7 +353,7 @@ def test_program(tmp_path, capsys):
     assert len(content["thresholds"]) == 3
     assert len(pd.read_parquet(output / "toys.parquet")) == 24
     assert len(json.loads((output / "thresholds.json").read_text())["delta_nll"]) == 13
-    for name in ("pulls", "estimates", "coverage", "p_values"):
+    for name in ("measurement", "pulls", "estimates", "coverage", "p_values"):
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (output / f"{name}.svg").is_file()
     assert "fits not by the first step: 0\n" in printed
