@@ -1,4 +1,4 @@
-"""README is true: its commands are understood by the programs they name, its Python runs, its links lead somewhere."""
+"""README and docs are true: programs understand their commands, README's Python runs, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -13,21 +13,30 @@ import pytest
 from scripts.__main__ import verbs
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
-LINES = re.findall(r"(?:^    .+\n)+", PROSE, re.MULTILINE)
-INLINE = re.findall(r"`([^`]+)`", re.sub(r"^    .+$", "", PROSE, flags=re.MULTILINE))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training" / "simulation" / "README.md"]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def commands():
-    """Return each command line, continued lines joined, without comments."""
-    found = [line for block in LINES for line in block.replace("\\\n", " ").splitlines()]
-    return [" ".join(line.partition(" #")[0].split()) for line in (*found, *INLINE)]
+def commands(text):
+    """Return each command line of a page, continued lines joined, without comments."""
+    prose = FENCED.sub("", text)
+    blocks = re.findall(r"(?:^    .+\n)+", prose, re.MULTILINE)
+    inline = re.findall(r"`([^`]+)`", re.sub(r"^    .+$", "", prose, flags=re.MULTILINE))
+    found = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [" ".join(line.partition(" #")[0].split()) for line in (*found, *inline)]
 
 
-PROGRAMS = sorted({line for line in commands() if line.startswith(("python -m scripts.", "python -m benchmarks."))})
-TARGETS = sorted({target for line in commands() for target in re.findall(r"^make (\w+)$", line)})
+def heading_anchors(text):
+    """Return the anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+ALL_COMMANDS = {line for text in TEXTS.values() for line in commands(text)}
+PROGRAMS = sorted(line for line in ALL_COMMANDS if line.startswith(("python -m scripts.", "python -m benchmarks.")))
+TARGETS = sorted({target for line in ALL_COMMANDS for target in re.findall(r"^make (\w+)$", line)})
+LINKS = [(page, link) for page, text in TEXTS.items() for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
 
 
 def test_there_is_something_to_check():
@@ -60,19 +69,19 @@ def test_targets_are_in_the_makefile(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)", TEXT))
-def test_links_lead_to_files(link):
-    assert (ROOT / link).is_file()
-
-
-@pytest.mark.parametrize("anchor", re.findall(r"\]\(#([^)]+)\)", TEXT))
-def test_anchors_are_headings(anchor):
-    headings = re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)
-    assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+@pytest.mark.parametrize(
+    ("page", "link"), LINKS, ids=[f"{page.parent.name}/{page.stem}:{link}" for page, link in LINKS]
+)
+def test_links_lead_somewhere(page, link):
+    place, _, anchor = link.partition("#")
+    target = page.parent / place if place else page
+    assert target.is_file()
+    if anchor:
+        assert anchor in heading_anchors(target.read_text(encoding="utf-8"))
 
 
 def test_python_runs():
-    (code,) = (code for language, code in BLOCKS if language == "python")
+    (code,) = (code for language, code in FENCED.findall(TEXTS[PAGES[0]]) if language == "python")
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "'mu_hat': " in run.stdout
