@@ -1,7 +1,7 @@
 """Compare simulated events with the public data set's published yields and with reference events.
 
 The folder of reference events holds one parquet file per process (and ``real_500.parquet``, compared if it is there).
-Writes ``comparison.json`` and a plot of all 28 features per process, and logs the tables.
+Writes ``comparison.json`` and a picture of all 28 features per process, and logs the tables.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from scipy.stats import kstwobign
 
 from sage.challenge.nuisances import PROCESSES, SIGNAL
-from sage.challenge.shifts import PRIMARIES, UNDEFINED
+from sage.challenge.shifts import PRIMARIES
 from training.events import DATA_FILE, PARENTS_FILE
 from training.simulation.comparison import (
     FEATURES,
@@ -28,15 +28,12 @@ from training.simulation.comparison import (
     response_table,
     score_inflation,
 )
+from training.simulation.comparison_plots import draw_features
 from workshop.files import write_bytes, write_json
-from workshop.plots import drawn, image, new_figure
+from workshop.plots import image
 
 REAL_FILE = "real_500.parquet"
 KS_FLOOR = 0.02
-N_PLOT_BINS = 40
-COLOURS = ("C1", "C0", "C2", "C3", "C4")
-FEW = 500
-"""Samples up to this size are drawn as points."""
 LEAST_DRAWN = 100
 """Fewer real events than this would only hide the rest."""
 
@@ -69,36 +66,6 @@ def real_p_values(sample: Sample, real: Sample) -> dict[str, float]:
     return {name: float(kstwobign.sf(table[name] * np.sqrt(n))) for name in FEATURES}
 
 
-@drawn
-def plot(samples: dict[str, Sample], title: str) -> Any:
-    """Draw the 28 features of samples after the selection; the last one decides the range."""
-    selected = {label: sample.selected() for label, sample in samples.items()}
-    figure, axes = new_figure(16, 20, 7, 4)
-    for name, axis in zip(FEATURES, axes.flat, strict=True):
-        values = {label: np.nan_to_num(part.columns[name], nan=UNDEFINED) for label, part in selected.items()}
-        last = list(values.values())[-1]
-        low, high = np.quantile(last[last != UNDEFINED], [0.002, 0.99])
-        edges = np.linspace(low, high, N_PLOT_BINS + 1)
-        colours = [*COLOURS[: len(values) - 1], "black"]
-        for (label, column), colour in zip(values.items(), colours, strict=True):
-            # Fractions of all events, so that a wrong number of jets shows in every jet quantity.
-            share = selected[label].weights / selected[label].weights.sum()
-            counts, _ = np.histogram(column, edges, weights=share)
-            squares, _ = np.histogram(column, edges, weights=share**2)
-            centres = (edges[1:] + edges[:-1]) / 2
-            if len(column) > FEW:
-                axis.stairs(counts, edges, color=colour, label=label)
-                axis.errorbar(centres, counts, np.sqrt(squares), fmt="none", color=colour)
-            else:
-                filled = counts > 0
-                points = (centres[filled], counts[filled], np.sqrt(squares[filled]))
-                axis.errorbar(*points, fmt="o", markersize=2, linewidth=0.5, color=colour, label=label)
-        axis.set_title(name, fontsize="small")
-    axes.flat[0].legend()
-    figure.suptitle(title)
-    return figure
-
-
 def compare(events: Path, reference: Path, output: Path, others: Sequence[Path] = ()) -> dict[str, Any]:
     """Compare all processes that both have; see the module's docstring. ``others`` are drawn beside."""
     output.mkdir(parents=True, exist_ok=True)
@@ -124,8 +91,8 @@ def compare(events: Path, reference: Path, output: Path, others: Sequence[Path] 
             report[process]["real_p_values"] = real_p_values(sample, real[process])
         shown = {label: beside[process] for label, beside in drawn_beside.items() if process in beside}
         if process in real and len(real[process].weights) >= LEAST_DRAWN:
-            shown["real"] = real[process]
-        figure = plot({events.name: sample, **shown, "reference": other}, process)
+            shown["real events"] = real[process]
+        figure = draw_features({events.name: sample, **shown, "reference": other}, process)
         write_bytes(output / f"{process}.png", image(figure, "png"))
         _log(process, report[process])
     if len(samples) > 1 and SIGNAL in samples:
