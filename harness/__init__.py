@@ -9,6 +9,7 @@ input is refused with a message, and any number of worker processes gives the sa
     pool                the test part on disk, shared by worker processes
     settings            sets, seeds, switches, order of the pseudo-experiments
     pseudo_experiments  nuisance draws and pseudo-data
+    fast_pseudo_data    the same pseudo-data in less time
     archive, submission unpacking, importing and starting a submission
     surroundings        what a submission finds in its process, and what of it stays away from this program
     ingestion_program   the official program's modules, which a submission may import

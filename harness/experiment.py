@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from harness.pseudo_experiments import draw_nuisances, make_pseudo_data
+from harness.fast_pseudo_data import PseudoData
+from harness.pseudo_experiments import draw_nuisances
 from harness.settings import Job
 from harness.surroundings import inside
 from workshop.errors import SubmissionError
@@ -50,46 +50,88 @@ class Record:
     result: dict[str, Any] | None = None
 
 
-def run_experiment(model: Any, test_set: Mapping[str, pd.DataFrame], job: Job, systematics: Collection[str]) -> Record:
+@dataclasses.dataclass(frozen=True)
+class PseudoExperiment:
+    """A pseudo-experiment before anybody has measured it.
+
+    Attributes:
+        job: Which one.
+        nuisances: Drawn physical values; None for a rate that is switched off.
+        data: What ``predict`` gets.
+        seconds: Time to make it.
+    """
+
+    job: Job
+    nuisances: dict[str, float | None]
+    data: dict[str, Any]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a submission says about one: the four numbers, the time of ``predict``, and ``last_result``."""
+
+    values: dict[str, float]
+    seconds: float
+    result: dict[str, Any] | None
+
+
+def run_experiment(model: Any, pool: PseudoData, job: Job, systematics: Collection[str]) -> Record:
     """Run one pseudo-experiment.
 
     Args:
         model: The fitted model.
-        test_set: Frames by process, see ``EventFile.load_test_set``.
+        pool: Makes the data.
         job: Which pseudo-experiment.
         systematics: Names of the uncertainties that are switched on.
 
     Raises:
         SubmissionError: If ``predict`` raises (``details`` holds the traceback) or its answer breaks the contract.
     """
+    made = make_experiment(pool, job, systematics)
+    return record_of(made, ask(model, made.data, name_of(job)))
+
+
+def make_experiment(pool: PseudoData, job: Job, systematics: Collection[str]) -> PseudoExperiment:
+    """Draw a pseudo-experiment and make its data; arguments as for ``run_experiment``."""
     began = time.perf_counter()
     nuisances = draw_nuisances(job.seed, systematics)
-    data = make_pseudo_data(test_set, job.mu, nuisances, job.seed)
-    events = len(data["data"])
-    generated = time.perf_counter()
+    data = pool.make(job.mu, nuisances, job.seed)
+    plain = {name: None if value is None else float(value) for name, value in nuisances.items()}
+    return PseudoExperiment(job, plain, data, time.perf_counter() - began)
+
+
+def ask(model: Any, data: Mapping[str, Any], name: str) -> Answer:
+    """Return what a model says about data.
+
+    Args:
+        model: The fitted model.
+        data: What ``predict`` gets.
+        name: What the data are, for messages.
+
+    Raises:
+        SubmissionError: As for ``run_experiment``.
+    """
+    began = time.perf_counter()
     try:
         with inside(logging.DEBUG):
             answer = model.predict(data)
-            predicted = time.perf_counter()
+            seconds = time.perf_counter() - began
             result = describe(getattr(model, "last_result", None))
     except (Exception, SystemExit) as error:
-        msg = f"predict failed in {_name(job)}: {type(error).__name__}: {error}"
+        msg = f"predict failed in {name}: {type(error).__name__}: {error}"
         raise SubmissionError(msg, traceback.format_exc()) from error
-    return Record(
-        job.set,
-        job.index,
-        job.seed,
-        job.mu,
-        {name: None if value is None else float(value) for name, value in nuisances.items()},
-        events,
-        check_answer(answer, job),
-        generated - began,
-        predicted - generated,
-        result,
-    )
+    return Answer(check_answer(answer, name), seconds, result)
 
 
-def check_answer(answer: Any, job: Job) -> dict[str, float]:
+def record_of(made: PseudoExperiment, answer: Answer) -> Record:
+    """Return what is kept of a pseudo-experiment and an answer to it."""
+    job = made.job
+    events, times = len(made.data["data"]), (made.seconds, answer.seconds)
+    return Record(job.set, job.index, job.seed, job.mu, made.nuisances, events, answer.values, *times, answer.result)
+
+
+def check_answer(answer: Any, name: str) -> dict[str, float]:
     """Return a copy of the four numbers of an answer.
 
     Accepted is what the official program can write: Python numbers and ``np.float64``, which is one. A ``np.float32``
@@ -99,20 +141,20 @@ def check_answer(answer: Any, job: Job) -> dict[str, float]:
         SubmissionError: If the answer is no dict, a key is missing, or a value is not a finite plain number.
     """
     if not isinstance(answer, dict):
-        msg = f"predict returned {type(answer).__name__} in {_name(job)}, but must return a dict with the keys "
+        msg = f"predict returned {type(answer).__name__} in {name}, but must return a dict with the keys "
         msg += ", ".join(ANSWER_KEYS)
         raise SubmissionError(msg)
     for key in ANSWER_KEYS:
         if key not in answer:
-            msg = f"predict's answer has no {key!r} in {_name(job)}; it must have the keys {', '.join(ANSWER_KEYS)}"
+            msg = f"predict's answer has no {key!r} in {name}; it must have the keys {', '.join(ANSWER_KEYS)}"
             raise SubmissionError(msg)
         value = answer[key]
         if isinstance(value, bool) or not isinstance(value, (float, int)):
-            msg = f"predict's answer has {key!r} = {value!r} of type {type(value).__name__} in {_name(job)}"
+            msg = f"predict's answer has {key!r} = {value!r} of type {type(value).__name__} in {name}"
             msg += ", which the official program cannot write; return float(...)"
             raise SubmissionError(msg)
         if not math.isfinite(value):
-            msg = f"predict's answer has {key!r} = {value!r} in {_name(job)}, but it must be finite; fall back to a "
+            msg = f"predict's answer has {key!r} = {value!r} in {name}, but it must be finite; fall back to a "
             msg += "wide interval instead"
             raise SubmissionError(msg)
     return {key: answer[key] for key in ANSWER_KEYS}
@@ -141,5 +183,6 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else repr(value)
 
 
-def _name(job: Job) -> str:
+def name_of(job: Job) -> str:
+    """Return what a pseudo-experiment is called in messages."""
     return f"set {job.set}, pseudo-experiment {job.index} (seed {job.seed})"

@@ -36,7 +36,7 @@ SETTINGS_FILE = "test_settings.json"
 DURATION_FILE = "ingestion_duration.json"
 OTHER_FILES = (
     *(SUBMISSION_FILE, ENVIRONMENT_FILE, SETTINGS_FILE, DURATION_FILE, "result_*.json"),
-    *("scores.json", "intervals.png", "report.html", "report.json"),
+    *("pool.json", "scores.json", "intervals.png", "report.html", "report.json"),
 )
 """What a run writes besides its identity and the pseudo-experiments."""
 LARGEST = 1e300

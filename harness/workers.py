@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment import Record, run_experiment
+from harness.fast_pseudo_data import PseudoData
 from harness.mapped import DiskPool, MappedColumn, attach
 from harness.settings import Job
 from harness.submission import unpickle_model
@@ -26,7 +27,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.model: Any = None
-        self.test_set: Any = None
+        self.pool: Any = None
         self.systematics: Collection[str] = ()
         self.surroundings = ExitStack()
 
@@ -57,11 +58,11 @@ def run_in_workers(
     Raises:
         UsageError: The first failure, after the pseudo-experiments that had begun are yielded; none is begun after.
     """
-    with scratch_folder(scratch) as place, _thread_limit(workers):
+    with scratch_folder(scratch) as place, thread_limit(workers):
         mapped = DiskPool(place)
         events.load_test_set(mapped.allocate)
         devices = get_context("spawn").Queue()
-        names = _visible_gpus()
+        names = visible_gpus()
         for number in range(workers):
             devices.put(names[number % len(names)] if names else None)
         arguments = (pickled_model, folder, mapped.columns, tuple(systematics), devices)
@@ -80,16 +81,16 @@ def _init_worker(
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before the model is unpickled, which may import torch
     _worker.surroundings.enter_context(surroundings(folder))  # for the life of the process
-    _worker.test_set = attach(columns)
+    _worker.pool = PseudoData(attach(columns))
     _worker.systematics = systematics
     _worker.model = unpickle_model(pickled_model, folder)
 
 
 def _run_job(job: Job) -> Record:
-    return run_experiment(_worker.model, _worker.test_set, job, _worker.systematics)
+    return run_experiment(_worker.model, _worker.pool, job, _worker.systematics)
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Return the GPUs to share out, as ``CUDA_VISIBLE_DEVICES`` names them; empty without torch or GPU."""
     try:
         import torch
@@ -101,8 +102,12 @@ def _visible_gpus() -> list[str]:
 
 
 @contextmanager
-def _thread_limit(workers: int) -> Iterator[None]:
-    """Share the cores among the workers, unless the user has set the number of threads."""
+def thread_limit(workers: int) -> Iterator[None]:
+    """Share the cores among processes that are started inside, unless the user has set the number of threads.
+
+    Args:
+        workers: Number of processes that work at a time.
+    """
     if THREAD_VARIABLE in os.environ:
         yield
         return

@@ -24,7 +24,8 @@ class Table:
         rows: Cells; numbers are already texts.
         caption: What to look for.
         texts: Columns that hold words: they stand at the left.
-        marked: Row to set apart.
+        marked: Rows to set apart.
+        ruled: First row of a part of its own, below a rule.
         folded: Show the title alone until it is asked for.
     """
 
@@ -35,7 +36,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     texts: tuple[int, ...] = (0,)
-    marked: int | None = None
+    marked: tuple[int, ...] = ()
+    ruled: int | None = None
     folded: bool = False
 
 

@@ -12,23 +12,28 @@ from markupsafe import Markup
 
 from report.blocks import Section
 from report.run import Run, key_numbers
+from report.verdict import Verdict
 
+LOOKS = ("svg", "wide", "folded", "ruled")
+"""What is left out of the numbers beside a page."""
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
-def render(run: Run, sections: Sequence[Section], version: str) -> str:
+def render(run: Run, verdict: Verdict, sections: Sequence[Section], version: str) -> str:
     """Return the page.
 
     Every text is escaped; pictures come from ``report.svg``, as images, in which no script runs.
 
     Args:
         run: The run.
+        verdict: Whether all is well.
         sections: What to show.
         version: Version of the project.
     """
     environment, style = _environment()
     template = environment.get_template("page.html")
-    return template.render(run=run, numbers=key_numbers(run), sections=sections, version=version, style=style)
+    shown = {"run": run, "verdict": verdict, "numbers": key_numbers(run), "sections": sections}
+    return template.render(**shown, version=version, style=style)
 
 
 def render_study(
@@ -51,7 +56,7 @@ def render_study(
     """
     environment, style = _environment()
     template = environment.get_template("study.html")
-    content = {"title": title, "kind": kind, "label": label, "numbers": numbers, "sections": sections}
+    content = {"verdict": None, "title": title, "kind": kind, "label": label, "numbers": numbers, "sections": sections}
     return template.render(**content, version=version, style=style)
 
 
@@ -69,14 +74,15 @@ def _environment() -> tuple[Environment, Markup]:
     return environment, style
 
 
-def as_json(run: Run, sections: Sequence[Section]) -> dict[str, Any]:
+def as_json(run: Run, verdict: Verdict, sections: Sequence[Section]) -> dict[str, Any]:
     """Return what the page shows, without the pictures, as JSON values."""
     shown = []
     for section in sections:
         blocks = [
-            {key: value for key, value in dataclasses.asdict(block).items() if key not in ("svg", "wide", "folded")}
+            {key: value for key, value in dataclasses.asdict(block).items() if key not in LOOKS}
             for block in section.blocks
         ]
         shown.append({"name": section.name, "title": section.title, "text": section.text, "blocks": blocks})
     numbers = [{"name": name, "value": value, "meaning": meaning} for name, value, meaning in key_numbers(run)]
-    return {"name": run.name, "label": run.label, "numbers": numbers, "sections": shown}
+    head = {"name": run.name, "label": run.label, "verdict": dataclasses.asdict(verdict)}
+    return head | {"numbers": numbers, "sections": shown}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,23 @@ from typing import Any
 import numpy as np
 
 from harness.experiment import Record
-from harness.leaderboard import BOOTSTRAPPED, leaderboard_rows
+from harness.leaderboard import BOOTSTRAPPED, PUBLISHED, PUBLISHED_DATA, PUBLISHED_EXPERIMENTS
 from harness.plots import draw_intervals
-from harness.results import ENVIRONMENT_FILE, EXPERIMENTS_FILE, RUN_FILE, RunResults, read_records, read_results
-from harness.scores import ONE_SIGMA, Scores, pulls, score_results
+from harness.results import (
+    ENVIRONMENT_FILE,
+    EXPERIMENTS_FILE,
+    RUN_FILE,
+    RunResults,
+    SetResult,
+    read_records,
+    read_results,
+)
+from harness.scores import ONE_SIGMA, Scores, mae_score, pulls, rmse_score, score_results
 from report.blocks import Block, Picture, Section, Table, count, number, with_error
 from report.plots import coverage_of, draw_coverage, draw_run_pulls
 from report.svg import inline, svg_of
 from sage.files.bundle import Bundle
-from studies.analysis import UNPULLED, Pull, flat_band, fraction, nuisance_pulls, pull_of
+from studies.analysis import UNPULLED, Fraction, Pull, flat_band, fraction, nuisance_pulls, pull_of
 from studies.event_toys import frame_of_records
 from workshop.errors import UsageError
 from workshop.numbers import without_numbers
@@ -185,17 +195,17 @@ def _bootstrap(run: Run, name: str) -> str:
 
 
 def _scores(run: Run) -> Section:
-    ranked = leaderboard_rows(run.scores, run.name, run.label)
-    mine = next(i for i, row in enumerate(ranked) if (row[0], row[-1]) == (run.name, run.label))
-    cells = [(row[0], *(number(value) for value in row[1:4]), count(row[4]), row[5]) for row in ranked]
-    own = tuple(_bootstrap(run, name) for name in BOOTSTRAPPED)
-    cells[mine] = (run.name, *own, *cells[mine][4:])
-    caption = "Means over 1000 bootstraps of the sets, as in the final phase, best quantiles score first; for this run "
-    caption += "± is the standard deviation of its bootstraps. The published rows were measured on the official "
-    caption += f"hold-out, this run on “{run.label}”: where the data differ, the order of the rows is no ranking."
+    own = (run.name, *(_bootstrap(run, name) for name in BOOTSTRAPPED), count(run.scores.experiments), run.label)
+    published = tuple(
+        (team, *(number(value) for value in values), count(PUBLISHED_EXPERIMENTS), PUBLISHED_DATA)
+        for team, *values in sorted(PUBLISHED, key=lambda row: -row[3])
+    )
+    caption = "Means over 1000 bootstraps of the sets, as in the final phase; for this run ± is the standard deviation "
+    caption += "of its bootstraps. Below the rule: the published results, measured on the "
+    caption += f"official hold-out, while this run is on “{run.label}”: where the data differ, this is no ranking."
     header = ("team", "coverage", "interval / mu", "quantiles score", "experiments", "data")
     blocks: list[Block] = [
-        Table("leaderboard", "Score table", header, tuple(cells), caption, texts=(0, 5), marked=mine),
+        Table("leaderboard", "Score table", header, (own, *published), caption, texts=(0, 5), marked=(0,), ruled=1),
         _totals(run),
         Table(
             "sets",
@@ -215,15 +225,17 @@ def _scores(run: Run) -> Section:
                     str(i),
                     number(score.mu),
                     count(score.experiments),
-                    number(score.coverage),
-                    number(score.interval),
-                    number(score.rmse),
-                    number(score.mae),
-                    number(float(np.mean(result.mu_hats)) - result.mu, sign=True),
+                    _coverage_text(coverage_of(result)),
+                    *(
+                        _mean(values)
+                        for values in (_widths(result), _terms(rmse_score, result), _terms(mae_score, result))
+                    ),
+                    _mean(np.subtract(result.mu_hats, result.mu), sign=True),
                 )
                 for i, (score, result) in enumerate(zip(run.scores.sets, run.results.sets, strict=True))
             ),
-            "All experiments of a set share the true mu. Look for a coverage or a bias that changes with mu.",
+            "All experiments of a set share the true mu; ± is the error of a mean. Look for a coverage or a bias that "
+            "changes with mu.",
             texts=(),
         ),
     ]
@@ -235,26 +247,46 @@ def _totals(run: Run) -> Table:
     """Return the scores of all pseudo-experiments together, with errors that count experiments rather than sets."""
     inside = sum(coverage_of(result).k for result in run.results.sets)
     n = run.scores.experiments
-    found, (low, high) = fraction(inside, n), flat_band(n)
-    widths = np.concatenate([np.abs(np.subtract(result.p84, result.p16)) for result in run.results.sets])
-    off = np.concatenate([np.subtract(result.mu_hats, result.mu) for result in run.results.sets])
-    root = math.sqrt(n)
+    low, high = flat_band(n)
+    sets = run.results.sets
+    widths, rmse, mae = (
+        np.concatenate([terms(result) for result in sets])
+        for terms in (_widths, functools.partial(_terms, rmse_score), functools.partial(_terms, mae_score))
+    )
+    off = np.concatenate([np.subtract(result.mu_hats, result.mu) for result in sets])
+    rms = float(np.sqrt(np.mean(off**2)))
     rows = (
-        ("coverage", f"{number(found.value)} [{number(found.low)}, {number(found.high)}]", f"{inside} of {n} intervals "
-         f"hold the true mu; 68.27 % Clopper-Pearson interval; no penalty from {number(low)} to {number(high)}"),
-        ("mean interval", with_error(float(widths.mean()), _spread(widths) / root), "p84 − p16, in units of mu"),
-        ("quantiles score", number(run.scores.quantiles_score), "of all experiments, without bootstrap"),
-        ("bias", with_error(float(off.mean()), _spread(off) / root, sign=True), "mean of mu_hat − mu; 0 if unbiased"),
-        ("RMS", number(float(np.sqrt(np.mean(off**2)))), "root mean square of mu_hat − mu"),
-        ("RMSE score", number(run.scores.rmse), "also judges delta_mu_hat; smaller is better"),
-        ("MAE score", number(run.scores.mae), "also judges delta_mu_hat; smaller is better"),
+        ("coverage", _coverage_text(fraction(inside, n)), f"{inside} of {n} intervals hold the true mu; no penalty "
+         f"from {number(low, 3)} to {number(high, 3)}"),
+        ("mean interval", _mean(widths), "p84 − p16, in units of mu"),
+        ("quantiles score", number(run.scores.quantiles_score, 2), "of all experiments, without bootstrap"),
+        ("bias", _mean(off, sign=True), "mean of mu_hat − mu; 0 if unbiased"),
+        ("RMS", with_error(rms, rms / math.sqrt(2 * n)), "root mean square of mu_hat − mu"),
+        ("RMSE score", _mean(rmse), "also judges delta_mu_hat; smaller is better"),
+        ("MAE score", _mean(mae), "also judges delta_mu_hat; smaller is better"),
     )  # fmt: skip
-    caption = "± is the standard error of a mean, from the scatter of the experiments."
+    caption = "± is the standard error, from the scatter of the experiments; of the coverage the binomial one."
     return Table("totals", "All pseudo-experiments", ("quantity", "value", "meaning"), rows, caption, texts=(0, 2))
 
 
-def _spread(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+def _coverage_text(found: Fraction) -> str:
+    return with_error(found.value, 0.5 * (found.high - found.low))
+
+
+def _mean(values: np.ndarray, *, sign: bool = False) -> str:
+    """Return a mean and its standard error."""
+    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    return with_error(float(values.mean()), error, sign=sign)
+
+
+def _widths(result: SetResult) -> np.ndarray:
+    return np.abs(np.subtract(result.p84, result.p16))
+
+
+def _terms(score: Callable[..., float], result: SetResult) -> np.ndarray:
+    """Return what a score of a set is the mean of."""
+    pairs = zip(result.mu_hats, result.delta_mu_hats, strict=True)
+    return np.array([score(result.mu, np.array([mu_hat]), np.array([delta])) for mu_hat, delta in pairs])
 
 
 def _coverage(run: Run) -> Section:

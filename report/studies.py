@@ -32,8 +32,8 @@ def asimov_section(bundle: Bundle, folder: Path | None) -> Section:
         drawn["impacts"] = draw_impacts(study.impacts, "Asimov data")
         content, pictures = as_json(study), {name: svg_of(figure) for name, figure in drawn.items()}
     else:
-        content, pictures = _read(folder, "asimov.json", ("scan", "impacts"))
-    with _entries(folder, "asimov.json"):
+        content, pictures = read_study(folder, "asimov.json", ("scan", "impacts"))
+    with entries(folder, "asimov.json"):
         return _asimov(content, pictures)
 
 
@@ -59,7 +59,7 @@ def _asimov(content: Mapping[str, Any], pictures: Pictures) -> Section:
             "moved by one width. Points, on the lower axis: pulls with their width after the fit.",
         ),
     }
-    blocks: list[Block] = _pictures("asimov", pictures, captions)
+    blocks: list[Block] = pictures_of("asimov", pictures, captions)
     ordered = sorted(nuisances, key=lambda entry: -max(map(abs, entry["fixed_postfit"])))
     header = ("nuisance", "nu", "width before", "width after", "prefit −1σ", "+1σ", "postfit −1σ", "+1σ", "own part")
     rows = tuple(
@@ -110,8 +110,8 @@ def _change(entry: Mapping[str, Any]) -> str:
 
 def toys_section(folder: Path) -> Section:
     """Return the section on toys, from the folder of ``scripts.toys``."""
-    content, pictures = _read(folder, "analysis.json", ("coverage", "pulls", "estimates", "p_values"))
-    with _entries(folder, "analysis.json"):
+    content, pictures = read_study(folder, "analysis.json", ("coverage", "pulls", "estimates", "p_values"))
+    with entries(folder, "analysis.json"):
         coverage, band = content["coverage"], content["band"]
         text = f"{count(content['toys'])} toys at the level of {content['level']}, seed {content['seed']}: "
         text += f"{count(content['failed'])} failed, {count(content['flagged'])} flagged. Coverage "
@@ -124,7 +124,7 @@ def toys_section(folder: Path) -> Section:
             "estimates": ("Estimates of toys", "The means should lie on the diagonal."),
             "p_values": ("p-values of toys", "Both histograms should be flat."),
         }
-        blocks: list[Block] = _pictures("toys", pictures, captions, wide=("pulls", "p_values"))
+        blocks: list[Block] = pictures_of("toys", pictures, captions, wide=("pulls", "p_values"))
         groups = tuple(
             (
                 number(group["mu"], 3),
@@ -152,7 +152,13 @@ def toys_section(folder: Path) -> Section:
         caption = "Means should be 0 and widths 1 within the errors."
         blocks.append(Table("toys-pulls", "Pulls of toys", ("parameter", "toys", "mean", "width"), pulls, caption))
         checks = tuple(
-            (check["name"], number(check["value"]), number(check["low"]), number(check["high"]), _verdict(check["ok"]))
+            (
+                check["name"],
+                number(check["value"]),
+                number(check["low"]),
+                number(check["high"]),
+                verdict_text(check["ok"]),
+            )
             for check in content["checks"]
         )
         caption = "Bounds are four standard errors, or the stated tolerance if that is more."
@@ -161,14 +167,15 @@ def toys_section(folder: Path) -> Section:
     return Section("toys", "Toys", text, tuple(blocks))
 
 
-def _verdict(ok: bool) -> str:
+def verdict_text(ok: bool) -> str:
+    """Return whether a check holds, in words."""
     return "holds" if ok else "does not hold"
 
 
 def postfit_section(folder: Path) -> Section:
     """Return the section on one fitted pseudo-experiment, from the folder of ``scripts.postfit``."""
-    content, pictures = _read(folder, "postfit.json", ("regions", "pulls", "probabilities"))
-    with _entries(folder, "postfit.json"):
+    content, pictures = read_study(folder, "postfit.json", ("regions", "pulls", "probabilities"))
+    with entries(folder, "postfit.json"):
         text = f"One pseudo-experiment, seed {content['seed']}: true mu {number(content['mu'], 3)}, measured "
         text += f"{number(content['mu_hat'], 3)} [{number(content['p16'], 3)}, {number(content['p84'], 3)}]. −2 ln L "
         text += f"against the saturated model: {number(content['twice_nll'], 1)} in {count(content['bins'])} bins; "
@@ -186,7 +193,7 @@ def postfit_section(folder: Path) -> Section:
                 "pile up at the right of its own panel.",
             ),
         }
-        blocks: list[Block] = _pictures("postfit", pictures, captions, wide=("regions", "probabilities"))
+        blocks: list[Block] = pictures_of("postfit", pictures, captions, wide=("regions", "probabilities"))
         rows = tuple(
             (
                 name,
@@ -211,8 +218,8 @@ def _state(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 def compare_section(folder: Path) -> Section:
     """Return the section on several submissions, from the folder of ``scripts.compare``."""
-    content, pictures = _read(folder, "comparison.json", ("comparison",))
-    with _entries(folder, "comparison.json"):
+    content, pictures = read_study(folder, "comparison.json", ("comparison",))
+    with entries(folder, "comparison.json"):
         submissions = content["submissions"]
         names = list(submissions)
         text = f"{count(content['experiments'])} pseudo-experiments, the same for all; ± is the standard deviation of "
@@ -220,7 +227,7 @@ def compare_section(folder: Path) -> Section:
         captions = {
             "comparison": ("Submissions side by side", "Points with their errors; dashed lines show the ideal.")
         }
-        blocks: list[Block] = _pictures("compare", pictures, captions, wide=("comparison",))
+        blocks: list[Block] = pictures_of("compare", pictures, captions, wide=("comparison",))
         header = ("quantity", *names)
         rows = _by_statistic(submissions, names, "statistics")
         caption = "Interval, RMS and bias are in units of mu."
@@ -234,8 +241,8 @@ def compare_section(folder: Path) -> Section:
 
 def check_section(folder: Path) -> Section:
     """Return the section on tables against other events, from the folder of ``scripts.check_tables``."""
-    content, _ = _read(folder, CHECK_FILE, ())
-    with _entries(folder, CHECK_FILE):
+    content, _ = read_study(folder, CHECK_FILE, ())
+    with entries(folder, CHECK_FILE):
         text = f"{len(content['beyond'])} of {count(content['comparisons'])} comparisons differ by more than "
         text += f"{number(BEYOND, 0)} standard deviations; chance makes one in 370 do so. "
         text += "; ".join(content["beyond"])
@@ -289,7 +296,7 @@ def _by_statistic(submissions: Mapping[str, Any], names: Sequence[str], key: str
     )
 
 
-def _pictures(
+def pictures_of(
     section: str, pictures: Pictures, captions: Mapping[str, tuple[str, str]], wide: Sequence[str] = ()
 ) -> list[Block]:
     """Return those pictures that are there, in the order of their captions."""
@@ -300,7 +307,7 @@ def _pictures(
     ]
 
 
-def _read(folder: Path, name: str, pictures: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read_study(folder: Path, name: str, pictures: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the content of a study's JSON file, and those of its SVG pictures that are there."""
     content = read_json(folder / name)
     if not content:
@@ -311,7 +318,7 @@ def _read(folder: Path, name: str, pictures: Sequence[str]) -> tuple[dict[str, A
 
 
 @contextlib.contextmanager
-def _entries(folder: Path | None, name: str) -> Iterator[None]:
+def entries(folder: Path | None, name: str) -> Iterator[None]:
     """Say which file is at fault if an entry of it is missing."""
     try:
         yield

@@ -22,11 +22,12 @@ from sage.challenge.nuisances import variant
 from sage.challenge.shifts import Columns
 from sage.errors import InputError, TimeLimitError
 from sage.files.bundle import Bundle
-from sage.fit.deadline import NEVER, Deadline
+from sage.fit.deadline import NEVER, Deadline, Timed
 from sage.fit.interval import Interval
 from sage.fit.ladder import climb
-from sage.fit.misfit import widened, worst_value
+from sage.fit.misfit import misfit_scale, widened, worst_value
 from sage.fit.objective import Objective
+from sage.fit.posterior import posterior_interval
 from sage.fit.published import published_interval
 from sage.network.classifier import Classifier
 from sage.rates import Rates
@@ -160,13 +161,18 @@ def fit_interval(objective: Objective, settings: Mapping[str, Any], deadline: De
         return published_interval(objective)
     given = settings["thresholds"]
     thresholds = None if given is None else (np.array(given["mu"]), np.array(given["delta_nll"]))
-    mu_range = _mu_range(settings)
+    mu_range, prior = _range(settings, "mu_range"), _range(settings, "flat_prior")
     interval = climb(objective, mu_range, thresholds, deadline, worst_value(objective))
-    return widened(interval, objective, mu_range)
+    scale = misfit_scale(interval, objective)
+    interval = widened(interval, objective, mu_range)
+    if prior is None:
+        return interval
+    timed = objective if deadline is NEVER else Timed(objective, deadline)
+    return posterior_interval(timed, interval, prior, scale)
 
 
-def _mu_range(settings: Mapping[str, Any]) -> tuple[float, float] | None:
-    given = settings["mu_range"]
+def _range(settings: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    given = settings[name]
     return None if given is None else (float(given[0]), float(given[1]))
 
 
@@ -178,6 +184,8 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
         return _fallback("; ".join(("interval_not_finite", *all_flags)), n_events)
     if low >= high:
         return _fallback("; ".join(("interval_empty", *all_flags)), n_events)
+    if bundle.settings["flat_prior"] is None:
+        low, high = min(low, mu_hat), max(high, mu_hat)
     nuisances = {}
     for i, nuisance in enumerate(variant(bundle.settings["nuisances"]), start=1):
         nu = float(interval.fit.parameters[i])
@@ -185,14 +193,14 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
         nuisances[nuisance.name] = NuisanceResult(nu, sigma, nuisance.alpha(nu)[0])
     return Measurement(
         mu_hat=mu_hat,
-        p16=min(low, mu_hat),
-        p84=max(high, mu_hat),
+        p16=low,
+        p84=high,
         status="flagged" if all_flags else "ok",
         flags=all_flags,
         nll=interval.fit.value if math.isfinite(interval.fit.value) else None,
         n_events=n_events,
         nuisances=nuisances,
-        mu_range=_mu_range(bundle.settings),
+        mu_range=_range(bundle.settings, "mu_range"),
     )
 
 

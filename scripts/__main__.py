@@ -33,6 +33,7 @@ GROUPS = {
         "pools",
         "postfit",
         "compare",
+        "rehearse",
         "compare_binnings",
         "interference",
         "evaluate",

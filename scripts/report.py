@@ -1,8 +1,9 @@
 """Write one HTML page about a run: scores, coverage, pulls, timings, studies, weights.
 
 The page needs no other file and no network. Besides the run it shows the Asimov data set, which is studied here unless
-a folder of scripts.asimov is given, and what the programs toys, postfit, compare and check_tables have written, where
-their folders are given. Writes the same numbers as JSON beside it.
+a folder of scripts.asimov is given, and what the programs toys, postfit, compare, rehearse and check_tables have
+written, where their folders are given. Its first line is a verdict from the checks that these have. Writes the same
+numbers as JSON beside it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_weights(options)
     add("--name", default="SAGE (local)", help="name of the submission (default: %(default)s)")
     add("--label", default="local", help="what the events are, for the score table (default: %(default)s)")
-    for study in ("asimov", "postfit", "toys", "compare"):
+    for study in ("asimov", "postfit", "toys", "compare", "rehearse"):
         add(f"--{study}", type=Path, metavar="DIR", help=f"output folder of scripts.{study}")
     add("--check", type=Path, metavar="DIR", help="output folder of scripts.check_tables, or of make_weights --check")
     return options.parse_args(argv)
@@ -41,8 +42,10 @@ def work(given: argparse.Namespace) -> None:
     """Read, draw and write."""
     from report.bundle import weights_section
     from report.page import as_json, render
+    from report.rehearsal import rehearsal_section
     from report.run import how_section, read_run, run_sections
     from report.studies import asimov_section, check_section, compare_section, postfit_section, toys_section
+    from report.verdict import verdict_of
     from sage import __version__
     from studies.likelihoods import open_weights
     from workshop.files import write_json, write_text
@@ -61,14 +64,18 @@ def work(given: argparse.Namespace) -> None:
         sections += [postfit_section(given.postfit)] if given.postfit else []
         sections += [toys_section(given.toys)] if given.toys else []
         sections += [compare_section(given.compare)] if given.compare else []
+        sections += [rehearsal_section(given.rehearse)] if given.rehearse else []
         sections += [check_section(given.check)] if given.check else []
+        studies = {"toys": given.toys, "check": given.check, "postfit": given.postfit, "rehearsal": given.rehearse}
+        verdict = verdict_of(run, **studies)
         progress.update()
         sections += [weights_section(given.weights, bundle, run), how_section(run)]
-        page = render(run, sections, __version__)
+        page = render(run, verdict, sections, __version__)
         progress.update()
-        write_json(given.output.with_suffix(".json"), as_json(run, sections))
+        write_json(given.output.with_suffix(".json"), as_json(run, verdict, sections))
         write_text(given.output, page)
         progress.update()
+    print(verdict.line)
     print(f"Report: {given.output}")
 
 

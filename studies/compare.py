@@ -7,9 +7,8 @@ All submissions share the draws, so what their answers have in common drops out 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ import numpy as np
 
 from harness.experiment import Record
 from harness.leaderboard import scores_as_dict
+from harness.pool_point import PoolPoint
 from harness.results import EXPERIMENTS_FILE, read_records, read_results
-from harness.runner import RunOptions, run
+from harness.runner import RunOptions
 from harness.scores import BOOTSTRAP_SEED, BOOTSTRAPS, ONE_SIGMA, mae_score, quantiles_score, rmse_score, score_results
+from harness.together import run_together
 from studies.plots import GREY, MU, MU_HAT
 from workshop.errors import UsageError
 from workshop.numbers import with_error
@@ -49,16 +50,15 @@ SAME = ("set", "index", "seed", "mu", "nuisances", "events")
 EXPECTED = {"coverage": ONE_SIGMA, "pull_mean": 0.0, "pull_width": 1.0}
 
 
-def run_all(submissions: Mapping[str, Path], options: RunOptions) -> dict[str, list[Record]]:
-    """Run submissions one after the other, or continue such runs.
-
-    Each result goes to a sub-folder of ``options.output`` with the submission's name. The pseudo-data are made anew for
-    every submission: of a million events each, they are too large to keep, and two submissions in one process would
-    share modules of the same name.
+def run_all(
+    submissions: Mapping[str, Path], options: RunOptions, points: Sequence[PoolPoint] = ()
+) -> dict[str, list[Record]]:
+    """Run submissions on the same pseudo-experiments, or continue such a run; see ``harness.together``.
 
     Args:
-        submissions: Folder or zip file by name.
+        submissions: Folder or zip file by name; each one's results go to the sub-folder of its name.
         options: Settings of every run; ``submission`` is not used.
+        points: Where to ask what they make of the whole pool.
 
     Returns:
         Records of each submission, sorted by set and index.
@@ -66,11 +66,10 @@ def run_all(submissions: Mapping[str, Path], options: RunOptions) -> dict[str, l
     Raises:
         UsageError: If a submission fails, or two of them did not see the same pseudo-experiments.
     """
+    run_together(submissions, options, points)
     records = {}
-    for name, path in submissions.items():
-        output = options.output / name
-        run(dataclasses.replace(options, submission=path, output=output))
-        found, _ = read_records(output / EXPERIMENTS_FILE)
+    for name in submissions:
+        found, _ = read_records(options.output / name / EXPERIMENTS_FILE)
         records[name] = sorted(found, key=lambda record: (record.set, record.index))
     first, *others = records
     for other in others:
@@ -201,14 +200,14 @@ def tables(content: Mapping[str, Any]) -> str:
         STATISTICS[key]: [_number(entry["statistics"][key]) for entry in submissions.values()] for key in STATISTICS
     }
     rows["answers not ok"] = [str(entry["official"]["not_ok"]) for entry in submissions.values()]
-    text = _table(["", *submissions], rows)
+    text = plain_table(["", *submissions], rows)
     if others:
         rows = {
             STATISTICS[key]: [_number(submissions[name]["differences"][key]) for name in others] for key in STATISTICS
         }
         for key in RATIOS:
             rows[f"{STATISTICS[key]}, ratio"] = [_number(submissions[name]["ratios"][key]) for name in others]
-        text += "\n\n" + _table(["", *(f"{name} - {first}" for name in others)], rows)
+        text += "\n\n" + plain_table(["", *(f"{name} - {first}" for name in others)], rows)
     return text
 
 
@@ -269,7 +268,8 @@ def _number(entry: Mapping[str, float | None]) -> str:
     return with_error(value, error)
 
 
-def _table(header: list[str], rows: Mapping[str, list[str]]) -> str:
+def plain_table(header: list[str], rows: Mapping[str, list[str]]) -> str:
+    """Return a table as plain text: titles of the columns, and the cells of each row by its title."""
     lines = [header, *([title, *cells] for title, cells in rows.items())]
     first, *widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join(

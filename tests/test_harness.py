@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness import runner
-from harness.experiment import check_answer, describe
+from harness.experiment import check_answer, describe, name_of
 from harness.mapped import POOL_FOLDER
 from harness.results import read_records, read_results
 from harness.runner import RunOptions, run
@@ -44,11 +44,11 @@ def events_folder(tmp_path_factory):
 )
 def test_answers_that_break_the_contract(answer, named):
     good = {"mu_hat": 1.0, "delta_mu_hat": np.float64(0.5), "p16": 0, "p84": 1.5, "more": None}
-    assert check_answer(good, JOB) == {"mu_hat": 1.0, "delta_mu_hat": 0.5, "p16": 0, "p84": 1.5}
+    assert check_answer(good, name_of(JOB)) == {"mu_hat": 1.0, "delta_mu_hat": 0.5, "p16": 0, "p84": 1.5}
     if isinstance(answer, dict) and len(answer) == 1 and "delta_mu_hat" not in named:
         answer = {**good, **answer}
     with pytest.raises(UsageError, match=named) as caught:
-        check_answer(answer, JOB)
+        check_answer(answer, name_of(JOB))
     assert "set 1, pseudo-experiment 2 (seed 26)" in str(caught.value)
 
 

@@ -419,6 +419,9 @@ def region(m):
         (lambda m: m["settings"].update(mu_range=[3.0, 0.1]), "mu_range"),
         (lambda m: m["settings"].update(mu_range=[0.1]), "mu_range"),
         (lambda m: m["settings"].update(mu_range=3.0), "mu_range"),
+        (lambda m: m["settings"].update(flat_prior=[3.0, 0.1]), "flat_prior"),
+        (lambda m: m["settings"].update(flat_prior="wide"), "flat_prior"),
+        (lambda m: m["settings"].update(flat_prior=[0.1, 3.0], profile="published"), "flat_prior .*published"),
         (lambda m: m["settings"].update(mu_range=[0.1, 10**400]), "mu_range"),
         (lambda m: m["settings"].update(nuisances=["challenge"]), None),
         (lambda m: m["settings"].update(templates=None), "templates"),
@@ -447,7 +450,7 @@ def region(m):
         (lambda m: m.update(inputs=None), None),
         (lambda m: m.update(classes="htautau"), "classes"),
     ],
-    ids=range(31),
+    ids=range(34),
 )
 def test_implausible_entries(folder, change, message):
     edit(folder, change)

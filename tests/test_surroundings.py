@@ -17,6 +17,7 @@ import pytest
 from harness import surroundings as module
 from harness.capture import captured_output
 from harness.experiment import run_experiment
+from harness.fast_pseudo_data import PseudoData
 from harness.results import read_records
 from harness.runner import RunOptions, run
 from harness.settings import Job, make_settings
@@ -49,7 +50,7 @@ def events(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def test_part(events):
-    return EventFile(events).load_test_set()
+    return PseudoData(EventFile(events).load_test_set())
 
 
 @pytest.fixture

@@ -5,6 +5,9 @@ mu_range                bounds on mu, [low, high]; None for none
 templates               ``smooth`` for the response, ``grid`` for the tables
 simulation_uncertainty  whether the fit takes the templates' variances into account
 profile                 ``newton``, or ``published`` for the published recipe
+flat_prior              range [low, high] of a flat prior on mu: p16 and p84 are the ends of the posterior's central
+                        68 % (``sage.fit.posterior``), and mu_hat may lie outside of them; None for the limits of
+                        the profile. The challenge draws mu from [0.1, 3]; not for ``profile: published``
 thresholds              rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}; None for 1/2
 rebuilding              what ``fit`` does with training events, see ``Rebuilding``
 time_limit              seconds within which an answer has to be there, or None (``sage.fit.deadline``); not for
@@ -29,6 +32,7 @@ PROFILES = ("newton", "published")
 MODES = ("auto", "bundled", "rebuild")
 DEFAULT_SETTINGS: dict[str, Any] = {
     "mu_range": None,
+    "flat_prior": None,
     "templates": "smooth",
     "simulation_uncertainty": False,
     "profile": "newton",
@@ -87,8 +91,12 @@ def read_rebuilding(settings: Mapping[str, Any], changes: str | Mapping[str, Any
     return Rebuilding(**{**settings.get("rebuilding", {}), **given})
 
 
-def check_mu_range(given: Any) -> None:
+def check_mu_range(given: Any, name: str = "mu_range") -> None:
     """Check bounds on mu.
+
+    Args:
+        given: The value of the setting.
+        name: Its name.
 
     Raises:
         SettingsError: If they are neither None nor two increasing numbers.
@@ -97,7 +105,7 @@ def check_mu_range(given: Any) -> None:
         return
     numbers = isinstance(given, (list, tuple)) and all(type(value) in (int, float) for value in given)
     if not numbers or len(given) != 2 or not -LARGEST_VALUE <= given[0] < given[1] <= LARGEST_VALUE:
-        msg = f"mu_range is {given!r}; give two increasing numbers, or None for no bounds"
+        msg = f"{name} is {given!r}; give two increasing numbers, or None for no bounds"
         raise SettingsError(msg)
 
 
@@ -126,7 +134,12 @@ def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         if settings[key] not in allowed:
             msg = f"{path}: unknown {what} {settings[key]!r}; choose one of {list(allowed)}"
             raise WeightsError(msg)
-    check_mu_range(settings["mu_range"])
+    for name in ("mu_range", "flat_prior"):
+        check_mu_range(settings[name], name)
+    if settings["flat_prior"] is not None and settings["profile"] == "published":
+        msg = f"{path}: flat_prior is {settings['flat_prior']!r}, but the published profile has limits of its own; "
+        msg += "choose profile 'newton', or no flat_prior"
+        raise WeightsError(msg)
     limit = settings["time_limit"]
     if limit is not None and not (type(limit) in (int, float) and 0 < limit <= LARGEST_VALUE):
         msg = f"{path}: time_limit is {limit!r}; choose a positive number of seconds, or null for no limit"

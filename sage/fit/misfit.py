@@ -37,18 +37,26 @@ def worst_value(objective: Objective) -> float:
     return math.inf if free is None else 0.5 * HOPELESS * free
 
 
-def widened(interval: Interval, objective: Objective, mu_range: tuple[float, float] | None = None) -> Interval:
-    """Return an interval, within ``mu_range``, that allows for the misfit at its minimum; a flag tells of it."""
+def misfit_scale(interval: Interval, objective: Objective) -> float:
+    """Return the factor by which the misfit at an interval's minimum widens it, S above; 1 for none."""
     free, twice = degrees(objective), 2.0 * interval.fit.value
     if free is None:
-        return interval
+        return 1.0
     chance = CHANCE * math.sqrt(2.0 * free)
     if not free + chance < twice < math.inf:
+        return 1.0
+    return math.sqrt(1.0 + (twice - free - chance) / free)
+
+
+def widened(interval: Interval, objective: Objective, mu_range: tuple[float, float] | None = None) -> Interval:
+    """Return an interval, within ``mu_range``, that allows for the misfit at its minimum; a flag tells of it."""
+    scale = misfit_scale(interval, objective)
+    if scale == 1.0:
         return interval
-    scale = math.sqrt(1.0 + (twice - free - chance) / free)
     mu = interval.fit.mu
     least = 0.0 if interval.fit.converged and AT_BOUND not in interval.flags else expected_sigma(objective)
-    flag = f"poor_fit: 2 nll = {twice:.3g} with {free} degrees of freedom, interval widened {scale:.3g} times"
+    flag = f"poor_fit: 2 nll = {2.0 * interval.fit.value:.3g} with {degrees(objective)} degrees of freedom, interval "
+    flag += f"widened {scale:.3g} times"
     low, high = mu - scale * max(mu - interval.low, least), mu + scale * max(interval.high - mu, least)
     if mu_range is not None:
         low, high = max(low, mu_range[0]), min(high, mu_range[1])

@@ -1,0 +1,102 @@
+"""Rehearse the final phase: ten sets of pseudo-experiments, several submissions on the same, and why they are off.
+
+Pseudo-data are made once for all submissions. Beside the official scores it tells coverage, bias and interval in every
+set and in bins of mu and of each true nuisance; which part of the bias comes from the events that are drawn and from
+those of the tables, and what is left for the method. Take events that filled no table. Prints tables; writes
+rehearsal.json, which depends on events, seed and submissions alone, seconds.json with the times, a picture for each
+submission, and one sub-folder of results each, which scripts.score and scripts.report read. An interrupted run is
+continued by the same command, and results do not depend on --workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.checks import check_read
+from scripts.common import logger, parser, run_program
+from scripts.compare import named
+from scripts.options import add_run, run_options, run_settings
+from workshop.errors import UsageError
+
+EXAMPLE = (
+    "--submissions sage=build/sage_submission.zip build/mass_histogram --data build/events --test-size 1.0 "
+    "--workers 2 --output results/rehearsal"
+)
+EXPERIMENTS, QUICK = 1000, 100
+CONTENT_FILE, SECONDS_FILE = "rehearsal.json", "seconds.json"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    options = parser("rehearse", __doc__, EXAMPLE)
+    add = options.add_argument
+    text = "folders or zip files with model.py at their root; the others are compared with the first"
+    add("--submissions", nargs="+", required=True, metavar="[NAME=]DIR_OR_ZIP", help=text)
+    add_run(options)
+    add("--quick", action="store_true", help=f"{QUICK} pseudo-experiments per set, as in the first phase")
+    options.set_defaults(experiments=EXPERIMENTS)
+    return options.parse_args(argv)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Run, analyse, print and write."""
+    from studies.compare import run_all
+    from studies.rehearsal import points_of, rehearsal
+    from studies.rehearsal_report import as_text, draw
+    from workshop.files import write_json
+
+    if given.quick:
+        given.experiments = QUICK
+    submissions = named(given.submissions)
+    for path in submissions.values():
+        check_read("--submissions", path, "any")
+    settings = run_settings(given)
+    mus = list(settings.mus)
+    records = run_all(submissions, run_options(given, settings, Path(), given.output), points_of(mus))
+    origin = {name: found for name, path in submissions.items() if (found := expected_shift(path, given))}
+    content, seconds = rehearsal(given.output, records, mus, origin)
+    head: dict[str, Any] = {"seed": given.seed, "settings": settings.as_official()}
+    write_json(given.output / CONTENT_FILE, head | content)
+    write_json(given.output / SECONDS_FILE, seconds)
+    pictures = [path for name in submissions for path in draw(content, name, given.output / f"coverage_{name}")]
+    print(as_text(content, seconds))
+    print(f"\nErrors: standard deviations of {content['bootstraps']} bootstraps of the pseudo-experiments in each set;")
+    print('"score, sets drawn": mean and standard deviation over bootstraps of the sets, as in the final phase.')
+    written = (given.output / CONTENT_FILE, given.output / SECONDS_FILE, *pictures)
+    print(f"Written: {', '.join(map(str, written))}")
+
+
+def expected_shift(submission: Path, given: argparse.Namespace) -> Mapping[str, float] | None:
+    """Return how far chance in the events of pool and tables should move mu, for submissions of which it is known."""
+    from harness.submission import opened
+    from harness.test_set import EventFile
+    from sage.errors import SageError
+    from studies.table_check import check_tables
+    from training.simulation.parts import Piece
+
+    file = EventFile(given.data, given.test_size)
+    share = file.test_rows / file.total_rows
+    try:
+        piece = Piece(file.path.parent, "all" if share == 1.0 else "tables", share)
+        with opened(submission) as folder:
+            found = check_tables(folder / "weights", piece)["mu"][-1]
+    except UsageError as error:
+        logger.warning("%s: what chance in the events does is not told: %s", submission, error)
+        return None
+    except (SageError, KeyError) as error:
+        logger.info("%s: what chance in the events does is not told: %s", submission, error)
+        return None
+    return {name: float(found[name]) for name in ("shift", "tables_error", "sample_error")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(work, arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
