@@ -98,10 +98,10 @@ class FitSettings:
         SettingsError: If a number is out of its range.
     """
 
-    epochs: int = 8
+    epochs: int = 10
     patience: int = 2
-    batch: int = 1000
-    rate: float = 1e-3
+    batch: int = 500
+    rate: float = 2e-3
     held_out: float = 0.2
     seed: int = 1
 
@@ -111,7 +111,7 @@ class FitSettings:
             raise SettingsError(msg)
 
 
-PUBLISHED_FIT = FitSettings(epochs=500, patience=100)
+PUBLISHED_FIT = FitSettings(epochs=500, patience=100, batch=1000, rate=1e-3)
 
 Loss = Callable[[Sequence[CouplingFlow], Tensor, Tensor], Tensor]
 """Loss of flows on events of the own and of the other class, shapes (n, d) and (m, d)."""
