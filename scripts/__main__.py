@@ -37,6 +37,7 @@ GROUPS = {
         "interference",
         "evaluate",
         "compare_networks",
+        "ablate_flows",
         "compare_simulation",
         "compare_events",
         "fit_met",

@@ -25,7 +25,7 @@ from sage.flows.density import Layer
 from sage.flows.inputs import CATEGORIES, Category, Scaling, columns_of, members, standardised
 from training.events import Events
 from training.flow_losses import FLOOR, FitSettings, Loss, contrastive_loss, fit_flows, two_flow_loss
-from training.flows import CouplingFlow, FlowSettings
+from training.flows import LIGHT, CouplingFlow, FlowSettings
 from workshop.files import read_checked, read_object, write_arrays, write_json
 
 SIGNAL_ROW = PROCESSES.index(SIGNAL)
@@ -60,7 +60,7 @@ class FlowFeatureSettings:
     """
 
     loss: str = "contrastive"
-    flow: FlowSettings = field(default_factory=FlowSettings)
+    flow: FlowSettings = LIGHT
     fit: FitSettings = field(default_factory=FitSettings)
     rows: int = 60_000
     floor: float = FLOOR

@@ -63,6 +63,8 @@ class FlowSettings:
         return (*[self.kind] * (self.layers - 1), self.last or self.kind)
 
 
+LIGHT = FlowSettings(layers=6, hidden=(32, 32))
+"""Trained in seconds and read within the time of a submission."""
 PUBLISHED = FlowSettings("gated", layers=30, hidden=(64, 64, 64, 64), last="quadratic")
 
 
