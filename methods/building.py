@@ -19,7 +19,7 @@ import numpy as np
 from harness.packing import package_files
 from methods import FOLDER
 from sage.binned.regions import RegionSet
-from sage.files.bundle import Bundle, read_bundle
+from sage.files.bundle import NETWORK, Bundle, read_bundle
 from sage.files.manifest import MANIFEST, signed
 from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import INPUT_SETS, Normalisation
@@ -28,7 +28,7 @@ from training.config import Config
 from training.events import DATA_FILE
 from training.make_weights import write_weights
 from training.networks import NETWORK_FILE, REPORT_FILE
-from workshop.files import sha256, write_arrays, write_json
+from workshop.files import read_arrays, sha256, write_arrays, write_json
 
 ROOT = FOLDER.parent
 
@@ -123,5 +123,16 @@ def write_binned(
     manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
     manifest["settings"] |= settings or {}
     manifest["method"] = method
+    write_json(weights / MANIFEST, signed(manifest))
+    return read_bundle(weights)
+
+
+def add_arrays(weights: Path, arrays: Mapping[str, np.ndarray]) -> Bundle:
+    """Put arrays that are only known once there are tables beside a method's parameters; return what will be read."""
+    together = read_arrays(weights / NETWORK) | dict(arrays)
+    write_arrays(weights / NETWORK, together)
+    manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
+    shapes = {name: list(array.shape) for name, array in together.items()}
+    manifest["files"][NETWORK] = {"sha256": sha256(weights / NETWORK), "shapes": shapes}
     write_json(weights / MANIFEST, signed(manifest))
     return read_bundle(weights)

@@ -25,7 +25,8 @@ PRIOR = (0.0, 3.0)
 """Range of the flat prior."""
 POINTS = 1000
 """Signal strengths at which the weight is taken."""
-QUANTILES = (0.16, 0.84)
+QUANTILES = (0.16, 0.5, 0.84)
+"""Of the posterior: the limits, and what stands between them where mu_c does not."""
 GRID = tuple(np.linspace(0.1, 3.2, 10).tolist())
 """Signal strengths of the published toys."""
 LEAST_TOYS = 20
@@ -75,10 +76,10 @@ class NeymanTable:
 
     def width(self, mu: np.ndarray) -> np.ndarray:
         """Return sd(mu) at signal strengths (m,); constant beyond the ends of the table."""
-        return np.interp(mu, self.mu, self.sd / self.line[0])
+        return np.asarray(np.interp(mu, self.mu, self.sd / self.line[0]))
 
     def interval(self, estimate: float, *, normalised: bool = False) -> tuple[float, float, float]:
-        """Return mu_c, moved into the interval if it lies outside, and the limits.
+        """Return mu_c, or the median where mu_c is not inside the interval, and the limits.
 
         Args:
             estimate: The estimator's value in the data.
@@ -97,8 +98,8 @@ class NeymanTable:
         steps = np.exp(logs - logs.max())
         # The integral by trapezoids, so that a quantile can lie between two points.
         total = np.concatenate([[0.0], np.cumsum(0.5 * (steps[1:] + steps[:-1]))])
-        low, high = (float(limit) for limit in np.interp(QUANTILES, total / total[-1], mu))
-        return min(max(centre, low), high), low, high
+        low, median, high = (float(limit) for limit in np.interp(QUANTILES, total / total[-1], mu))
+        return centre if low < centre < high else median, low, high
 
 
 def make_table(
