@@ -38,6 +38,7 @@ GROUPS = {
         "evaluate",
         "compare_networks",
         "ablate_flows",
+        "event_coverage",
         "compare_simulation",
         "compare_events",
         "fit_met",

@@ -47,7 +47,6 @@ def work(given: argparse.Namespace) -> None:
     from training.flow_losses import FitSettings
     from workshop.plots import save
 
-    checks.check_read("--test", given.test, "folder")
     torch.set_num_threads(given.threads)
     fit = FitSettings(epochs=given.flow_epochs, seed=given.seed)
     flows = {loss: FlowFeatureSettings(loss=loss, fit=fit, rows=given.flow_rows) for loss in LOSSES}

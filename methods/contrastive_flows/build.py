@@ -18,17 +18,18 @@ from sage.binned.regions import Region, RegionSet
 from sage.files.bundle import Bundle
 from sage.flows.classifier import CUT, FlowClassifier
 from sage.flows.fraction import table_arrays, toy_table
-from training.events import DATA_FILE, EventsFile
 from training.flow_classifier import TowerSettings, classifier_arrays, fit_towers, shifted, tower_sample
 from training.flow_features import FlowFeatureSettings, by_category, train_flows
 from training.flow_losses import PUBLISHED_FIT
 from training.flows import PUBLISHED
 from training.networks import NETWORK_FILE, REPORT_FILE
-from workshop.files import read_arrays, sha256
+from workshop.files import read_arrays
 
 BINS = 199
 """Equal bins of the score from which merging starts."""
-NODES, NOISE_DRAWS = 32, 2
+ROWS = 800_000
+"""Training events that are read at most."""
+NODES, NOISE_DRAWS = 24, 1
 """At most, of the configured ones: flows take several times as long as SAGE's network."""
 TOYS = 2000
 """At each signal strength of the table; 50 in the published program."""
@@ -68,12 +69,12 @@ def _earlier(this: Build) -> Mapping[str, np.ndarray] | None:
         return None
     told = json.loads(report.read_text(encoding="utf-8"))
     same = told["config"] == json.loads(json.dumps(asdict(this.config)))
-    return read_arrays(network) if same and told["data"]["sha256"] == sha256(this.data / DATA_FILE) else None
+    return read_arrays(network) if same and told["data"] == this.training_source() else None
 
 
 def _trained(this: Build) -> Mapping[str, np.ndarray]:
-    file, seed = EventsFile(this.data, this.config.table_fraction), this.config.seed
-    events = file.read(file.rows("training"))
+    seed = this.config.seed
+    events = this.training_rows(ROWS)
     settings = replace(FLOWS, fit=replace(FLOWS.fit, seed=seed))
     flows, flags = train_flows(settings, by_category(events), this.intermediate / "flows")
     for flag in flags:

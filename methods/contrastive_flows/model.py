@@ -27,6 +27,17 @@ TOYS = 300
 """At each signal strength, where ``fit`` has rebuilt the templates."""
 
 
+def is_published(bundle: Bundle) -> bool:
+    """Return whether the weights are for the published feature and fraction of signal."""
+    return bool(bundle.network["published"][0])
+
+
+def find_interval(observed: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
+    """Return the interval of counts, shape (n_bins,)."""
+    deadline.check()
+    return fraction_interval(bundle.templates, observed, read_table(bundle.network), published=is_published(bundle))
+
+
 class Model(Submission):
     """Measures the signal strength with flows; for its arguments see ``sage.submission.Submission``."""
 
@@ -38,7 +49,7 @@ class Model(Submission):
         if not self.fit_report["adopted"]:
             return
         try:
-            table = toy_table(rebuilt.templates, TOYS, SEED, published=self._published)
+            table = toy_table(rebuilt.templates, TOYS, SEED, published=is_published(self.bundle))
         except SageError as error:
             # The table belongs to the templates: without a new one the bundled ones of both stay.
             self.fit_report |= {"adopted": False, "reason": f"no table of toys for the rebuilt templates: {error}"}
@@ -47,16 +58,7 @@ class Model(Submission):
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""
-        return self._answer(measure(test_set, self.bundle, self._ready(), self._interval))
-
-    def _interval(self, observed: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
-        deadline.check()
-        table = read_table(bundle.network)
-        return fraction_interval(bundle.templates, observed, table, published=self._published)
-
-    @property
-    def _published(self) -> bool:
-        return bool(self.bundle.network["published"][0])
+        return self._answer(measure(test_set, self.bundle, self._ready(), find_interval))
 
     def _make_classifier(self) -> FlowClassifier:
         return FlowClassifier(self.bundle.network)
