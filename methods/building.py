@@ -19,16 +19,16 @@ import numpy as np
 from harness.packing import package_files
 from methods import FOLDER
 from sage.binned.regions import RegionSet
-from sage.files.bundle import Bundle, read_bundle
+from sage.files.bundle import NETWORK, Bundle, read_bundle
 from sage.files.manifest import MANIFEST, signed
 from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import INPUT_SETS, Normalisation
 from training.build_tables import build_tables
 from training.config import Config
-from training.events import DATA_FILE
+from training.events import DATA_FILE, Events, EventsFile
 from training.make_weights import write_weights
 from training.networks import NETWORK_FILE, REPORT_FILE
-from workshop.files import sha256, write_arrays, write_json
+from workshop.files import read_arrays, sha256, write_arrays, write_json
 
 ROOT = FOLDER.parent
 
@@ -43,6 +43,7 @@ class Build:
         weights: SAGE's weights folder, for what is taken from it.
         output: Folder that becomes the submission.
         intermediate: Folder for counts, from which an interrupted build goes on.
+        training: Folder of other events that train, all of them; the training part of ``data`` if absent.
     """
 
     config: Config
@@ -50,6 +51,21 @@ class Build:
     weights: Path
     output: Path
     intermediate: Path
+    training: Path | None = None
+
+    def training_rows(self, most: int = 0) -> Events:
+        """Read the events that train; the first ones if there are more than ``most``, unless that is 0."""
+        file = (
+            EventsFile(self.data, self.config.table_fraction)
+            if self.training is None
+            else EventsFile(self.training, 0.0)
+        )
+        rows = file.rows("training")
+        return file.read(rows[:most] if most else rows)
+
+    def training_source(self) -> dict[str, str]:
+        """Return the name and hash of the file that trains."""
+        return {"file": DATA_FILE, "sha256": sha256((self.training or self.data) / DATA_FILE)}
 
 
 def build(name: str, this: Build) -> Bundle:
@@ -83,12 +99,11 @@ def write_network(this: Build, parameters: Mapping[str, np.ndarray]) -> Path:
     folder = this.intermediate / "training"
     write_arrays(folder / NETWORK_FILE, parameters)
     constants = unscaled(this.config)
-    source = {"file": DATA_FILE, "sha256": sha256(this.data / DATA_FILE)}
     report = {
         "inputs": list(constants.inputs.columns),
         "normalisation": {"mean": constants.mean.tolist(), "std": constants.std.tolist()},
         "config": asdict(this.config),
-        "data": source,
+        "data": this.training_source(),
         "rows": {},
     }
     write_json(folder / REPORT_FILE, report)
@@ -123,5 +138,16 @@ def write_binned(
     manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
     manifest["settings"] |= settings or {}
     manifest["method"] = method
+    write_json(weights / MANIFEST, signed(manifest))
+    return read_bundle(weights)
+
+
+def add_arrays(weights: Path, arrays: Mapping[str, np.ndarray]) -> Bundle:
+    """Put arrays that are only known once there are tables beside a method's parameters; return what will be read."""
+    together = read_arrays(weights / NETWORK) | dict(arrays)
+    write_arrays(weights / NETWORK, together)
+    manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
+    shapes = {name: list(array.shape) for name, array in together.items()}
+    manifest["files"][NETWORK] = {"sha256": sha256(weights / NETWORK), "shapes": shapes}
     write_json(weights / MANIFEST, signed(manifest))
     return read_bundle(weights)

@@ -10,6 +10,7 @@ Its packages follow the data, and what stands below imports nothing of what stan
     files        reads the weights folder without trusting it: arrays, manifest, settings, bundle
     binned       probabilities -> counts: regions, counting, the smooth response of yields, tables, the statistic
     likelihood   rates and a statistic: an objective; ``rates`` are the expected events as a function of the parameters
+    flows        events -> densities by coupling flows, and scores from them, for the methods that have them
     fit          any objective -> interval: newton, interval, ladder, deadline, misfit
     network      events -> class probabilities: the graph, the network on it, the kernel, the engine that chooses
     challenge    the organisers' rules: nuisances, shifts, features, the frame of a test set; di-tau quantities

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 FALLBACK_MU, FALLBACK_HALF_WIDTH = 1.55, 0.99
 """Answer where nothing can be measured: the middle of the published range [0.1, 3] and 68.27 % of it."""
+
+
+FindInterval = Callable[[np.ndarray, Bundle, Deadline], Interval]
+"""From counts, shape (n_bins,), to an interval of mu whose fit has all six nuisances."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,16 @@ class Measurement:
         return asdict(self) | {"delta_mu_hat": self.delta_mu_hat, "flags": list(self.flags)}
 
 
-def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier) -> Measurement:
+def measure(
+    test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier, find: FindInterval | None = None
+) -> Measurement:
     """Measure the signal strength in one pseudo-experiment.
 
     Args:
         test_set: ``{"data": DataFrame, "weights": array}``; the frame is not changed.
         bundle: Tables, regions and settings.
         classifier: Gives the class probabilities that the regions are made for.
+        find: Finds the interval of counts; that of the profile likelihood if absent.
     """
     n_events = 0
     flags: list[str] = []
@@ -105,7 +112,7 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier)
         if not weights.any():
             return _fallback("no_events", n_events)
         observed = count_events(columns, bundle.regions, classifier, weights, deadline)
-        interval = fit_interval(likelihood_of(observed, bundle), bundle.settings, deadline)
+        interval = (find or profiled)(observed, bundle, deadline)
         return _result(interval, bundle, [*flags, *classifier.flags], n_events)
     except InputError as error:
         return _fallback(f"input: {error}", n_events)
@@ -138,6 +145,11 @@ def count_events(
 
     # Added up in the order of the blocks, so that threads do not change the sum of weights.
     return sum(classifier.map(count, range(0, len(columns["PRI_met"]), BLOCK)), start=np.zeros(regions.n_bins))
+
+
+def profiled(observed: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
+    """Return the interval of the profile likelihood of counts, shape (n_bins,)."""
+    return fit_interval(likelihood_of(observed, bundle), bundle.settings, deadline)
 
 
 def likelihood_of(observed: np.ndarray, bundle: Bundle) -> BinnedLikelihood:

@@ -38,6 +38,8 @@ GROUPS = {
         "interference",
         "evaluate",
         "compare_networks",
+        "ablate_flows",
+        "event_coverage",
         "compare_simulation",
         "compare_events",
         "fit_met",

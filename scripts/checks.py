@@ -17,7 +17,8 @@ MOST = 10**7
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://[^\s/:]+:\d{1,5}/?")
 
 READ = {
-    **dict.fromkeys(("weights", "results", "training", "network", "reference", "root", "count", "add"), "folder"),
+    **dict.fromkeys(("weights", "results", "training", "train", "test", "network", "reference", "root"), "folder"),
+    **dict.fromkeys(("count", "add"), "folder"),
     **dict.fromkeys(("asimov", "postfit", "toys", "compare", "events", "beside", "check"), "folder"),
     **dict.fromkeys(("data", "submission"), "any"),
     "config": "file",

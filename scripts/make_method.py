@@ -27,6 +27,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     listing = " ".join(f"{name}: {summary}" for name, summary in known.items())
     add("--method", choices=known, required=True, help=listing)
     add_data_folder(options)
+    add("--train", type=Path, help="folder of other events that train (default: the training part of --data)")
     add_weights(options)
     add_config(options, "seed", "table_fraction", "workers")
     add("--output", type=Path, required=True, help="folder that becomes the submission")
@@ -40,7 +41,8 @@ def work(given: argparse.Namespace) -> None:
 
     output: Path = given.output
     intermediate = given.build or output.with_name(f"{output.name}.build")
-    bundle = build(given.method, Build(chosen_config(given), given.data, given.weights, output, intermediate))
+    this = Build(chosen_config(given), given.data, given.weights, output, intermediate, given.train)
+    bundle = build(given.method, this)
     bins = ", ".join(f"{region.name} {region.n_bins}" for region in bundle.regions.regions)
     print(f"written {output}; bins: {bins}")
     print(

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "sage.network": {"sage.challenge", "sage.errors"},
     "sage.fit": {"sage.errors"},
     "sage.rates": {"sage.challenge", "sage.fit"},
+    "sage.flows": {"sage.challenge", "sage.errors", "sage.fit", "sage.network", "sage.rates"},
     "sage.likelihood": {"sage.challenge", "sage.fit", "sage.rates"},
     "sage.binned": {"sage.challenge", "sage.errors", "sage.likelihood", "sage.network", "sage.rates"},
     "sage.files": {"sage.binned", "sage.challenge", "sage.errors", "sage.network", "sage.rates"},

@@ -24,6 +24,7 @@ from methods import summaries
 from methods.boosted_trees.build import tree_arrays
 from methods.boosted_trees.model import Trees
 from methods.building import Build, build, unscaled
+from methods.contrastive_flows import build as flows_build
 from methods.mass_histogram.build import MASS
 from methods.mass_histogram.model import Model as MassModel
 from methods.mass_histogram.model import NoClassifier
@@ -38,6 +39,9 @@ from scripts import make_method, make_submission
 from tests.conftest import ROOT
 from tests.events import FIVE_WEIGHTS, METADATA_FILE, embedded_frame, small_data
 from training.config import DEFAULT_CONFIG, read_config
+from training.flow_features import FlowFeatureSettings
+from training.flow_losses import FitSettings
+from training.flows import FlowSettings
 from training.make_weights import make_weights
 
 ROWS = 3000
@@ -48,6 +52,7 @@ DEFAULT = read_config(DEFAULT_CONFIG)
 QUICK = dataclasses.replace(DEFAULT.tables, nodes=20, held_out=0, noise_draws=1, min_effective=20.0)
 CONFIG = dataclasses.replace(DEFAULT, tables=QUICK)
 METHODS = list(summaries())
+QUICK_FLOWS = FlowFeatureSettings(flow=FlowSettings(layers=2, hidden=(8,)), fit=FitSettings(epochs=2))
 KEYS = {"mu_hat", "delta_mu_hat", "p16", "p84"}
 
 HOSTILE = {
@@ -96,8 +101,11 @@ def built(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
     sage = folder / "sage"
     make_weights(CONFIG, data, sage / "build", sage / "weights", network=FIVE_WEIGHTS)
-    for name in METHODS:
-        build(name, Build(CONFIG, data, FIVE_WEIGHTS, folder / name, folder / "build" / name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows_build, "FLOWS", QUICK_FLOWS)
+        patch.setattr(flows_build, "TOYS", 40)
+        for name in METHODS:
+            build(name, Build(CONFIG, data, FIVE_WEIGHTS, folder / name, folder / "build" / name))
     return folder
 
 
@@ -146,7 +154,7 @@ def check(said):
 
 def test_a_submission_runs_from_its_zip_alone(said):
     assert said["sage"].startswith(said["folder"])
-    assert not {"sklearn", "methods", "training", "harness", "workshop"} & set(said["modules"])
+    assert not {"sklearn", "zuko", "methods", "training", "harness", "workshop"} & set(said["modules"])
 
 
 def test_the_interface_is_that_of_the_challenge(said):
@@ -182,7 +190,7 @@ def test_fit_uses_training_events_where_it_pays_and_tells_why_not(said):
 
 
 def test_a_method_is_a_folder(tmp_path, monkeypatch):
-    assert {"published", "mass_histogram", "boosted_trees"} <= set(METHODS)
+    assert {"published", "mass_histogram", "boosted_trees", "contrastive_flows"} <= set(METHODS)
     for name, summary in summaries().items():
         model = methods.FOLDER / name / "model.py"
         assert summary.endswith(".")

@@ -14,7 +14,6 @@ from sage.challenge.shifts import select, shift
 from sage.errors import SettingsError
 from sage.files.bundle import Bundle
 from sage.network.graph import normalise, raw_inputs
-from training.events import EventsFile
 
 N_TREES, TREE_DEPTH, LEARNING_RATE, MIN_LEAF = 30, 4, 0.2, 100
 """Trees per class, and what shapes them."""
@@ -38,15 +37,14 @@ def train(this: Build) -> Any:
     # Imported here because only this method needs scikit-learn.
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    file = EventsFile(this.data, this.config.table_fraction)
-    events = file.read(file.rows("training"))
+    events = this.training_rows()
     selected, kept = select(shift(events.columns))
     columns = {name: column.astype(np.float32) for name, column in selected.items()}
     classes, event_weights = events.classes[kept], events.weights[kept]
     sums = np.bincount(classes, event_weights, minlength=len(PROCESSES))
     if (sums == 0).any():
         lacking = PROCESSES[int(np.argmin(sums))]
-        msg = f"{this.data}: the training part holds no {lacking}; give a file with all processes"
+        msg = f"{this.training or this.data}: the training part holds no {lacking}; give a file with all processes"
         raise SettingsError(msg)
     shares = np.array(this.config.training.shares()) / sums
     forest = HistGradientBoostingClassifier(

@@ -1,0 +1,1 @@
+"""Densities of events by coupling flows, and what classifies with them: for methods that use flows."""
