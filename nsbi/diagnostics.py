@@ -24,6 +24,7 @@ class Closure:
         target: Fractions of the target, shape (B,).
         reweighted: Of the reweighted reference.
         reference: Of the reference as it is.
+        error: Of the difference of the first two.
         chi2: Per bin, between the first two.
     """
 
@@ -31,6 +32,7 @@ class Closure:
     target: np.ndarray
     reweighted: np.ndarray
     reference: np.ndarray
+    error: np.ndarray
     chi2: float
 
 
@@ -52,7 +54,8 @@ def closure(target: np.ndarray, reference: np.ndarray, weights: np.ndarray, bins
     theirs = np.bincount(other, weights, number) / weights.sum()
     squares = np.bincount(other, weights**2, number) / weights.sum() ** 2
     variance = ours / len(target) + squares
-    return Closure(edges, ours, theirs, plain, float(np.mean((ours - theirs) ** 2 / variance)))
+    chi2 = float(np.mean((ours - theirs) ** 2 / variance))
+    return Closure(edges, ours, theirs, plain, np.sqrt(variance), chi2)
 
 
 def two_sample_auc(target: np.ndarray, reference: np.ndarray, weights: np.ndarray, seed: int = 1) -> float:

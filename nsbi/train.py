@@ -7,8 +7,8 @@ an ensemble sees each event Poisson(1) times, so the members' spread shows what 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from tqdm import tqdm
 
 from nsbi import KINDS
 from nsbi.networks import PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
@@ -37,7 +38,7 @@ class TrainingSettings:
         width: Nodes of a hidden layer.
         layers: Hidden layers.
         steps: Gradient steps of one network.
-        batch: Events of each sample in a step.
+        batch: Events in a step, of all samples together; each sample has its share, so all are seen equally often.
         rate: Largest learning rate; it rises and falls in one cycle.
         seed: Of everything random; member i adds i.
     """
@@ -46,8 +47,8 @@ class TrainingSettings:
     mus: tuple[float, ...] = (0.0, 0.25, 1.0, 2.0, 4.0)
     width: int = 128
     layers: int = 4
-    steps: int = 6000
-    batch: int = 1024
+    steps: int = 4000
+    batch: int = 4096
     rate: float = 2e-3
     seed: int = 1
 
@@ -86,7 +87,6 @@ def train(
     samples: Samples,
     settings: TrainingSettings,
     member: int,
-    progress: Callable[[int, float], None] | None = None,
 ) -> float:
     """Train a network; returns the mean loss of the last tenth of the steps.
 
@@ -102,45 +102,54 @@ def train(
         # Poisson(1) copies of each event: the bootstrap that tells how far the data determine the ratio.
         copies = rng.permutation(np.repeat(np.arange(len(x)), rng.poisson(1.0, len(x))))
         used[name] = torch.as_tensor(x[copies if len(copies) else np.arange(len(x))], dtype=torch.float32)
+    total = sum(len(x) for x in samples.values())
+    sizes = {name: max(1, round(settings.batch * len(x) / total)) for name, x in samples.items()}
+    ends = np.cumsum(list(sizes.values())).tolist()
+    rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
     at = dict.fromkeys(used, 0)
 
-    def take(name: str, n: int) -> torch.Tensor:
-        rows = used[name]
-        index = (torch.arange(at[name], at[name] + n)) % len(rows)
-        at[name] = (at[name] + n) % len(rows)
-        return rows[index]
+    def take(name: str) -> torch.Tensor:
+        index = torch.arange(at[name], at[name] + sizes[name]) % len(used[name])
+        at[name] = (at[name] + sizes[name]) % len(used[name])
+        return used[name][index]
 
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1)
-    # The reference is as large as one and a half samples, in equal parts.
-    parts = [name for name in REFERENCE if name in used]
-    third = max(1, 3 * settings.batch // (2 * len(parts)))
+    parts = [rows[name] for name in REFERENCE if name in used]
     losses = []
     network.train()
-    for step in range(settings.steps):
-        names = list(used)
-        batch = [take(name, settings.batch) for name in names] + [take(name, third) for name in parts]
-        logits = network.logits(torch.cat(batch))
-        begin = settings.batch * len(names)
+    for _ in tqdm(range(settings.steps), desc=f"network {member}", unit="step", leave=False, disable=None):
+        logits = network.logits(torch.cat([take(name) for name in sizes]))
         loss = torch.zeros(())
         for name, values in logits.items():
-            own = names.index(name) * settings.batch
-            loss = loss + functional.softplus(-values[own : own + settings.batch]).mean()
-            loss = loss + functional.softplus(values[begin:]).mean()
+            loss = loss + functional.softplus(-values[rows[name]]).mean()
+            for part in parts:
+                loss = loss + functional.softplus(values[part]).mean() / len(parts)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         cycle.step()
         losses.append(float(loss.detach()))
-        if progress is not None:
-            progress(step + 1, losses[-1])
     return float(np.mean(losses[-max(1, settings.steps // 10) :]))
 
 
 def train_ensemble(
-    folder: Path, samples: Samples, yields: Yields, settings: TrainingSettings, members: int
+    folder: Path,
+    samples: Samples,
+    yields: Yields,
+    settings: TrainingSettings,
+    members: int,
+    clock: Callable[[str], AbstractContextManager[None]] = nullcontext,
 ) -> Ensemble:
     """Train the members that a folder lacks, one file each, and return all.
+
+    Args:
+        folder: Keeps the networks; an interrupted training goes on with the first that is not there.
+        samples: Features by sample.
+        yields: Expected events.
+        settings: How they are trained.
+        members: Their number.
+        clock: Entered with a name around each network that is trained.
 
     Raises:
         SettingsError: If the folder holds networks of other settings.
@@ -166,10 +175,10 @@ def train_ensemble(
             for module in network.modules():
                 if isinstance(module, torch.nn.Linear):
                     module.reset_parameters()
-            start = time.perf_counter()
-            loss = train(network, samples, settings, member)
-            logger.info("network %d: loss %.4f after %.0f s", member, loss, time.perf_counter() - start)
-            write_arrays(path, {name: value.numpy() for name, value in network.state_dict().items()})
+            with clock(f"training network {member}"):
+                loss = train(network, samples, settings, member)
+                write_arrays(path, {name: value.numpy() for name, value in network.state_dict().items()})
+            logger.info("network %d: loss %.4f", member, loss)
         found.append(network)
     return Ensemble(found)
 

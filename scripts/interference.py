@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +20,7 @@ from scripts.options import add_output, add_seed
 
 EXAMPLE = "--problem four_leptons --small --output results/interference"
 SMALL = {"events": 140_000, "members": 1, "steps": 500, "belt": 4, "toys": 100, "width": 32, "oracle": 60_000}
-FULL = {"events": 4_000_000, "members": 5, "steps": 6000, "belt": 20, "toys": 2000, "width": 128, "oracle": 400_000}
+FULL = {"events": 4_000_000, "members": 5, "steps": 4000, "belt": 20, "toys": 2000, "width": 128, "oracle": 400_000}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -74,23 +73,22 @@ def work(given: argparse.Namespace) -> None:
         given.seed,
         training,
     )
-    timing: dict[str, float] = {}
-    learned = study.learn(settings, given.output, timing)
-    found, closures, curve = study.check(learned, given.seed)
-    start = time.perf_counter()
-    table = study.expected_curves(learned, study.MUS)
-    curves = study.expected_curves(learned, study.SCAN.tolist())
-    impacts, errors = study.systematics(learned)
-    timing["fits"] = time.perf_counter() - start
-    start = time.perf_counter()
-    belt, covered = study.belt_and_coverage(learned, settings, given.output)
-    timing["belt"] = time.perf_counter() - start
+    clock = study.Clock(given.output / "seconds.json")
+    learned = study.learn(settings, given.output, clock)
+    with clock("checks"):
+        found, closures, curve = study.check(learned, given.seed)
+    with clock("fits"):
+        table = study.expected_curves(learned, study.MUS)
+        curves = study.expected_curves(learned, study.SCAN.tolist())
+        impacts, errors = study.systematics(learned)
+    belt, covered = study.belt_and_coverage(learned, settings, given.output, clock)
     content: dict[str, Any] = {
         "problem": given.problem,
         "kind": given.kind,
         "size": size,
         "seed": given.seed,
-        "seconds": timing,
+        "seconds": clock.by_part(),
+        "seconds_by_step": clock.seconds,
         "diagnostics": found,
         "expected_t": {"mu": list(study.MUS), **table},
         "error_of_s": errors,
@@ -141,19 +139,29 @@ def page(content: dict[str, Any], figures: dict[str, Any], version: str) -> str:
     from report.svg import inline, svg_of
 
     titles = {
-        "ratios": ("Ratio against truth", "Every event on the line is one whose ratio is right."),
-        "calibration": ("Calibration", "How often events are signal where the ratio says so."),
+        "ratios": (
+            "Ratio against truth",
+            "An event whose ratio is right lies on the line; below, mean and spread of the difference.",
+        ),
+        "calibration": (
+            "Calibration",
+            "How often new events are signal, among signal and reference in equal parts, where the ratio says so.",
+        ),
         "likelihood": ("Likelihood", "Histograms lose what the exact ratio has; the learned one should not."),
         "belt": ("Belt", "Dotted: what a parabola far from any bound would give."),
         "impacts": (
             "Impacts",
-            "Blue for a nuisance held one error up, red for down; below its name that error.",
+            "What holding a nuisance parameter one error off does to mu; beside it pull and error after the fit.",
         ),
     }
     pictures = []
     for name, figure in figures.items():
         title, caption = titles.get(
-            name, (f"Reweighting to {name[12:].replace('_', ' ')}", "Reweighted reference divided by the target.")
+            name,
+            (
+                f"Reweighting to {name[12:].replace('_', ' ')}",
+                "Reweighted reference divided by the target, in bins where the target has equally many events.",
+            ),
         )
         pictures.append(Picture(name, title, inline(svg_of(figure), name, title), caption, wide=True))
     table = content["expected_t"]

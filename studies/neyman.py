@@ -8,9 +8,8 @@ of their weight in the expected data, which is the same as a Poisson number of c
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +140,7 @@ def make_belt(
     levels: tuple[float, ...] = LEVELS,
     folder: Path | None = None,
     each: Callable[[float], None] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Belt:
     """Make the belt of a statistic.
 
@@ -152,6 +152,7 @@ def make_belt(
         levels: Wanted coverages.
         folder: Keeps the toys of every mu, so that an interrupted belt goes on.
         each: Called with every mu that is done.
+        identity: What else decides the toys, as JSON values; kept toys of another are made again.
 
     Raises:
         SettingsError: If the grid does not increase or there are no toys.
@@ -162,8 +163,7 @@ def make_belt(
         raise SettingsError(msg)
     rows = []
     for mu in grid.tolist():
-        path = None if folder is None else folder / f"belt_{mu:.6g}.json"
-        rows.append(_kept(functools.partial(toys_at, statistic, mu, toys, seed), path, {"toys": toys, "seed": seed}))
+        rows.append(kept_toys(statistic, mu, toys, seed, folder, identity))
         if each is not None:
             each(mu)
     found = [[quantile(row, level) for row in rows] for level in levels]
@@ -172,15 +172,33 @@ def make_belt(
     return Belt(grid, tuple(levels), np.array(found), np.nan_to_num(spread, posinf=math.inf), toys, failed)
 
 
-def _kept(make: Callable[[], np.ndarray], path: Path | None, identity: dict[str, int]) -> np.ndarray:
-    """Return the toys that a file holds, or make and keep them."""
-    if path is not None and path.exists():
+def kept_toys(
+    statistic: Statistic,
+    mu: float,
+    toys: int,
+    seed: int,
+    folder: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """Return t of toys at one signal strength as ``toys_at``, from the folder's file if it has these toys.
+
+    Args:
+        statistic: As for ``make_belt``.
+        mu: Signal strength.
+        toys: Their number.
+        seed: Decides them together with mu.
+        folder: Keeps them; they are made anew without one.
+        identity: As for ``make_belt``.
+    """
+    if folder is None:
+        return toys_at(statistic, mu, toys, seed)
+    path, wanted = folder / f"belt_{mu:.6g}.json", {"toys": toys, "seed": seed, **(identity or {})}
+    if path.exists():
         content = read_object(path, "remove it to make its toys again")
-        if {name: content.get(name) for name in identity} == identity:
+        if {name: value for name, value in content.items() if name != "t"} == wanted:
             return np.array([math.inf if value is None else value for value in content["t"]])
-    found = make()
-    if path is not None:
-        write_json(path, {**identity, "t": [value if math.isfinite(value) else None for value in found.tolist()]})
+    found = toys_at(statistic, mu, toys, seed)
+    write_json(path, {**wanted, "t": [value if math.isfinite(value) else None for value in found.tolist()]})
     return found
 
 

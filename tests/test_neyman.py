@@ -99,6 +99,9 @@ def test_a_belt_goes_on_and_depends_on_no_other_point(tmp_path):
     more = make_belt(parabola, [0.5, 1.0, 2.0], 50, folder=tmp_path)
     np.testing.assert_array_equal(more.quantiles[:, 1:], first.quantiles)
     assert len(make_belt(parabola, [1.0], 60, folder=tmp_path).mu) == 1
+    ours = make_belt(parabola, [1.0], 50, folder=tmp_path, identity={"network": 1})
+    theirs = make_belt(lambda rng, mu: 7.0, [1.0], 50, folder=tmp_path, identity={"network": 2})
+    assert ours.quantiles[0, 0] != theirs.quantiles[0, 0] == 7.0
     np.testing.assert_array_equal(toys_at(parabola, 1.0, 60, 1), np.sort(toys_at(parabola, 1.0, 60, 1)))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 from examples.interference.gaussian import GaussianAmplitudes
 from nsbi import mixture as mixtures
@@ -194,6 +194,38 @@ def test_expected_data_with_a_nuisance():
 
     up, down = (lowest(alpha) for alpha in (0.1 * impact.sigma, -0.1 * impact.sigma))
     assert impact.impact == pytest.approx(10 * (up**2 - down**2) / 2, rel=0.05)
+
+
+def test_regions_add_their_information():
+    """t of expected data in an unbinned region and in a histogram is the sum of both."""
+    events = expected_data()
+    u = np.linspace(-10, 12, 4001)[:, None]
+    densities = GAUSSIAN.components(u) * (u[1, 0] - u[0, 0])
+    yields = np.stack([np.bincount(np.digitize(u[:, 0], [-1, 1, 3]), column, 4) for column in densities.T], axis=1)
+    histogram = replace(events, channels=(binned(yields, yields.sum(axis=1)),))
+    both = replace(events, channels=(*events.channels, *histogram.channels))
+    fits = [best_fit(each) for each in (events, histogram, both)]
+    for mu in (0, 0.5, 2, 4):
+        parts = [t_at(each, best, mu) for each, best in zip((events, histogram, both), fits, strict=True)]
+        assert parts[2] == pytest.approx(parts[0] + parts[1], abs=1e-5)
+        assert 0 < parts[1] < parts[0]
+    information = [1 / best.sigma_mu**2 for best in fits]
+    assert information[2] == pytest.approx(information[0] + information[1], rel=1e-6)
+
+
+def test_pulls_against_another_minimiser():
+    objective = with_nuisances(np.random.default_rng(12))
+    best = best_fit(objective)
+    found = minimize(
+        objective.value, best.parameters + 0.05, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10}
+    )
+    slopes = differences(lambda x: objective.evaluate(x).gradient, found.x)
+    covariance = np.linalg.inv(slopes)
+    for k, impact in enumerate(impacts(objective.mixture, objective, best), start=1):
+        assert impact.pull == pytest.approx(found.x[k] - objective.centres[k - 1], abs=1e-4)
+        assert impact.sigma == pytest.approx(math.sqrt(covariance[k, k]), rel=1e-3)
+        shift = -slopes[0, k] / slopes[0, 0] * math.sqrt(covariance[k, k])
+        assert impact.impact == pytest.approx(2 * found.x[0] * shift, rel=1e-2, abs=1e-4)
 
 
 def test_the_reference_cancels():

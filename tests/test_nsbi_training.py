@@ -1,15 +1,17 @@
 """Networks for ratios and their diagnostics: what holds by construction, and what a short training must reach."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 
 from examples.interference.oracle import MIXTURE, coefficients, draw_oracle
 from examples.interference.problems import problem_of, simulated
-from examples.interference.study import Learned
+from examples.interference.study import Clock, Learned, sample_sizes, spread
 from nsbi import diagnostics
 from nsbi.networks import CHUNK, Ensemble, Yields
 from nsbi.train import TrainingSettings, make_network, train, train_ensemble
@@ -153,6 +155,80 @@ def test_diagnostics_pass_the_exact_ratio_and_fail_a_wrong_one():
     assert integral == pytest.approx([1, 2], rel=0.02)
 
 
+def test_minima_of_expected_data_are_the_true_ones():
+    """With the exact ratio; with one that takes the amplitude for 5 % larger, that much below."""
+    oracle = draw_oracle(PROBLEM, np.random.default_rng(6), 60_000)
+    truth = oracle.densities @ coefficients(1.0)
+    mus = (0.25, 1.0, 2.0, 4.0)
+    weights = [oracle.weights * (oracle.densities @ coefficients(mu)) / truth for mu in mus]
+    yields = oracle.densities.T @ (oracle.weights / truth)
+    found = diagnostics.asimov_scan(MIXTURE, oracle.densities, yields, weights)
+    assert [mu for mu, _ in found] == pytest.approx(mus, rel=1e-4)
+    assert found[1][1] == pytest.approx(0.2149, rel=0.02)
+    larger = np.array([1.05**2, 1.05, 1.0, 1.0])
+    found = diagnostics.asimov_scan(MIXTURE, oracle.densities * larger, yields * larger, weights)
+    assert [mu * 1.05**2 for mu, _ in found] == pytest.approx(mus, rel=1e-4)
+
+
+def test_the_spread_of_networks_is_that_of_their_estimates():
+    """Members whose s is off by a known amount each, and another minimiser for what they find."""
+    oracle = draw_oracle(PROBLEM, np.random.default_rng(7), 20_000)
+    shifts = np.array([-0.02, 0.01, 0.0, 0.015])
+    signal, between, box, rest = oracle.densities.T
+    each = np.stack(
+        [np.stack([signal, between + 2 * d * signal, box + d * between + d**2 * signal, rest], 1) for d in shifts]
+    )
+    network = make_network(SMALL, YIELDS, samples())
+    learned = Learned(PROBLEM, samples(), Ensemble([network]), oracle, each.mean(axis=0), each)
+    found = np.polynomial.Polynomial(spread(learned))
+    truth = oracle.densities @ coefficients(1.0)
+    for mu in (0.25, 1.5, 4.0):
+        weights = oracle.weights * (oracle.densities @ coefficients(mu)) / truth
+        estimates = []
+        for member in each:
+
+            def value(s, member=member, weights=weights):
+                f = coefficients(s**2)
+                return YIELDS.array() @ f - weights @ np.log(member @ f)
+
+            near = (0.8 * math.sqrt(mu), 1.2 * math.sqrt(mu))
+            estimates.append(minimize_scalar(value, bounds=near, method="bounded", options={"xatol": 1e-7}).x)
+        assert found(math.sqrt(mu)) == pytest.approx(np.std(estimates, ddof=1), rel=0.15)
+        assert np.std(estimates, ddof=1) > 0.2 * np.std(shifts, ddof=1)
+    np.testing.assert_array_equal(spread(replace(learned, each=each[:1])), np.zeros(3))
+
+
+def test_most_events_are_of_the_largest_yield():
+    sizes = sample_sizes(["S", "SBI 0", "SBI 1", "rest"], 1000)
+    assert sizes == {"S": 83, "SBI 0": 83, "SBI 1": 83, "rest": 750}
+    assert sample_sizes(["S", "SBI 0"], 1000) == {"S": 500, "SBI 0": 500}
+
+
+def test_samples_are_seen_equally_often():
+    """Whatever their sizes: a larger one has a larger part of each step."""
+    drawn = {"S": samples()["S"], "SBI 0": np.tile(samples()["SBI 0"], (5, 1)), "SBI 1": samples()["SBI 1"]}
+    settings = replace(SMALL, kind="pairwise", batch=70)
+    network = make_network(settings, YIELDS, drawn)
+    seen = []
+    original = network.logits
+    network.logits = lambda x: seen.append(len(x)) or original(x)
+    train(network, drawn, settings, 0)
+    assert set(seen) == {70}
+
+
+def test_a_run_that_goes_on_knows_how_long_its_steps_took(tmp_path):
+    clock = Clock(tmp_path / "seconds.json")
+    with clock("training network 0"):
+        time.sleep(0.05)
+    with clock("training network 1"):
+        pass
+    again = Clock(tmp_path / "seconds.json")
+    with again("training network 0"):
+        pass
+    assert again.seconds["training network 0"] >= 0.05
+    assert again.by_part()["training"] == pytest.approx(sum(again.seconds.values()))
+
+
 def test_a_reference_without_support_is_flagged():
     target = np.linspace(0, 1, 1000)
     with pytest.raises(InputError, match="widen the reference"):
@@ -176,7 +252,7 @@ def test_a_damaged_sample_is_refused(tmp_path):
 @pytest.mark.stat
 def test_learned_t_of_the_gaussian_problem():
     """Within 5 % of the exact one; the problem in three dimensions."""
-    settings = TrainingSettings(width=64, layers=3, steps=3000, batch=1024)
+    settings = TrainingSettings(width=64, layers=3, steps=2000)
     rng = np.random.default_rng(1)
     names = ["S", *(f"SBI {mu:g}" for mu in settings.mus)]
     drawn = {name: PROBLEM.inputs(PROBLEM.sample(rng, 300_000, name)) for name in names}

@@ -31,6 +31,8 @@ GLUON_WIDTH, QUARK_WIDTH = 0.95, 1.25
 """Of the distributions of y."""
 PEAK = 0.95
 """cos(theta*) of q q -> Z Z: (1 + c^2) / (1 - PEAK^2 c^2)."""
+LARGEST_COSINE = 0.9999
+"""Of theta* where a rapidity is computed."""
 SPIN2_HELICITIES, QUARK_HELICITIES = (0.0, 0.0, 1.0), (0.15, 0.10, 0.75)
 
 NUISANCES = ("gg_rate", "box_rate", "qq_shape", "lepton_scale", "pt_scale", "luminosity")
@@ -127,8 +129,14 @@ def yields(alphas: Mapping[str, float] | None = None) -> np.ndarray:
 
 
 def inputs(x: np.ndarray) -> np.ndarray:
-    """Return what a network reads of events, float32, shape (N, 11): periodic in Phi, without long tails."""
+    """Return what a network reads of events, float32, shape (N, 15).
+
+    Rapidity of the Z bosons along the beam, angles as products with the sines that make them smooth where a plane of
+    decay is not defined, and quantities of motion in which the tails are no longer than exponentials.
+    """
     m, c, c1, c2, phi, pt, y = x.T
-    angles = (np.cos(phi), np.sin(phi), np.cos(2 * phi), np.sin(2 * phi))
-    columns = (np.log(m), c, c**2, c1, c2, *angles, np.log(pt + 1), y**2)
-    return np.stack(columns, axis=1).astype(np.float32)
+    across = np.sqrt(np.clip((1 - c1**2) * (1 - c2**2), 0.0, None))
+    planes = (across * np.cos(phi), across * np.sin(phi), across**2 * np.cos(2 * phi), across**2 * np.sin(2 * phi))
+    rapidity = np.arctanh(np.clip(c, -LARGEST_COSINE, LARGEST_COSINE))
+    motion = np.log(pt + 1), pt / GLUON_SCALE, y**2
+    return np.stack([np.log(m), rapidity, c**2, c1, c2, c1 * c2, c1**2, c2**2, *planes, *motion], 1).astype(np.float32)

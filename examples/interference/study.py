@@ -6,10 +6,10 @@ without one trains a classifier for each.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from nsbi.likelihood import Deviation, MixtureLikelihood, Rows, unbinned
 from nsbi.networks import FLAGGED_FRACTION, Ensemble
 from nsbi.train import REFERENCE, Samples, TrainingSettings, train_ensemble
 from sage.errors import FitError
-from studies.neyman import Belt, Resampler, Statistic, make_belt, toys_at
-
-logger = logging.getLogger("sage.examples.interference")
+from studies.neyman import Belt, Resampler, Statistic, kept_toys, make_belt
+from workshop.files import read_object, write_json
 
 MUS = (0.0, 0.25, 0.5, 1.5, 2.0, 3.0, 4.0)
 COVERAGE_MUS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
+REST_SHARE = 0.75
+"""Of the simulated events that are of the processes without mu."""
+LARGEST_MU = 5.0
+"""End of the belt."""
 SCAN = np.linspace(0.0, 2.2, 45) ** 2
 """Signal strengths of curves, to 4.84."""
 
@@ -59,6 +62,38 @@ class StudySettings:
     training: TrainingSettings
 
 
+class Clock:
+    """How long each step took when it was done, kept in a folder: a run that goes on finds most steps done.
+
+    Args:
+        path: The JSON file of the seconds by step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = {}
+        if path.exists():
+            self.seconds = {name: float(value) for name, value in read_object(path, "remove it").items()}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Time a step; one whose result was there already keeps its older, longer time."""
+        start = time.perf_counter()
+        yield
+        found = time.perf_counter() - start
+        if found > self.seconds.get(step, 0.0):
+            self.seconds[step] = round(found, 3)
+            write_json(self.path, self.seconds)
+
+    def by_part(self) -> dict[str, float]:
+        """Return the seconds of all steps that begin with the same word, added up."""
+        found: dict[str, float] = {}
+        for step, seconds in self.seconds.items():
+            part = step.partition(" ")[0]
+            found[part] = found.get(part, 0.0) + seconds
+        return found
+
+
 @dataclass(frozen=True)
 class Learned:
     """What the networks say: the problem, its samples, the ensemble, and ratios at the oracle's events."""
@@ -79,25 +114,35 @@ class Learned:
         return self.oracle.expected_t(mu) - 2 * float(self.oracle.weights @ difference)
 
 
-def learn(settings: StudySettings, folder: Path, timing: dict[str, float]) -> Learned:
+def sample_sizes(names: Sequence[str], events: int) -> dict[str, int]:
+    """Return how many events of each sample to simulate.
+
+    N training events that stand for nu expected ones let t fluctuate by about 2 sqrt(t nu / N): most events are of the
+    rest, which has ten times the yield of all others.
+    """
+    alone = {"rest": REST_SHARE} if "rest" in names else {}
+    other = (1 - sum(alone.values())) / (len(names) - len(alone))
+    return {name: max(1, round(events * alone.get(name, other))) for name in names}
+
+
+def learn(settings: StudySettings, folder: Path, clock: Clock) -> Learned:
     """Simulate and train, or take what the folder has."""
     problem = problem_of(settings.problem)
     names = ["S", *(f"SBI {mu:g}" for mu in settings.training.mus), "rest"]
     if not problem.yields().rest:
         names.remove("rest")
-    start = time.perf_counter()
-    each = max(1, settings.events // len(names))
-    samples = {name: simulated(problem, folder / "events", name, each, settings.seed) for name in names}
-    oracle = draw_oracle(problem, np.random.default_rng(settings.seed + 1), settings.oracle)
-    timing["simulation"] = time.perf_counter() - start
-    start = time.perf_counter()
+    sizes, samples = sample_sizes(names, settings.events), {}
+    for name in names:
+        with clock(f"simulation {name}"):
+            samples[name] = simulated(problem, folder / "events", name, sizes[name], settings.seed)
+    with clock("simulation for checks"):
+        oracle = draw_oracle(problem, np.random.default_rng(settings.seed + 1), settings.oracle)
     inputs: Samples = {name: problem.inputs(x) for name, x in samples.items()}
     networks = folder / f"networks_{settings.training.kind}"
-    ensemble = train_ensemble(networks, inputs, problem.yields(), settings.training, settings.members)
-    timing["training"] = time.perf_counter() - start
+    ensemble = train_ensemble(networks, inputs, problem.yields(), settings.training, settings.members, clock)
     read = problem.inputs(oracle.events)
-    ratios, members = ensemble.ratios(read), ensemble.each(read)
-    return Learned(problem, samples, ensemble, oracle, ratios, members)
+    each = ensemble.each(read)
+    return Learned(problem, samples, ensemble, oracle, each.mean(axis=0), each)
 
 
 def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[diagnostics.Closure]], Any]:
@@ -158,12 +203,15 @@ def spread(learned: Learned) -> np.ndarray:
         return np.zeros(3)
     truth = learned.oracle.densities @ coefficients(1.0)
     yields, rows = learned.problem.yields().array(), []
-    for mu in MUS:
+    # At mu = 0 estimates pile up at the end of the range.
+    positive = [mu for mu in MUS if mu > 0]
+    for mu in positive:
         weights = learned.oracle.weights * (learned.oracle.densities @ coefficients(mu)) / truth
         fits = [best_fit(MixtureLikelihood(MIXTURE, (unbinned(each, yields, weights),))).mu for each in learned.each]
-        # Of the mean of the members, which is the answer.
-        rows.append(np.std(fits, ddof=1) / np.sqrt(len(fits)))
-    coefficients_of_s = np.polynomial.Polynomial.fit(np.sqrt(MUS), rows, 2).convert().coef
+        # Not divided by the root of their number: a member's bootstrap is as far from the events that were simulated
+        # as these are from the truth, and averaging removes the first distance alone.
+        rows.append(np.std(fits, ddof=1))
+    coefficients_of_s = np.polynomial.Polynomial.fit(np.sqrt(positive), rows, 2).convert().coef
     # Trailing zeros are cut off.
     return np.pad(coefficients_of_s, (0, 3 - len(coefficients_of_s)))
 
@@ -235,13 +283,23 @@ def statistics(learned: Learned, mus: Sequence[float], seed: int) -> tuple[Stati
     return statistic(ratios), statistic(exact)
 
 
-def belt_and_coverage(learned: Learned, settings: StudySettings, folder: Path) -> tuple[Belt, dict[float, float]]:
+def belt_and_coverage(
+    learned: Learned, settings: StudySettings, folder: Path, clock: Clock
+) -> tuple[Belt, dict[float, float]]:
     """Return the belt of the learned t, and its coverage in toys drawn from the exact density."""
-    grid = sorted({*COVERAGE_MUS, *(np.linspace(0, np.sqrt(5.0), settings.belt) ** 2).tolist()})
-    own, true = statistics(learned, grid, settings.seed)
-    belt = make_belt(own, grid, settings.toys, settings.seed, folder=folder / "belt")
+    grid = sorted({*COVERAGE_MUS, *(np.linspace(0, np.sqrt(LARGEST_MU), settings.belt) ** 2).tolist()})
+    with clock("belt preparation"):
+        own, true = statistics(learned, grid, settings.seed)
+    # Toys of other networks are others.
+    identity = {"events": settings.events, "members": settings.members, "training": asdict(settings.training)}
+    identity["training"]["mus"] = list(settings.training.mus)
+    for mu in grid:
+        with clock(f"belt {mu:g}"):
+            make_belt(own, [mu], settings.toys, settings.seed, folder=folder / "belt", identity=identity)
+    belt = make_belt(own, grid, settings.toys, settings.seed, folder=folder / "belt", identity=identity)
     covered = {}
     for mu in COVERAGE_MUS:
-        t = toys_at(true, mu, settings.toys, settings.seed + 1)
+        with clock(f"coverage {mu:g}"):
+            t = kept_toys(true, mu, settings.toys, settings.seed + 1, folder / "coverage", identity)
         covered[mu] = float((t <= belt.at(mu)).mean())
     return belt, covered
