@@ -31,6 +31,9 @@ MAY_IMPORT = {
     "sage.rates": {"sage.challenge", "sage.fit"},
     "sage.likelihood": {"sage.challenge", "sage.fit", "sage.rates"},
     "sage.binned": {"sage.challenge", "sage.errors", "sage.likelihood", "sage.network", "sage.rates"},
+    "sage.unbinned": {
+        *("sage.binned", "sage.challenge", "sage.errors", "sage.fit", "sage.likelihood", "sage.network", "sage.rates"),
+    },
     "sage.files": {"sage.binned", "sage.challenge", "sage.errors", "sage.network", "sage.rates"},
     "sage.measurement": {
         "sage.binned",
