@@ -16,7 +16,7 @@
 // above is what all widths share. No state, no allocation, no exceptions; libc and libm only. The layout of the event
 // graph and of the parameters repeats sage/network/graph.py and parameters.py; the comparison with the dense module in
 // tests/test_native.py is what keeps them the same. ditau.h holds the di-tau quantities, perceptron.h what runs beside
-// the graph.
+// the graph, unbinned.h the sums of unbinned likelihoods.
 
 #ifndef SAGE_LANES
 
@@ -359,6 +359,7 @@ struct Batch {
 #include "ditau.h"
 #include "perceptron.h"
 #include "inputs.h"
+#include "unbinned.h"
 
 // ------------------------------------------------------------------------------------- one kernel per instruction set
 
@@ -576,6 +577,7 @@ SAGE_EXPORT int32_t sage_ditau(const float* constants, int64_t n_constants, cons
 }
 
 #include "inputs.h"
+#include "unbinned.h"
 
 #else  // one kernel, SAGE_LANES events at a time ------------------------------------------------------------------------
 
@@ -940,6 +942,7 @@ void run(const FoldedFor<Globals>& f, const Batch& batch) {
 #include "ditau.h"
 #include "perceptron.h"
 #include "inputs.h"
+#include "unbinned.h"
 
 }  // namespace SAGE_NAMESPACE
 }  // namespace

@@ -9,6 +9,7 @@ Its packages follow the data, and what stands below imports nothing of what stan
     measurement  all steps below, from a data frame to an answer
     files        reads the weights folder without trusting it: arrays, manifest, settings, bundle
     binned       probabilities -> counts: regions, counting, the smooth response of yields, tables, the statistic
+    unbinned     likelihood ratios of single events in place of bins: their response, the statistic, the likelihood
     likelihood   rates and a statistic: an objective; ``rates`` are the expected events as a function of the parameters
     flows        events -> densities by coupling flows, and scores from them, for the methods that have them
     fit          any objective -> interval: newton, interval, ladder, deadline, misfit

@@ -32,6 +32,9 @@ MAY_IMPORT = {
     "sage.flows": {"sage.challenge", "sage.errors", "sage.fit", "sage.network", "sage.rates"},
     "sage.likelihood": {"sage.challenge", "sage.fit", "sage.rates"},
     "sage.binned": {"sage.challenge", "sage.errors", "sage.likelihood", "sage.network", "sage.rates"},
+    "sage.unbinned": {
+        *("sage.binned", "sage.challenge", "sage.errors", "sage.fit", "sage.likelihood", "sage.network", "sage.rates"),
+    },
     "sage.files": {"sage.binned", "sage.challenge", "sage.errors", "sage.network", "sage.rates"},
     "sage.measurement": {
         "sage.binned",

@@ -21,6 +21,9 @@ VERSION = 3
 INPUTS_VERSION = 1
 """Version of its interface to the inputs, and of their meaning."""
 
+UNBINNED_VERSION = 1
+"""Version of its interface to the sums over events, and of their meaning."""
+
 INSTRUCTION_SETS = ("automatic", "baseline", "avx2", "avx512")
 """Names by the library's numbers; automatic is the widest one the machine has."""
 
@@ -61,7 +64,16 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
             *(pointer, count, count),  # columns, number of events
             *(pointer, pointer, number),  # inputs, derived columns, instruction set
         ]
-        versions = (library.sage_network_version(), VERSION), (library.sage_inputs_version(), INPUTS_VERSION)
+        library.sage_unbinned.argtypes = [
+            *(pointer, count, count, count, count),  # events, numbers of blocks, processes, shapes and terms
+            *(pointer, pointer, pointer, number),  # factors, terms, their derivatives, whether to derive
+            *(pointer, count, number),  # sums, instruction set
+        ]
+        versions = (
+            (library.sage_network_version(), VERSION),
+            (library.sage_inputs_version(), INPUTS_VERSION),
+            (library.sage_unbinned_version(), UNBINNED_VERSION),
+        )
     except (OSError, AttributeError) as error:
         # Answers carry the message as a flag, and where the user's files are is nobody's business.
         reason = str(error).replace(str(path), path.name)

@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "54be5a7171cf6a71c76c72e8163f0688999dc5709989a944d317da9975a08963"
+SHA256 = "576e1cb9d65bcb0cc4dbdbc4fd1f761789c87c6011c07e92981267ae784bdac1"
