@@ -19,7 +19,7 @@ EDM_GOAL = 1e-12
 """Estimated distance to the minimum (in units of nll) at which the iteration stops."""
 EDM_ACCEPT = 1e-4
 """Largest estimated distance at which a stalled iteration (at a kink of the table) still counts as converged."""
-DAMPING_MIN, DAMPING_MAX = 0.1, 1e6
+DAMPING_MIN, DAMPING_MAX = 1e-2, 1e6
 FACE = 1e-9
 """Distance from the face of a table cell, in nu, at which a point counts as on it."""
 MAX_CELLS = 100
