@@ -13,13 +13,14 @@ ONE_SIGMA, TWO_SIGMA = "#7fc97f", "#ffe066"
 PROCESS_COLOURS = {"htautau": "#d1495b", "ztautau": "#e9c46a", "ttbar": "#7b8cde", "diboson": "#6ba292"}
 PROCESS_LABELS = {"htautau": r"$H\to\tau\tau$", "ztautau": r"$Z\to\tau\tau$", "ttbar": r"$t\bar t$", "diboson": "VV"}
 NUISANCE_LABELS = {
-    "tes": r"$\tau$ energy scale",
-    "jes": "jet energy scale",
-    "soft_met": "soft MET",
-    "ttbar_scale": r"$t\bar t$ rate",
-    "diboson_scale": "VV rate",
-    "bkg_scale": "background rate",
+    "tes": r"$\tau$ energy scale (tes)",
+    "jes": "jet energy scale (jes)",
+    "soft_met": "soft MET (soft_met)",
+    "ttbar_scale": r"$t\bar t$ rate (ttbar_scale)",
+    "diboson_scale": "VV rate (diboson_scale)",
+    "bkg_scale": "background rate (bkg_scale)",
 }
+"""In words, with the name that tables and settings have."""
 
 
 def label(axes: Any, text: str = "SAGE") -> None:

@@ -13,8 +13,14 @@ from workshop.plots import drawn, new_figure, save
 
 STACK = (*BACKGROUNDS[::-1], SIGNAL)
 """Processes from the bottom of the stack to its top."""
-OBSERVABLES = {"p_htautau": r"$p(H\to\tau\tau)$", "m_vis": r"$m_{\mathrm{vis}}$ / GeV"}
-MAX_TICKS = 6
+OBSERVABLES = {
+    "p_htautau": r"$p(H\to\tau\tau)$",
+    "m_vis": r"$m_{\mathrm{vis}}$ / GeV",
+    "efficient_score": r"efficient score of $\mu$",
+}
+MAX_TICKS = 5
+TEXT, SMALL_TEXT = 14, 12
+"""Points; a page shows these wide pictures at about two thirds of their size."""
 
 
 @drawn
@@ -27,7 +33,7 @@ def draw_regions(content: dict[str, Any], stem: Path) -> list[Path]:
     widths = [max(10, len(region["observed"])) for region in regions.values()]
     figure, axes = new_figure(
         min(16.0, 3.0 + 0.16 * sum(widths)),
-        9.0,
+        10.0,
         rows=4,
         columns=len(regions),
         sharex="col",
@@ -38,18 +44,18 @@ def draw_regions(content: dict[str, Any], stem: Path) -> list[Path]:
         for row, state in ((0, "before"), (2, "after")):
             _draw_stack(axes[row, column], region, state)
             _draw_ratio(axes[row + 1, column], region, state)
-            axes[row, column].set_title(f"{name}, {state} the fit", fontsize=9)
+            axes[row, column].set_title(f"{name}, {state} the fit", fontsize=TEXT)
         edges = region["edges"]
         ticks = np.unique(np.linspace(0, len(edges) - 1, min(MAX_TICKS, len(edges))).round().astype(int))
-        axes[3, column].set_xticks(ticks, [f"{edges[tick]:.3g}" for tick in ticks], fontsize=8)
-        axes[3, column].set_xlabel(OBSERVABLES.get(region["observable"], region["observable"]), fontsize=9)
+        axes[3, column].set_xticks(ticks, [f"{edges[tick]:.3g}" for tick in ticks], fontsize=SMALL_TEXT)
+        axes[3, column].set_xlabel(OBSERVABLES.get(region["observable"], region["observable"]), fontsize=TEXT)
     for row in (0, 2):
-        axes[row, 0].set_ylabel("events", fontsize=9)
-        axes[row + 1, 0].set_ylabel("data / expected", fontsize=9)
+        axes[row, 0].set_ylabel("events", fontsize=TEXT)
+        axes[row + 1, 0].set_ylabel("data / exp.", fontsize=SMALL_TEXT)
     handles, names = axes[0, 0].get_legend_handles_labels()
     more_handles, more_names = axes[1, 0].get_legend_handles_labels()
     figure.legend(
-        handles + more_handles, names + more_names, loc="outside lower center", ncols=7, frameon=False, fontsize=9
+        handles + more_handles, names + more_names, loc="outside lower center", ncols=4, frameon=False, fontsize=TEXT
     )
     return save(figure, stem)
 
@@ -58,7 +64,7 @@ def draw_regions(content: dict[str, Any], stem: Path) -> list[Path]:
 def draw_fitted_nuisances(content: dict[str, Any], stem: Path) -> list[Path]:
     """Draw the fitted nuisance parameters with their uncertainties, and the true ones."""
     nuisances = content["nuisances"]
-    figure, axes = new_figure(6.0, 3.6)
+    figure, axes = new_figure(6.4, 3.8)
     bands(axes)
     rows = np.arange(len(nuisances))[::-1]
     entries = list(nuisances.values())
@@ -75,11 +81,11 @@ def draw_fitted_nuisances(content: dict[str, Any], stem: Path) -> list[Path]:
     )
     known = [i for i, entry in enumerate(entries) if entry["true_nu"] is not None]
     axes.plot([entries[i]["true_nu"] for i in known], rows[known], "D", color=RED, ms=4, label="true", zorder=4)
-    axes.set_yticks(rows, [NUISANCE_LABELS[name] for name in nuisances], fontsize=9)
+    axes.set_yticks(rows, [NUISANCE_LABELS[name] for name in nuisances], fontsize=10)
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel(r"nuisance parameter $\nu$", fontsize=9)
+    axes.set_xlabel(r"nuisance parameter $\nu$", fontsize=10)
     label(axes, f"SAGE, {MU_HAT} = {content['mu_hat']:.2f}, true {content['mu']:.2f}")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     return save(figure, stem)
 
 
@@ -96,12 +102,12 @@ def draw_probabilities(histograms: dict[str, Any], stem: Path) -> list[Path]:
             panel.stairs(mean + std, edges, baseline=np.maximum(mean - std, 1e-3), color=colour, alpha=0.3, fill=True)
         panel.set_yscale("log")
         panel.set_ylim(bottom=0.1)
-        panel.set_xlabel(f"p({PROCESS_LABELS[output]})", fontsize=9)
-        panel.set_ylabel("expected events", fontsize=9)
-        panel.tick_params(labelsize=8)
+        panel.set_xlabel(f"p({PROCESS_LABELS[output]})", fontsize=TEXT)
+        panel.set_ylabel("expected events", fontsize=TEXT)
+        panel.tick_params(labelsize=SMALL_TEXT)
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.suptitle(f"mean and standard deviation over {len(histograms['nodes'])} nuisance nodes", fontsize=10)
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=TEXT)
+    figure.suptitle(f"mean and standard deviation over {len(histograms['nodes'])} nuisance nodes", fontsize=TEXT)
     return save(figure, stem)
 
 
@@ -121,7 +127,7 @@ def _draw_stack(panel: Any, region: dict[str, Any], state: str) -> None:
     # At least two decades, or the axis is labelled between powers of ten.
     panel.set_ylim(min(max(0.3, 0.3 * np.min(entry["processes"][STACK[0]])), 0.01 * highest), 3 * highest)
     panel.set_xlim(0, len(observed))
-    panel.tick_params(labelsize=8)
+    panel.tick_params(labelsize=SMALL_TEXT)
 
 
 def _draw_ratio(panel: Any, region: dict[str, Any], state: str) -> None:
@@ -143,4 +149,4 @@ def _draw_ratio(panel: Any, region: dict[str, Any], state: str) -> None:
     panel.errorbar(
         edges[:-1] + 0.5, observed / total, yerr=np.sqrt(observed) / total, fmt="o", color=BLACK, ms=2.5, lw=1
     )
-    panel.tick_params(labelsize=8)
+    panel.tick_params(labelsize=SMALL_TEXT)

@@ -63,16 +63,14 @@ class Answers:
     @classmethod
     def of(cls, records: Sequence[Record]) -> Answers:
         """Return those of records."""
-        four = (np.array([r.answer[key] for r in records]) for key in ("mu_hat", "p16", "p84", "delta_mu_hat"))
+        mu_hat, p16, p84, half = (
+            np.array([r.answer[key] for r in records]) for key in ("mu_hat", "p16", "p84", "delta_mu_hat")
+        )
         drawn = [name for name in NAMES if all(r.nuisances.get(name) is not None for r in records)]
         true = {name: np.array([r.nuisances[name] for r in records], dtype=np.float64) for name in drawn}
-        constant = {name for name, values in true.items() if np.ptp(values) == 0}
-        return cls(
-            np.array([r.set for r in records]),
-            np.array([r.mu for r in records]),
-            *four,
-            {name: values for name, values in true.items() if name not in constant},
-        )
+        varied = {name: values for name, values in true.items() if np.ptp(values) > 0}
+        sets, mu = np.array([r.set for r in records]), np.array([r.mu for r in records])
+        return cls(sets, mu, mu_hat, p16, p84, half, varied)
 
     def moved(self, shift: np.ndarray) -> Answers:
         """Return the answers less a shift of each, shape (n,)."""
@@ -161,7 +159,7 @@ def bins_of(answers: Answers, moved: Answers, key: str) -> dict[str, Any]:
     values = answers.mu if key == "mu" else answers.nuisances[key]
     edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, BINS + 1)))
     place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
-    bins = []
+    bins: list[dict[str, Any]] = []
     for number in np.unique(place):
         rows = place == number
         bins.append(

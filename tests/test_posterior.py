@@ -121,6 +121,6 @@ def test_a_poor_fit_widens_the_posterior(bundle):
     profile = fit_interval(likelihood, bundle.settings)
     scale = misfit_scale(profile, likelihood)
     assert scale > 1.5
-    found = fit_interval(likelihood, bundle.settings | {"flat_prior": [-20.0, 20.0]})
+    found = fit_interval(likelihood, bundle.settings | {"flat_prior": [0.0, 4.0]})
     assert found.high - found.low == pytest.approx(profile.high - profile.low, rel=0.1)
     assert found.flags == profile.flags

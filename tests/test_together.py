@@ -157,7 +157,9 @@ def test_killed_twice(setting, finished, tmp_path, monkeypatch):
 
 
 def test_a_failure_keeps_what_others_have_answered(setting, tmp_path):
-    failing = write(tmp_path / "failing", MINIMAL.replace(": return", ": raise KeyError('met')\n        return"))
+    failing = write(
+        tmp_path / "failing", MINIMAL.replace(": return", ":\n        raise KeyError('met')\n        return")
+    )
     submissions = {"counting": COUNTING, "failing": failing}
     with pytest.raises(SubmissionError, match=r"predict failed in set \d.*KeyError: 'met'") as caught:
         run_together(submissions, options(setting, tmp_path / "results"))
@@ -168,7 +170,7 @@ def test_a_failure_keeps_what_others_have_answered(setting, tmp_path):
 
 
 def test_a_process_that_dies_is_told(setting, tmp_path):
-    text = MINIMAL.replace(": return", ": __import__('os')._exit(3)\n        return")
+    text = MINIMAL.replace(": return", ":\n        __import__('os')._exit(3)\n        return")
     with pytest.raises(UsageError, match="exit code 3"):
         run_together({"dying": write(tmp_path / "dying", text)}, options(setting, tmp_path / "results"))
 
