@@ -52,7 +52,7 @@ class TowerSettings:
     """
 
     width: int = 64
-    epochs: int = 8
+    epochs: int = 5
     patience: int = 3
     batch: int = 2000
     rate: float = 3e-3

@@ -62,7 +62,7 @@ class FlowFeatureSettings:
     loss: str = "contrastive"
     flow: FlowSettings = LIGHT
     fit: FitSettings = field(default_factory=FitSettings)
-    rows: int = 60_000
+    rows: int = 20_000
     floor: float = FLOOR
     published_feature: bool = False
 

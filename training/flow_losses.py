@@ -98,7 +98,7 @@ class FitSettings:
         SettingsError: If a number is out of its range.
     """
 
-    epochs: int = 10
+    epochs: int = 6
     patience: int = 2
     batch: int = 500
     rate: float = 2e-3

@@ -27,11 +27,11 @@ from workshop.files import read_arrays
 
 BINS = 199
 """Equal bins of the score from which merging starts."""
-ROWS = 800_000
+ROWS = 300_000
 """Training events that are read at most."""
-NODES, NOISE_DRAWS = 24, 1
+NODES, NOISE_DRAWS = 20, 1
 """At most, of the configured ones: flows take several times as long as SAGE's network."""
-TOYS = 2000
+TOYS = 1000
 """At each signal strength of the table; 50 in the published program."""
 REGIONS = RegionSet("flows", (Region("jets", (CUT,)),), exclusive=True)
 FLOWS = FlowFeatureSettings()
