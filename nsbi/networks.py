@@ -61,12 +61,17 @@ class Perceptron(nn.Module):
         self.register_buffer("scale", scale)
         sizes = [len(mean), *([width] * layers)]
         hidden = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
-        self.stack = nn.Sequential(*hidden, nn.Linear(width, outputs))
+        self.stack = nn.Sequential(*hidden)
+        self.last = nn.Linear(width, outputs)
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the last layer reads, shape (N, width)."""
+        shifted = (x - cast("torch.Tensor", self.mean)) / cast("torch.Tensor", self.scale)
+        return cast("torch.Tensor", self.stack(shifted))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the outputs at features, shape (N, outputs)."""
-        shifted = (x - cast("torch.Tensor", self.mean)) / cast("torch.Tensor", self.scale)
-        return cast("torch.Tensor", self.stack(shifted))
+        return cast("torch.Tensor", self.last(self.hidden(x)))
 
 
 class RatioNetwork(nn.Module):
@@ -79,17 +84,30 @@ class RatioNetwork(nn.Module):
     clamped: float = 0.0
     """Fraction of the ratios that the last ``ratios`` has clamped."""
 
-    def __init__(self, yields: Yields) -> None:
+    def __init__(self, yields: Yields, bodies: tuple[Perceptron, ...]) -> None:
         super().__init__()
         self.yields = yields
+        self.bodies = nn.ModuleList(bodies)
 
-    def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def outputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the perceptrons give, shape (N, O)."""
+        return torch.cat([body(x) for body in self.bodies], dim=1)
+
+    def logits_of(self, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the logarithm of p / p_ref of each sample that is trained on, shape (N,) each."""
         raise NotImplementedError
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def ratios_of(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return nu_j p_j / p_ref of S, I, B, rest, shape (N, 4)."""
         raise NotImplementedError
+
+    def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the logarithms at features."""
+        return self.logits_of(self.outputs(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the ratios at features."""
+        return self.ratios_of(self.outputs(x))
 
     @torch.no_grad()
     def ratios(self, x: np.ndarray) -> np.ndarray:
@@ -119,14 +137,13 @@ class JointNetwork(RatioNetwork):
     """
 
     def __init__(self, yields: Yields, body: Perceptron, mus: tuple[float, ...]) -> None:
-        super().__init__(yields)
-        self.body = body
+        super().__init__(yields, (body,))
         self.mus = mus
         self.start = math.atanh(yields.interference / (2 * math.sqrt(yields.signal * yields.background)))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def ratios_of(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return nu_j p_j / p_ref of S, I, B, rest, shape (N, 4)."""
-        a, b, h, rest = self.body(x).unbind(dim=1)
+        a, b, h, rest = outputs.unbind(dim=1)
         # At outputs 0 every ratio of densities is 1: the training starts from yields that are right.
         s, box = a + math.log(self.yields.signal), b + math.log(self.yields.background)
         between = 2 * torch.exp((s + box) / 2) * torch.tanh(h + self.start)
@@ -138,9 +155,9 @@ class JointNetwork(RatioNetwork):
         ratios[:, 1] = np.clip(ratios[:, 1], -most, most)
         return ratios
 
-    def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def logits_of(self, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ln(p / p_ref) of the signal, of S + I + B at each mu, and of the rest."""
-        s, between, box, rest = self(x).unbind(dim=1)
+        s, between, box, rest = self.ratios_of(outputs).unbind(dim=1)
         found = {"S": torch.log(s / self.yields.signal)}
         if self.yields.rest:
             found["rest"] = torch.log(rest / self.yields.rest)
@@ -154,17 +171,13 @@ class JointNetwork(RatioNetwork):
 class PairwiseNetworks(RatioNetwork):
     """A classifier per sample, as ATLAS: S, S + I + B at mu = 1, B and the rest, each against the reference."""
 
-    def __init__(self, yields: Yields, bodies: tuple[Perceptron, ...]) -> None:
-        super().__init__(yields)
-        self.bodies = nn.ModuleList(bodies)
-
-    def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def logits_of(self, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ln(p / p_ref) of the four samples."""
-        return {name: body(x)[:, 0] for name, body in zip(PAIRWISE, self.bodies, strict=False)}
+        return dict(zip(PAIRWISE, outputs.unbind(dim=1), strict=False))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def ratios_of(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return nu_j p_j / p_ref of S, I, B, rest, shape (N, 4); I is what is left of S + I + B."""
-        logits = self.logits(x)
+        logits = self.logits_of(outputs)
         s = self.yields.signal * logits["S"].exp()
         box = self.yields.background * logits["SBI 0"].exp()
         total = self.yields.gluons(1.0) * logits["SBI 1"].exp()

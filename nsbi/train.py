@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,12 +19,16 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nsbi import KINDS
-from nsbi.networks import PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
+from nsbi.networks import CHUNK, PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
 from sage.errors import InputError, SettingsError
 from workshop.files import read_checked, read_object, write_arrays, write_json
 
 REFERENCE = ("S", "SBI 0", "rest")
 """Samples the reference has equal parts of."""
+FINISHING_STEPS = 20
+"""Of the last layers' descent over all events."""
+LEAST_VARIANCE = 1e-7
+"""Of hidden quantities, of the largest, below which a direction says nothing in float32."""
 logger = logging.getLogger("sage.nsbi.train")
 
 
@@ -104,8 +108,7 @@ def train(
         used[name] = torch.as_tensor(x[copies if len(copies) else np.arange(len(x))], dtype=torch.float32)
     total = sum(len(x) for x in samples.values())
     sizes = {name: max(1, round(settings.batch * len(x) / total)) for name, x in samples.items()}
-    ends = np.cumsum(list(sizes.values())).tolist()
-    rows = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+    rows = slices(sizes)
     at = dict.fromkeys(used, 0)
 
     def take(name: str) -> torch.Tensor:
@@ -115,22 +118,120 @@ def train(
 
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1)
-    parts = [rows[name] for name in REFERENCE if name in used]
     losses = []
     network.train()
     for _ in tqdm(range(settings.steps), desc=f"network {member}", unit="step", leave=False, disable=None):
-        logits = network.logits(torch.cat([take(name) for name in sizes]))
-        loss = torch.zeros(())
-        for name, values in logits.items():
-            loss = loss + functional.softplus(-values[rows[name]]).mean()
-            for part in parts:
-                loss = loss + functional.softplus(values[part]).mean() / len(parts)
+        loss = cross_entropy(network.logits(torch.cat([take(name) for name in sizes])), rows)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         cycle.step()
         losses.append(float(loss.detach()))
+    finish(network, used)
     return float(np.mean(losses[-max(1, settings.steps // 10) :]))
+
+
+def slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Return the rows of each sample where they stand one after the other."""
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+
+
+def cross_entropy(logits: Mapping[str, torch.Tensor], rows: Mapping[str, slice]) -> torch.Tensor:
+    """Return the sum over samples of the cross entropy against the reference, both of weight 1.
+
+    Args:
+        logits: ln(p / p_ref) of each sample at all events, shape (N,) each.
+        rows: Which events are of a sample.
+    """
+    parts = [rows[name] for name in REFERENCE if name in rows]
+    loss = torch.zeros(())
+    for name, values in logits.items():
+        loss = loss + functional.softplus(-values[rows[name]]).mean()
+        for part in parts:
+            loss = loss + functional.softplus(values[part]).mean() / len(parts)
+    return loss
+
+
+def finish(network: RatioNetwork, used: Mapping[str, torch.Tensor]) -> None:
+    """Bring the last layers to the minimum of the loss over all events, hidden layers as they are.
+
+    t of thousands of events adds up errors of a thousandth in each. What gradient steps of few events leave is larger;
+    at the minimum, learned and simulated means of every hidden quantity agree, whose combinations are close to what
+    t depends on.
+
+    Args:
+        network: A trained network.
+        used: Its events by sample.
+    """
+    rows, x = slices({name: len(values) for name, values in used.items()}), torch.cat(list(used.values()))
+    whitened = [Whitened.of(body, x) for body in bodies(network)]
+    optimiser = torch.optim.LBFGS(
+        [parameter for each in whitened for parameter in each.parameters],
+        max_iter=FINISHING_STEPS,
+        history_size=FINISHING_STEPS,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = cross_entropy(network.logits_of(torch.cat([each.outputs() for each in whitened], dim=1)), rows)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    for each, body in zip(whitened, bodies(network), strict=True):
+        each.write(body)
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """A last layer on hidden quantities without correlations, where a descent takes few steps.
+
+    Args:
+        hidden: Uncorrelated quantities of unit variance at all events, shape (N, K).
+        mean: Of the quantities as they were, shape (H,).
+        rotation: What makes those uncorrelated, shape (H, K).
+        parameters: Weights (O, K) and biases (O,) on the uncorrelated ones.
+    """
+
+    hidden: torch.Tensor
+    mean: torch.Tensor
+    rotation: torch.Tensor
+    parameters: tuple[torch.Tensor, torch.Tensor]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, body: Perceptron, x: torch.Tensor) -> Whitened:
+        """Return the last layer of a perceptron at features, shape (N, F)."""
+        hidden = torch.cat([body.hidden(part) for part in x.split(CHUNK)])
+        mean = hidden.mean(dim=0)
+        hidden -= mean
+        size, axes = torch.linalg.eigh((hidden.T @ hidden / len(hidden)).double())
+        kept = size > LEAST_VARIANCE * size[-1]
+        root = size[kept].sqrt()
+        rotation = (axes[:, kept] / root).float()
+        weights = body.last.weight @ (axes[:, kept] * root).float()
+        biases = body.last.bias + body.last.weight @ mean
+        return cls(hidden @ rotation, mean, rotation, (weights.requires_grad_(), biases.requires_grad_()))
+
+    def outputs(self) -> torch.Tensor:
+        """Return the outputs at all events, shape (N, O)."""
+        weights, biases = self.parameters
+        return self.hidden @ weights.T + biases
+
+    @torch.no_grad()
+    def write(self, body: Perceptron) -> None:
+        """Give the perceptron this last layer."""
+        weights, biases = self.parameters
+        body.last.weight.copy_(weights @ self.rotation.T)
+        body.last.bias.copy_(biases - body.last.weight @ self.mean)
+
+
+def bodies(network: RatioNetwork) -> list[Perceptron]:
+    """Return the perceptrons of a network."""
+    return [cast("Perceptron", body) for body in network.bodies]
 
 
 def train_ensemble(

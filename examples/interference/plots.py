@@ -69,7 +69,9 @@ def draw_ratios(learned: Learned) -> Any:
         )
         low, high = np.nanquantile(exact, (0.002, 0.998))
         above, below = panels[0, i], panels[1, i]
-        above.hist2d(exact, ours, bins=CELLS, range=((low, high), (low, high)), cmap="Blues", norm="log")
+        above.hist2d(
+            exact, ours, bins=CELLS, range=((low, high), (low, high)), cmap="Blues", norm="log", rasterized=True
+        )
         above.plot([low, high], [low, high], color=RED, lw=1.0, label="learned = exact")
         above.set_title(rf"$\ln\,[\,p(x|\mu={mu:g})\,/\,p(x|\mu=1)\,]$", fontsize=10)
         edges = np.linspace(low, high, 13)
@@ -107,7 +109,7 @@ def draw_closures(closures: Sequence[Closure], features: Sequence[str], target: 
         axes.text(0.04, 0.05, rf"$\chi^2$/bin = {closure.chi2:.2f}", transform=axes.transAxes, fontsize=8)
     for axes in flat[::columns]:
         axes.set_ylabel(f"ratio to {target}", fontsize=9)
-    flat[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=2, columnspacing=0.8, handlelength=1.2)
+    figure.legend(*flat[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -29,7 +29,7 @@ from workshop.files import read_object, write_json
 
 MUS = (0.0, 0.25, 0.5, 1.5, 2.0, 3.0, 4.0)
 COVERAGE_MUS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
-REST_SHARE = 0.75
+REST_SHARE = 0.5
 """Of the simulated events that are of the processes without mu."""
 LARGEST_MU = 5.0
 """End of the belt."""
@@ -117,8 +117,8 @@ class Learned:
 def sample_sizes(names: Sequence[str], events: int) -> dict[str, int]:
     """Return how many events of each sample to simulate.
 
-    N training events that stand for nu expected ones let t fluctuate by about 2 sqrt(t nu / N): most events are of the
-    rest, which has ten times the yield of all others.
+    N training events that stand for nu expected ones let t fluctuate by about 2 sqrt(t nu / N), so the rest, which has
+    ten times the yield of all others, has half of the events; the other half resolves how S, I and B differ.
     """
     alone = {"rest": REST_SHARE} if "rest" in names else {}
     other = (1 - sum(alone.values())) / (len(names) - len(alone))
