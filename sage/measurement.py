@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -86,13 +86,28 @@ class Measurement:
         return asdict(self) | {"delta_mu_hat": self.delta_mu_hat, "flags": list(self.flags)}
 
 
-def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier) -> Measurement:
+Observe = Callable[[Columns, Bundle, Classifier, np.ndarray, Deadline], tuple[Objective, tuple[str, ...]]]
+"""Makes the likelihood of events, with flags: of primary columns and weights of shape (n,) each. May raise
+``TimeLimitError``."""
+
+
+def observe_counts(
+    columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline
+) -> tuple[BinnedLikelihood, tuple[str, ...]]:
+    """Return the likelihood of the counts of some events, and no flags; see ``Observe``."""
+    return likelihood_of(count_events(columns, bundle.regions, classifier, weights, deadline), bundle), ()
+
+
+def measure(
+    test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier, observe: Observe = observe_counts
+) -> Measurement:
     """Measure the signal strength in one pseudo-experiment.
 
     Args:
         test_set: ``{"data": DataFrame, "weights": array}``; the frame is not changed.
         bundle: Tables, regions and settings.
         classifier: Gives the class probabilities that the regions are made for.
+        observe: Makes the likelihood.
     """
     n_events = 0
     flags: list[str] = []
@@ -103,9 +118,9 @@ def measure(test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier)
         n_events = len(weights)
         if not weights.any():
             return _fallback("no_events", n_events)
-        observed = count_events(columns, bundle.regions, classifier, weights, deadline)
-        interval = fit_interval(likelihood_of(observed, bundle), bundle.settings, deadline)
-        return _result(interval, bundle, [*flags, *classifier.flags], n_events)
+        objective, own = observe(columns, bundle, classifier, weights, deadline)
+        interval = fit_interval(objective, bundle.settings, deadline)
+        return _result(interval, bundle, [*flags, *own, *classifier.flags], n_events)
     except InputError as error:
         return _fallback(f"input: {error}", n_events)
     except TimeLimitError as error:
