@@ -6,6 +6,7 @@ Its packages follow the data, and what stands below imports nothing of what stan
 
     submission   what the ``Model`` of every method shares: weights, settings, the way to a worker
     rebuilding   rebuilds the tables in ``fit``, in a process of its own (``child``)
+    surrogates   the unbinned measurement of a bundle that has surrogates
     measurement  all steps below, from a data frame to an answer
     files        reads the weights folder without trusting it: arrays, manifest, settings, bundle
     binned       probabilities -> counts: regions, counting, the smooth response of yields, tables, the statistic

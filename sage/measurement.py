@@ -37,9 +37,10 @@ logger = logging.getLogger(__name__)
 FALLBACK_MU, FALLBACK_HALF_WIDTH = 1.55, 0.99
 """Answer where nothing can be measured: the middle of the published range [0.1, 3] and 68.27 % of it."""
 
-
-FindInterval = Callable[[np.ndarray, Bundle, Deadline], Interval]
+CountsInterval = Callable[[np.ndarray, Bundle, Deadline], Interval]
 """From counts, shape (n_bins,), to an interval of mu whose fit has all six nuisances."""
+EventsInterval = Callable[[Columns, Bundle, Classifier, np.ndarray, Deadline], Interval]
+"""The same from primary columns and weights of events, shape (n,) each; may raise ``TimeLimitError``."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Measurement:
 
 
 def measure(
-    test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier, find: FindInterval | None = None
+    test_set: Mapping[str, Any], bundle: Bundle, classifier: Classifier, find: EventsInterval | None = None
 ) -> Measurement:
     """Measure the signal strength in one pseudo-experiment.
 
@@ -100,7 +101,7 @@ def measure(
         test_set: ``{"data": DataFrame, "weights": array}``; the frame is not changed.
         bundle: Tables, regions and settings.
         classifier: Gives the class probabilities that the regions are made for.
-        find: Finds the interval of counts; that of the profile likelihood if absent.
+        find: Finds the interval; by the profile likelihood of counts if absent.
     """
     n_events = 0
     flags: list[str] = []
@@ -111,8 +112,7 @@ def measure(
         n_events = len(weights)
         if not weights.any():
             return _fallback("no_events", n_events)
-        observed = count_events(columns, bundle.regions, classifier, weights, deadline)
-        interval = (find or profiled)(observed, bundle, deadline)
+        interval = (find or of_counts(profile_interval))(columns, bundle, classifier, weights, deadline)
         return _result(interval, bundle, [*flags, *classifier.flags], n_events)
     except InputError as error:
         return _fallback(f"input: {error}", n_events)
@@ -147,7 +147,18 @@ def count_events(
     return sum(classifier.map(count, range(0, len(columns["PRI_met"]), BLOCK)), start=np.zeros(regions.n_bins))
 
 
-def profiled(observed: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
+def of_counts(find: CountsInterval) -> EventsInterval:
+    """Return what counts events and finds the interval of their counts."""
+
+    def interval(
+        columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline
+    ) -> Interval:
+        return find(count_events(columns, bundle.regions, classifier, weights, deadline), bundle, deadline)
+
+    return interval
+
+
+def profile_interval(observed: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
     """Return the interval of the profile likelihood of counts, shape (n_bins,)."""
     return fit_interval(likelihood_of(observed, bundle), bundle.settings, deadline)
 

@@ -19,7 +19,7 @@ from sage.challenge.nuisances import CHALLENGE, PROCESSES
 from sage.errors import SageError, SettingsError
 from sage.files.bundle import Bundle
 from sage.fit.deadline import NEVER
-from sage.measurement import FindInterval
+from sage.measurement import CountsInterval
 from sage.network.classifier import Classifier
 from sage.rates import SIGNAL_ROW
 from training.events import Events
@@ -34,7 +34,7 @@ def event_coverage(
     events: Events,
     bundle: Bundle,
     classifier: Classifier,
-    find: FindInterval,
+    find: CountsInterval,
     mus: Sequence[float],
     points: int,
     toys: int,
@@ -82,7 +82,7 @@ def event_coverage(
 
 
 def _one(
-    rng: np.random.Generator, yields: np.ndarray, mu: float, bundle: Bundle, find: FindInterval
+    rng: np.random.Generator, yields: np.ndarray, mu: float, bundle: Bundle, find: CountsInterval
 ) -> tuple[float, float, float]:
     """Return mu_hat and the limits of one toy; NaN where the fit fails."""
     factors = np.array([mu if process == SIGNAL_ROW else 1.0 for process in range(len(yields))])

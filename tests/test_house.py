@@ -46,6 +46,10 @@ MAY_IMPORT = {
         "sage.rates",
     },
     "sage.rebuilding": {"sage.binned", "sage.challenge", "sage.child", "sage.errors", "sage.files", "sage.network"},
+    "sage.surrogates": {
+        *("sage.binned", "sage.challenge", "sage.errors", "sage.files", "sage.fit", "sage.measurement", "sage.network"),
+        *("sage.rates", "sage.unbinned"),
+    },
     "sage.submission": {"sage.challenge", "sage.errors", "sage.files", "sage.measurement", "sage.network"},
     "model": {"sage"},
     "workshop": {"sage.errors"},

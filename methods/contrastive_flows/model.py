@@ -19,7 +19,7 @@ from sage.fit.deadline import Deadline
 from sage.fit.interval import Interval
 from sage.flows.classifier import FlowClassifier
 from sage.flows.fraction import fraction_interval, read_table, table_arrays, toy_table
-from sage.measurement import measure
+from sage.measurement import measure, of_counts
 from sage.rebuilding import SEED, rebuild
 from sage.submission import Submission
 
@@ -58,7 +58,7 @@ class Model(Submission):
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""
-        return self._answer(measure(test_set, self.bundle, self._ready(), find_interval))
+        return self._answer(measure(test_set, self.bundle, self._ready(), of_counts(find_interval)))
 
     def _make_classifier(self) -> FlowClassifier:
         return FlowClassifier(self.bundle.network)

@@ -6,7 +6,7 @@ The folder holds ``manifest.json`` and the ``.npz`` files it states, see ``sage.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ NETWORK = "network.npz"
 VARIANCE_FACTORS = "variance_factors"
 """Array of ``response.npz``; files of simulation whose rows are independent have none."""
 FILES = (NETWORK, "response.npz", TABLES)
+SURROGATES = "surrogates.npz"
+"""File of unbinned methods, see ``sage.surrogates``; others have none."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Bundle:
         settings: Settings of the measurement, see ``sage.files.settings``.
         method: Name of the method that the files belong to.
         origin: What the files were made from, for reports.
+        surrogates: Arrays of an unbinned method by name; empty for others.
     """
 
     network: dict[str, np.ndarray]
@@ -57,6 +60,7 @@ class Bundle:
     settings: dict[str, Any]
     method: str
     origin: dict[str, Any]
+    surrogates: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def templates(self) -> Templates:
@@ -102,13 +106,13 @@ def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]
     if tuple(manifest["classes"]) != PROCESSES:
         msg = f"{path}: classes {manifest['classes']} differ from those of this code {list(PROCESSES)}; {REMEDY}"
         raise WeightsError(msg)
-    if set(manifest["files"]) != set(FILES):
+    if set(manifest["files"]) - {SURROGATES} != set(FILES):
         msg = f"{path}: files are {sorted(manifest['files'])}, expected {sorted(FILES)}; {REMEDY}"
         raise WeightsError(msg)
     settings = read_settings(path, {**manifest["settings"], **changes})
     regions = read_regions(path, manifest["region_set"])
     # The grid is nearly all of the folder's size, and few measurements read it.
-    wanted = [name for name in FILES if name != TABLES or settings["templates"] == "grid"]
+    wanted = [name for name in manifest["files"] if name != TABLES or settings["templates"] == "grid"]
     arrays = {name: read_arrays(folder / name, manifest["files"][name]) for name in wanted}
     with np.errstate(over="ignore"):
         mean, std = (np.asarray(manifest["normalisation"][key], dtype=np.float32) for key in ("mean", "std"))
@@ -130,6 +134,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], changes: Mapping[str, Any]
         settings=settings,
         method=str(manifest["method"]),
         origin=manifest["origin"],
+        surrogates=arrays.get(SURROGATES, {}),
     )
 
 

@@ -110,7 +110,7 @@ class UnbinnedLikelihood:
         hessian = at.second(ones) - of_factors.second(np.concatenate([each.shares for each in sums]))
         fisher = np.zeros_like(hessian)
         moved = np.zeros((len(gradient), len(slopes)))
-        moved[self._shapes, np.arange(len(slopes))] = 1.0
+        moved[self.shapes, np.arange(len(slopes))] = 1.0
         for each, c, first in zip(sums, factors, firsts, strict=True):
             along = each.terms @ slopes.T
             gradient -= first @ each.shares + moved @ (c @ along)
@@ -150,7 +150,7 @@ class UnbinnedLikelihood:
 
     def _terms(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the monomials and their derivatives in nu, shapes (C,), (K, C) and (K, K, C)."""
-        maps = [self.nuisances[i - 1].alpha(float(parameters[i])) for i in self._shapes]
+        maps = [self.nuisances[i - 1].alpha(float(parameters[i])) for i in self.shapes]
         values, first, second = self.basis.expand([alpha for alpha, _, _ in maps])
         slope, bend = (np.array([each[order] for each in maps]) for order in (1, 2))
         curvatures = second * slope[:, None, None] * slope[None, :, None]
@@ -159,7 +159,7 @@ class UnbinnedLikelihood:
         return values, slope[:, None] * first, curvatures
 
     @cached_property
-    def _shapes(self) -> list[int]:
+    def shapes(self) -> list[int]:
         """Places of the shape nuisances among (mu, nu...), in the order of the basis."""
         names = [nuisance.name for nuisance in self.nuisances]
         return [1 + names.index(name) for name in self.basis.nuisances]

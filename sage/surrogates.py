@@ -1,0 +1,196 @@
+"""The unbinned measurement: from events to a likelihood that is unbinned in some regions and binned in the others.
+
+What it needs besides tables of counts stands in ``surrogates.npz`` of the weights: the response networks, the maps that
+calibrate the shares of the processes (``sage.unbinned.ratios``), the ``yields`` these were made for, shape (4, R), and
+``norms`` and ``norm_coefficients``, the response of Z (``sage.unbinned.likelihood``). In the tables an unbinned region
+is one bin: its expected events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from sage.binned.counting import BLOCK, quantities_of
+from sage.binned.regions import RegionSet, bin_numbers, ratios
+from sage.binned.response import POWERS, Response
+from sage.binned.statistic import BinnedLikelihood, binned_likelihood
+from sage.challenge.nuisances import PROCESSES, variant
+from sage.challenge.shifts import Columns
+from sage.errors import WeightsError
+from sage.files.bundle import SURROGATES, Bundle
+from sage.fit.deadline import NEVER, Deadline
+from sage.fit.interval import Interval
+from sage.fit.objective import Objective
+from sage.measurement import fit_interval, likelihood_of, rates_of
+from sage.network.classifier import Classifier
+from sage.rates import Rates
+from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood, density_factors
+from sage.unbinned.ratios import UNBINNED, ResponseNetworks, defined, of_rows, read_calibrations
+from sage.unbinned.statistic import LARGEST_EXPONENT, Events, kernel, pack
+
+MOST_OUTSIDE = 1e-3
+"""Share of the events with a response out of range from which all regions are binned."""
+LEAST_LOST = 1e-9
+"""Share of the events that is more than rounding."""
+CORNERS = tuple(product((0.98, 1.02), (0.98, 1.02), (0.0, 5.0)))
+"""Where that is looked for: two standard deviations either way."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is kept of some events.
+
+    Args:
+        counts: Sums of weights in all bins, shape (n_bins,).
+        shares: Of each unbinned region, shape (n, P).
+        responses: Shape (n, P, C).
+        weights: Shape (n,).
+        rows: Which of the events these are, shape (n,).
+    """
+
+    counts: np.ndarray
+    shares: tuple[np.ndarray, ...]
+    responses: tuple[np.ndarray, ...]
+    weights: tuple[np.ndarray, ...]
+    rows: tuple[np.ndarray, ...]
+
+
+class Surrogates:
+    """The surrogates of a bundle.
+
+    Args:
+        bundle: Content of the weights folder of an unbinned method.
+
+    Raises:
+        WeightsError: If it has none, or they do not fit each other.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        arrays = bundle.surrogates
+        shape = len(PROCESSES), len(UNBINNED)
+        shapes = {"yields": shape, "norms": shape, "norm_coefficients": (*shape, len(POWERS))}
+        for name, expected in shapes.items():
+            if name not in arrays or arrays[name].shape != expected:
+                msg = f"{SURROGATES}: {name} is missing or not of shape {expected}; build the weights again"
+                raise WeightsError(msg)
+        self.networks = ResponseNetworks(arrays)
+        self.calibrations = read_calibrations(arrays, arrays["yields"].astype(np.float64))
+        self.norms = Response(arrays["norms"].astype(np.float64), arrays["norm_coefficients"].astype(np.float64))
+
+    def interval(
+        self, columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline = NEVER
+    ) -> Interval:
+        """Return the interval of some events; see ``sage.measurement.EventsInterval``."""
+        objective, flags = self.observe(columns, bundle, classifier, weights, deadline)
+        interval = fit_interval(objective, bundle.settings, deadline)
+        return replace(interval, flags=(*flags, *interval.flags))
+
+    def observe(
+        self, columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline = NEVER
+    ) -> tuple[Objective, tuple[str, ...]]:
+        """Return the likelihood of some events, and flags; arguments as for ``interval``."""
+        observed = self.look(columns, bundle.regions, classifier, weights, deadline)
+        outside = self.outside(observed)
+        places = [bundle.regions.slices[name].start for name in UNBINNED]
+        lost = observed.counts[places].sum() - sum(float(each.sum()) for each in observed.weights)
+        flags = []
+        if lost > LEAST_LOST * observed.counts.sum():
+            flags.append(f"surrogate_undefined: {lost:.6g} events in unbinned regions have no density and are left out")
+        if outside > MOST_OUTSIDE:
+            flags.append(f"surrogate_range: the response of {outside:.2%} of the events is out of range, all is binned")
+            return likelihood_of(observed.counts, bundle), tuple(flags)
+        if outside:
+            flags.append(f"surrogate_range: the response of {outside:.3%} of the events is out of range")
+        return self.likelihood(observed, bundle), tuple(flags)
+
+    def look(
+        self,
+        columns: Columns,
+        regions: RegionSet,
+        classifier: Classifier,
+        weights: np.ndarray,
+        deadline: Deadline = NEVER,
+    ) -> Observed:
+        """Count events and find the coefficients of those in unbinned regions.
+
+        Raises:
+            TimeLimitError: If the deadline passes before the last block.
+        """
+        numbers = [region.name for region in regions.regions]
+
+        def part(start: int) -> Observed:
+            deadline.check()
+            rows = slice(start, start + BLOCK)
+            block = of_rows(columns, rows)
+            values = quantities_of(block, classifier)
+            found = bin_numbers(regions, values)
+            counts = np.zeros(regions.n_bins)
+            for inside, bins in found:
+                counts += np.bincount(bins, weights[rows][inside], minlength=regions.n_bins)
+            pieces = []
+            densities = np.stack(ratios(regions, values), axis=1)
+            for name in UNBINNED:
+                inside = found[numbers.index(name)][0]
+                response = self.networks(of_rows(block, inside), name)
+                known = defined(densities[inside], response)
+                inside, response = inside[known], response[known]
+                shares = self.calibrations[name](densities[inside])
+                pieces.append((shares, response, weights[rows][inside], start + inside))
+            return Observed(counts, *zip(*pieces, strict=True))
+
+        parts = list(classifier.map(part, range(0, len(weights), BLOCK)))
+        joined = (
+            tuple(np.concatenate([getattr(each, name)[r] for each in parts]) for r in range(len(UNBINNED)))
+            for name in ("shares", "responses", "weights", "rows")
+        )
+        # Added up in the order of the blocks, so that threads do not change the sum of weights.
+        return Observed(sum((each.counts for each in parts), start=np.zeros(regions.n_bins)), *joined)
+
+    def outside(self, observed: Observed) -> float:
+        """Return the share of the events in unbinned regions whose response leaves the range of exponents somewhere."""
+        terms = self.networks.basis.terms(np.array(CORNERS))
+        wild = [np.abs(response @ terms.T).max(axis=(1, 2), initial=0.0) for response in observed.responses]
+        n = sum(map(len, wild))
+        return float(sum((each > LARGEST_EXPONENT).sum() for each in wild) / n) if n else 0.0
+
+    def likelihood(self, observed: Observed, bundle: Bundle) -> SumLikelihood:
+        """Return the likelihood of what was observed."""
+        parts = zip(observed.shares, observed.responses, observed.weights, strict=True)
+        events = tuple(pack(*each) for each in parts)
+        return SumLikelihood((self.unbinned(events, bundle), binned_part(observed.counts, bundle)))
+
+    def unbinned(self, events: tuple[Events, ...], bundle: Bundle) -> UnbinnedLikelihood:
+        """Return the likelihood of the events of the unbinned regions."""
+        places = [bundle.regions.slices[name].start for name in UNBINNED]
+        yields = bins_of(bundle.response, places)
+        nuisances = variant(bundle.settings["nuisances"])
+        factors = Rates(density_factors(yields, self.norms), nuisances)
+        return UnbinnedLikelihood(
+            Rates(yields, nuisances), factors, self.networks.basis, events, np.zeros(len(nuisances)), kernel()
+        )
+
+
+def binned_part(counts: np.ndarray, bundle: Bundle) -> BinnedLikelihood:
+    """Return the likelihood of the counts in the regions that are binned.
+
+    Args:
+        counts: Counts in all bins, shape (n_bins,).
+        bundle: Tables, regions and settings.
+    """
+    slices = bundle.regions.slices
+    places = [i for name, place in slices.items() if name not in UNBINNED for i in range(place.start, place.stop)]
+    rates = rates_of(bundle)
+    signal = bundle.regions.has_signal[places]
+    variances = bundle.variances[:, places] if bundle.settings["simulation_uncertainty"] else None
+    return binned_likelihood(
+        Rates(bins_of(bundle.response, places), rates.nuisances, signal), counts[places], variances
+    )
+
+
+def bins_of(response: Response, places: Sequence[int]) -> Response:
+    """Return the response of some of the bins."""
+    return Response(response.nominal[:, places], response.coefficients[:, places])

@@ -1,0 +1,166 @@
+"""From events to the coefficients of the unbinned likelihood: shares of the processes and their responses.
+
+Shares come from class probabilities, brought to the expected events of the region and calibrated; responses from one
+perceptron for each process and region. Regions are those of ``five``, told apart without class probabilities: in the
+first three the likelihood is unbinned (arXiv:2505.05544).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sage.binned.regions import REGION_SETS, RegionSet
+from sage.challenge.features import Derived
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import Columns
+from sage.errors import EngineError, WeightsError
+from sage.network.graph import INPUT_SETS, Normalisation
+from sage.network.inputs import network_inputs
+from sage.network.library import LIBRARY, load
+from sage.network.library_hash import SHA256
+from sage.network.perceptron import NAME, Perceptron, shapes, widths_of
+from sage.unbinned.response import EXACT, QUADRATIC, Basis
+
+UNBINNED = ("lowMT_VBF", "highMT_VBF", "lowMT_noVBF_highPtH")
+"""Regions whose events are not binned: the first three of ``five``."""
+
+KINEMATIC = RegionSet(
+    "kinematic", tuple(replace(region, observable="m_vis") for region in REGION_SETS["five"].regions), exclusive=True
+)
+"""The regions with one bin each, which no class probability decides."""
+
+LEAST_SHARE = 1e-6
+QUADRATIC_MARK = "quadratic"
+"""Array that is there where the terms are those of the published method."""
+
+
+def network_name(region: str, process: str, parameter: str) -> str:
+    """Return the name of a parameter of a response network among the arrays of a file."""
+    return f"{region}/{process}/{NAME}.{parameter}"
+
+
+def map_name(region: str, process: str, stage: int, axis: str) -> str:
+    """Return the name of one axis of a map of calibration among the arrays of a file."""
+    return f"{region}/{process}/calibration.{stage}.{axis}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Monotone maps of the shares of one region; after each stage shares are normalised again.
+
+    Args:
+        yields: Expected events of the processes in the region, shape (P,).
+        stages: For each stage and process, increasing shares and what they are mapped to; linear in between.
+    """
+
+    yields: np.ndarray
+    stages: tuple[tuple[tuple[np.ndarray, np.ndarray], ...], ...] = ()
+
+    def __call__(self, ratios: np.ndarray) -> np.ndarray:
+        """Return the shares of n events.
+
+        Args:
+            ratios: Densities of the processes relative to a mixture of all, shape (n, P).
+
+        Returns:
+            Shape (n, P), float64, at least ``LEAST_SHARE``; rows sum to 1.
+        """
+        shares = normalised(ratios.astype(np.float64) * self.yields)
+        for maps in self.stages:
+            shares = normalised(np.stack([np.interp(shares[:, p], *maps[p]) for p in range(len(maps))], axis=1))
+        return shares
+
+
+def normalised(shares: np.ndarray) -> np.ndarray:
+    """Return shares (n, P) whose rows sum to 1, none below ``LEAST_SHARE`` of the sum before."""
+    total = shares.sum(axis=1, keepdims=True)
+    safe = np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / shares.shape[1])
+    safe = np.maximum(safe, LEAST_SHARE)
+    out: np.ndarray = safe / safe.sum(axis=1, keepdims=True)
+    return out
+
+
+class ResponseNetworks:
+    """The response networks of all processes and regions.
+
+    Args:
+        arrays: ``mean`` and ``std`` of the inputs, and parameters named as ``network_name`` does.
+
+    Raises:
+        WeightsError: If a network is missing or its layers do not fit.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.basis: Basis = QUADRATIC if QUADRATIC_MARK in arrays else EXACT
+        found = [inputs for inputs in INPUT_SETS.values() if len(inputs.columns) == len(arrays["mean"])]
+        if not found:
+            msg = f"response networks have {len(arrays['mean'])} inputs, which is no choice of inputs of this code"
+            raise WeightsError(msg)
+        self._constants = Normalisation(arrays["mean"], arrays["std"], found[0])
+        try:
+            library = load(LIBRARY, SHA256)
+        except EngineError:
+            library = None
+        self._networks = {}
+        for region in UNBINNED:
+            for process in PROCESSES:
+                own = _own(arrays, network_name(region, process, ""))
+                self._check(own, region, process)
+                self._networks[region, process] = Perceptron(own, library=library)
+
+    def _check(self, own: Mapping[str, np.ndarray], region: str, process: str) -> None:
+        widths = widths_of(own)
+        sizes = (len(self._constants.mean), *(widths or ()), len(self.basis.powers))
+        if widths is None or {name: array.shape for name, array in own.items()} != shapes(sizes):
+            msg = f"the response network of {process} in {region} is missing or its layers do not fit"
+            raise WeightsError(msg)
+
+    def __call__(self, columns: Columns, region: str) -> np.ndarray:
+        """Return A of n selected events of a region.
+
+        Args:
+            columns: Their primary columns, shape (n,), float32.
+            region: One of ``UNBINNED``.
+
+        Returns:
+            Shape (n, P, C), float32.
+        """
+        values = network_inputs(columns, Derived(columns), self._constants)[0]
+        return np.stack([self._networks[region, process](values) for process in PROCESSES], axis=1)
+
+
+def _own(arrays: Mapping[str, np.ndarray], begin: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin so, by the names of a perceptron's parameters."""
+    return {f"{NAME}.{name.removeprefix(begin)}": array for name, array in arrays.items() if name.startswith(begin)}
+
+
+def read_calibrations(arrays: Mapping[str, np.ndarray], yields: np.ndarray) -> dict[str, Calibration]:
+    """Return the calibration of each unbinned region.
+
+    Args:
+        arrays: Maps named as ``map_name`` does.
+        yields: Expected events for which the maps were made, shape (P, R).
+    """
+    out = {}
+    for r, region in enumerate(UNBINNED):
+        stages: list[tuple[tuple[np.ndarray, np.ndarray], ...]] = []
+        while map_name(region, PROCESSES[0], len(stages), "x") in arrays:
+            names = [[map_name(region, process, len(stages), axis) for axis in "xy"] for process in PROCESSES]
+            stages.append(tuple((arrays[x], arrays[y]) for x, y in names))
+        out[region] = Calibration(yields[:, r], tuple(stages))
+    return out
+
+
+def of_rows(values: Mapping[str, Any], rows: slice | np.ndarray) -> dict[str, Any]:
+    """Return the given rows of all columns."""
+    return {name: column[rows] for name, column in values.items()}
+
+
+def defined(ratios: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Tell which of n events have numbers for everything, shape (n,)."""
+    out: np.ndarray = np.isfinite(ratios).all(axis=1) & np.isfinite(response).all(axis=(1, 2))
+    return out

@@ -1,0 +1,123 @@
+r"""What an unbinned method expects, and toys of it, from the simulated events of its own weights.
+
+The sample of nominal events, each with its weight w and the density R at a truth relative to that of the sample, stands
+for nature: the Asimov data set has the weights w R, a toy Poisson numbers of each event with these means. Both are what
+the likelihood supposes, so they tell its statistics and not the surrogates' faults. A toy's true nuisances are those of
+the challenge (``studies.toys``); counts of the binned regions are drawn from the templates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sage.binned.statistic import asimov, with_counts
+from sage.challenge.shifts import select, shift
+from sage.files.bundle import Bundle
+from sage.fit.objective import Objective
+from sage.measurement import fit_interval
+from sage.network.classifier import Classifier
+from sage.surrogates import Observed, Surrogates, binned_part
+from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
+from sage.unbinned.statistic import pack
+from studies.likelihoods import nuisances_of
+from studies.toys import ToySettings, draw_truth
+from training.events import EventsFile
+
+
+@dataclass(frozen=True)
+class Nature:
+    """Simulated nominal events with their coefficients.
+
+    Args:
+        surrogates: The surrogates of the weights.
+        bundle: The weights.
+        observed: The events.
+    """
+
+    surrogates: Surrogates
+    bundle: Bundle
+    observed: Observed
+
+    def densities(self, parameters: np.ndarray) -> list[np.ndarray]:
+        """Return R of the events of each unbinned region at (mu, nu...)."""
+        of = self._empty()
+        terms = of.basis.expand([of.nuisances[i - 1].alpha(parameters[i])[0] for i in of.shapes])[0]
+        factors = np.split(of.factors.expected(parameters), len(of.events))
+        parts = zip(factors, self.observed.shares, self.observed.responses, strict=True)
+        return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
+
+    def asimov(self, parameters: np.ndarray) -> Objective:
+        """Return the likelihood of the Asimov data set at (mu, nu...)."""
+        pairs = zip(self.observed.weights, self.densities(parameters), strict=True)
+        weights = [own * density for own, density in pairs]
+        binned = asimov(binned_part(self.observed.counts, self.bundle), parameters)
+        return SumLikelihood((self._with_weights(weights).centred(parameters[1:]), binned))
+
+    def toy(self, parameters: np.ndarray, rng: np.random.Generator) -> Objective:
+        """Return the likelihood of a toy at (mu, nu...), with constraints centred on 0."""
+        pairs = zip(self.observed.weights, self.densities(parameters), strict=True)
+        drawn = [rng.poisson(own * np.maximum(density, 0.0)).astype(float) for own, density in pairs]
+        binned = binned_part(self.observed.counts, self.bundle)
+        counts = rng.poisson(binned.expected(parameters)).astype(float)
+        return SumLikelihood((self._with_weights(drawn), with_counts(binned, counts)))
+
+    def _with_weights(self, weights: list[np.ndarray]) -> UnbinnedLikelihood:
+        kept = [np.flatnonzero(each) for each in weights]
+        parts = zip(self.observed.shares, self.observed.responses, weights, kept, strict=True)
+        events = tuple(pack(g[rows], a[rows], own[rows]) for g, a, own, rows in parts)
+        return self.surrogates.unbinned(events, self.bundle)
+
+    def _empty(self) -> UnbinnedLikelihood:
+        none = [np.zeros(len(own)) for own in self.observed.weights]
+        return self._with_weights(none)
+
+
+def read_nature(bundle: Bundle, data: Path, table_fraction: float, classifier: Classifier) -> Nature:
+    """Read the simulated events of a method's weights.
+
+    Args:
+        bundle: The weights.
+        data: Folder of the events file.
+        table_fraction: Fraction of its rows, the first ones, that made the weights.
+        classifier: Gives the class probabilities.
+    """
+    surrogates = Surrogates(bundle)
+    file = EventsFile(data, table_fraction)
+    pieces = []
+    for events in file.stream(file.rows("tables")):
+        selected, kept = select(shift(events.columns))
+        columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+        pieces.append(surrogates.look(columns, bundle.regions, classifier, events.weights[kept]))
+    joined = {
+        name: tuple(map(np.concatenate, zip(*(getattr(piece, name) for piece in pieces), strict=True)))
+        for name in ("shares", "responses", "weights", "rows")
+    }
+    return Nature(surrogates, bundle, Observed(np.sum([piece.counts for piece in pieces], axis=0), **joined))
+
+
+def toy_row(nature: Nature, settings: ToySettings, number: int) -> dict[str, Any]:
+    """Draw and fit one toy.
+
+    Returns:
+        ``number``, ``mu``, ``mu_hat``, ``p16``, ``p84``, ``covered``, ``pull`` in parabolic deviations, and ``flags``.
+    """
+    truth = draw_truth(settings, number)
+    nuisances = nuisances_of(nature.bundle)
+    nus = [nuisance.nu(truth.alphas[nuisance.name]) for nuisance in nuisances]
+    rng = np.random.default_rng([settings.seed, number])
+    interval = fit_interval(nature.toy(np.array([truth.mu, *nus]), rng), nature.bundle.settings)
+    best = interval.fit
+    return {
+        "number": number,
+        "mu": truth.mu,
+        "mu_hat": best.mu,
+        "p16": interval.low,
+        "p84": interval.high,
+        "covered": bool(interval.low <= truth.mu <= interval.high),
+        "pull": (best.mu - truth.mu) / best.sigma_mu,
+        "flags": "; ".join(interval.flags),
+    }

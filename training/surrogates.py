@@ -1,0 +1,374 @@
+r"""Trains the response networks: how the density of a process in a region changes with the shape nuisances.
+
+Every event is seen twice: as it is, and moved to a nuisance point of its own, drawn afresh in every epoch. With terms v
+of that point and natural weights w the loss
+
+    sum over nominal events of w softplus(A(x) . v)  +  sum over moved events of w softplus(-A(x) . v)
+
+is smallest where exp(A . v) is the ratio of the moved to the nominal intensity (arXiv:2505.05544, likelihood, where the
+points are 34 fixed ones). Both copies of an event count where they are: which region an event is in is decided after
+it was moved. Rates are thereby learnt as well, and taken out again by the exact normalisation
+(``sage.unbinned.likelihood``).
+
+Points are twice as wide as the priors. One file for each process holds its networks, so that an interrupted training
+goes on with the next process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from tqdm import tqdm
+
+from sage.binned.counting import SCATTER_WIDTH
+from sage.binned.regions import bin_numbers, quantities
+from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
+from sage.challenge.features import Derived
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import Columns, select, shift
+from sage.errors import InputError, SettingsError
+from sage.network.dense import Perceptron
+from sage.network.graph import Normalisation
+from sage.network.inputs import network_inputs
+from sage.unbinned.ratios import KINEMATIC, QUADRATIC_MARK, UNBINNED, network_name
+from sage.unbinned.response import BASES, QUADRATIC, Basis
+from training.config import check_layers
+from training.events import DATA_FILE, Events, EventsFile
+from training.networks import read_network
+from training.sampling import BOOTSTRAP, HeldOut, poisson
+from workshop.claims import claimed
+from workshop.files import read_arrays, sha256, write_arrays, write_json
+
+SURROGATES_FILE = "response_networks.npz"
+REPORT_FILE = "surrogates.json"
+LEAST_PT_H = 70.0
+"""In GeV: six deviations of the largest noise below the cut of the regions."""
+_IN_PT_H = (("PRI_lep_pt", "PRI_lep_phi"), ("PRI_had_pt", "PRI_had_phi"), ("PRI_met", "PRI_met_phi"))
+VALIDATION_DRAWS = 4
+"""Points of each held-out event."""
+
+log = logging.getLogger("sage.training.surrogates")
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """How the response networks are trained.
+
+    Args:
+        seed: Seed of every random draw.
+        basis: Name of the terms, see ``sage.unbinned.response.BASES``.
+        width: Width of the hidden layers, a multiple of 8.
+        depth: Number of hidden layers.
+        epochs: Passes over the events.
+        batch_size: Events per step, each seen twice.
+        learning_rate: Highest learning rate; it falls along a cosine to 0.
+        weight_decay: AdamW's.
+        validation_fraction: Share of the showered events held out to choose the best epoch.
+        replica: 0, or the number of a bootstrap of the showered events.
+    """
+
+    seed: int = 1
+    basis: str = "exact"
+    width: int = 64
+    depth: int = 2
+    epochs: int = 30
+    batch_size: int = 2048
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-3
+    validation_fraction: float = 0.1
+    replica: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            SettingsError: If one is out of its range.
+        """
+        if self.basis not in BASES:
+            msg = f"basis is {self.basis!r}; choose one of {', '.join(BASES)}"
+            raise SettingsError(msg)
+        check_layers("surrogates", self.width, self.depth)
+        if self.width == 0 or min(self.epochs, self.batch_size) < 1 or not 0.0 < self.validation_fraction < 1.0:
+            msg = f"{self}: width, epochs and batch_size are positive, validation_fraction lies between 0 and 1"
+            raise SettingsError(msg)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Events at nuisance points of their own.
+
+    Args:
+        inputs: Normalised inputs, shape (n, number of inputs), float32; of events in no region they mean nothing.
+        regions: Number in ``UNBINNED`` of the region each is in, -1 for none; shape (n,).
+    """
+
+    inputs: np.ndarray
+    regions: np.ndarray
+
+
+def draw_points(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Return one point (tes, jes, soft_met) for each of n events, shape (n, 3), within the range of the tables.
+
+    Scales are normal with twice the width of the prior, cut at the ends; soft_met is uniform in log(1 + soft_met).
+    """
+    normal = NormalDist(1.0, SCATTER_WIDTH)
+    low, high = (normal.cdf(end) for end in SCALE_RANGE)
+    quantiles = low + (high - low) * rng.random((n, 2))
+    grid = np.linspace(*SCALE_RANGE, 4001)
+    scales = np.interp(quantiles, [normal.cdf(x) for x in grid.tolist()], grid)
+    soft_met = np.expm1(math.log1p(SOFT_MET_RANGE[1]) * rng.random(n))
+    return np.column_stack([scales, soft_met])
+
+
+def moved(
+    columns: Columns, points: np.ndarray | None, rng: np.random.Generator, constants: Normalisation | None
+) -> Copies:
+    """Move events and find their regions and inputs.
+
+    Args:
+        columns: Primary columns, shape (n,).
+        points: A point for each event, shape (n, 3); None for the nominal point.
+        rng: Source of the noise.
+        constants: Feature constants; None if no inputs are needed.
+    """
+    n = len(columns["PRI_met"])
+    if points is None:
+        shifted = shift(columns)
+    else:
+        noise = (rng.standard_normal(n), rng.standard_normal(n))
+        tes, jes = points[:, :2].T.astype(np.float32)
+        shifted = shift(columns, tes, jes, points[:, 2], noise=noise)
+    selected, kept = select(shifted)
+    selected = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+    derived = Derived(selected)
+    values = quantities(selected, derived, np.zeros((len(kept), len(PROCESSES))))  # no cut asks for probabilities
+    regions = np.full(n, -1)
+    found = bin_numbers(KINEMATIC, values)[: len(UNBINNED)]
+    for number, (rows, _) in enumerate(found):
+        regions[kept[rows]] = number
+    if constants is None:
+        return Copies(np.empty((n, 0), dtype=np.float32), regions)
+    inputs = np.zeros((n, len(constants.mean)), dtype=np.float32)
+    rows = np.sort(np.concatenate([rows for rows, _ in found]))
+    part = {name: column[rows] for name, column in selected.items()}
+    inputs[kept[rows]] = network_inputs(part, Derived(part), constants)[0]
+    return Copies(inputs, regions)
+
+
+def candidates(columns: Columns) -> np.ndarray:
+    """Tell which events may come into an unbinned region at some point, generously; shape (n,), boolean."""
+    jets = (columns["PRI_jet_leading_pt"] > 47.0) & (columns["PRI_jet_subleading_pt"] > 28.0)
+    # No energy scale moves the sum of lepton, tau and MET by more than a few GeV.
+    x, y = (sum(columns[name] * turn(columns[angle]) for name, angle in _IN_PT_H) for turn in (np.cos, np.sin))
+    return np.asarray(jets | (np.hypot(x, y) > LEAST_PT_H))
+
+
+class ResponseTraining:
+    """Trains the networks of one process.
+
+    Args:
+        events: Events of the process that may come into an unbinned region.
+        constants: Feature constants.
+        config: The settings.
+        process: Number of the process, for the random draws.
+    """
+
+    def __init__(self, events: Events, constants: Normalisation, config: SurrogateConfig, process: int) -> None:
+        self._config, self._constants = config, constants
+        self._basis: Basis = BASES[config.basis]
+        held_out = HeldOut(config.seed, config.validation_fraction)(events)
+        self._rng = np.random.default_rng([config.seed, process, config.replica])
+        # Terms of the typical size of 1, so that all outputs are learnt at the same pace.
+        self._scale = np.sqrt((self._basis.terms(draw_points(self._rng, 10_000)) ** 2).mean(axis=0))
+        weights = events.weights / events.weights.mean()
+        if config.replica:
+            weights = weights * poisson(events.keys, config.seed, BOOTSTRAP, config.replica)
+        self._weights = weights[~held_out].astype(np.float32)
+        self._events = events.take(np.flatnonzero(~held_out))
+        self._nominal = moved(self._events.columns, None, self._rng, constants)
+        self._held_out = self._validation(events.take(np.flatnonzero(held_out)))
+
+    def networks(self, progress: Any = None) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[float]]]:
+        """Train; return parameters and held-out losses by region."""
+        config = self._config
+        sizes = (len(self._constants.mean), *(config.width,) * config.depth, len(self._basis.powers))
+        models = [Perceptron(sizes) for _ in UNBINNED]
+        optimisers = []
+        for model in models:
+            for value in list(model.parameters())[-2:]:  # no response to begin with
+                nn.init.zeros_(value)
+            optimisers.append(torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay))
+        best = [_arrays(model) for model in models]
+        losses: list[list[float]] = [
+            [self._loss(model, *held)] for model, held in zip(models, self._held_out, strict=True)
+        ]
+        for epoch in range(config.epochs):
+            rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / config.epochs))
+            terms, copies = self._draw()
+            for r, (model, optimiser) in enumerate(zip(models, optimisers, strict=True)):
+                optimiser.param_groups[0]["lr"] = rate
+                for batch in self._batches(r, terms, copies):
+                    optimiser.zero_grad(set_to_none=True)
+                    loss = pair_loss(model, *batch) / config.batch_size
+                    torch.autograd.backward(loss)
+                    optimiser.step()
+                found = self._loss(model, *self._held_out[r])
+                if found < min(losses[r]):
+                    best[r] = _arrays(model)
+                losses[r].append(found)
+            if progress is not None:
+                progress.update()
+        named = dict(zip(UNBINNED, (self._unscaled(arrays) for arrays in best), strict=True))
+        return named, dict(zip(UNBINNED, losses, strict=True))
+
+    def _draw(self) -> tuple[np.ndarray, Copies]:
+        points = draw_points(self._rng, len(self._events))
+        terms = (self._basis.terms(points) / self._scale).astype(np.float32)
+        return terms, moved(self._events.columns, points, self._rng, self._constants)
+
+    def _batches(self, region: int, terms: np.ndarray, copies: Copies) -> Iterator[tuple[Tensor, ...]]:
+        """Yield inputs, terms and signed weights of both copies of some events."""
+        rows = np.flatnonzero((self._nominal.regions == region) | (copies.regions == region))
+        self._rng.shuffle(rows)
+        for start in range(0, len(rows), self._config.batch_size):
+            yield _pairs(
+                rows[start : start + self._config.batch_size], region, self._nominal, copies, terms, self._weights
+            )
+
+    def _validation(self, events: Events) -> list[tuple[Tensor, ...]]:
+        weights = (events.weights / max(float(events.weights.sum()), 1e-30)).astype(np.float32)
+        nominal = moved(events.columns, None, self._rng, self._constants)
+        parts: list[list[tuple[Tensor, ...]]] = [[] for _ in UNBINNED]
+        for _ in range(VALIDATION_DRAWS):
+            points = draw_points(self._rng, len(events))
+            copies = moved(events.columns, points, self._rng, self._constants)
+            terms = (self._basis.terms(points) / self._scale).astype(np.float32)
+            for region, found in enumerate(parts):
+                rows = np.flatnonzero((nominal.regions == region) | (copies.regions == region))
+                found.append(_pairs(rows, region, nominal, copies, terms, weights))
+        return [tuple(torch.cat(pieces) for pieces in zip(*found, strict=True)) for found in parts]
+
+    @staticmethod
+    def _loss(model: nn.Module, *batch: Tensor) -> float:
+        with torch.inference_mode():
+            return float(pair_loss(model, *batch))
+
+    def _unscaled(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the parameters with a last layer that gives the coefficients of the terms themselves."""
+        out = dict(arrays)
+        for kind in ("weight", "bias"):
+            name = f"{self._config.depth}.{kind}"
+            out[name] = (arrays[name].T / self._scale).T.astype(np.float32)
+        return out
+
+
+def _arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+
+
+def _pairs(
+    rows: np.ndarray, region: int, nominal: Copies, copies: Copies, terms: np.ndarray, weights: np.ndarray
+) -> tuple[Tensor, ...]:
+    here, there = rows[nominal.regions[rows] == region], rows[copies.regions[rows] == region]
+    inputs = np.concatenate([nominal.inputs[here], copies.inputs[there]])
+    signs = np.concatenate([np.ones(len(here), np.float32), -np.ones(len(there), np.float32)])
+    both = np.concatenate([here, there])
+    return tuple(torch.from_numpy(part) for part in (inputs, terms[both], signs, weights[both]))
+
+
+def pair_loss(model: nn.Module, inputs: Tensor, terms: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of the weighted loss; signs are +1 of nominal and -1 of moved events."""
+    exponents = (model(inputs) * terms).sum(dim=1)
+    return (weights * softplus(signs * exponents)).sum()
+
+
+def train_surrogates(
+    config: SurrogateConfig,
+    data: Path,
+    weights: Path,
+    output: Path,
+    *,
+    table_fraction: float = 0.0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train the response networks of all processes in all unbinned regions.
+
+    Args:
+        config: The settings.
+        data: Folder of the events file.
+        weights: Folder of the network whose inputs and feature constants are taken.
+        output: Folder that receives one file for each process, ``response_networks.npz`` and ``surrogates.json``.
+        table_fraction: Fraction of the rows, the first ones, that are left for tables and calibration.
+        overwrite: Throw away what ``output`` holds of an earlier training.
+
+    Returns:
+        The content of ``surrogates.json``.
+
+    Raises:
+        InputError: If a process has no events in or near the regions.
+        UsageError: If the folder holds another training, anything else, or is in use.
+    """
+    constants = read_network(weights)[1]
+    identity = {
+        "data": sha256(data / DATA_FILE),
+        "mean": constants.mean.tolist(),
+        "std": constants.std.tolist(),
+        "table_fraction": table_fraction,
+        **asdict(config),
+    }
+    results = (*(f"{name}.npz" for name in PROCESSES), SURROGATES_FILE, REPORT_FILE)
+    with claimed(output, identity, results=results, overwrite=overwrite):
+        file = EventsFile(data, table_fraction)
+        missing = [name for name in PROCESSES if not (output / f"{name}.npz").exists()]
+        with tqdm(total=len(missing) * config.epochs, unit="epoch", desc="response networks") as progress:
+            for name in missing:
+                _train_process(config, file, constants, name, output, progress)
+        arrays: dict[str, np.ndarray] = {"mean": constants.mean, "std": constants.std}
+        if config.basis == QUADRATIC.name:
+            arrays[QUADRATIC_MARK] = np.ones(1)
+        report: dict[str, Any] = {"config": asdict(config), "data": identity["data"], "processes": {}}
+        for name in PROCESSES:
+            found = read_arrays(output / f"{name}.npz")
+            losses = {key.split("/")[1]: found.pop(key).tolist() for key in list(found) if key.startswith("losses/")}
+            rows, seconds = (float(found.pop(key)) for key in ("rows", "seconds"))
+            arrays |= found
+            report["processes"][name] = {"rows": int(rows), "seconds": round(seconds, 1), "losses": losses}
+        write_arrays(output / SURROGATES_FILE, arrays)
+        write_json(output / REPORT_FILE, report)
+        return report
+
+
+def _train_process(
+    config: SurrogateConfig, file: EventsFile, constants: Normalisation, name: str, output: Path, progress: Any
+) -> None:
+    began = time.perf_counter()
+    process = PROCESSES.index(name)
+
+    def near(events: Events) -> np.ndarray:
+        own: np.ndarray = (events.classes == process) & candidates(events.columns)
+        return own
+
+    events = file.read(file.rows("training"), keep=near)
+    if not len(events):
+        msg = f"{file.path}: no {name} comes into the regions {', '.join(UNBINNED)}; give more events"
+        raise InputError(msg)
+    log.info("%s: %d events in or near the regions", name, len(events))
+    torch.manual_seed(config.seed * len(PROCESSES) + process)
+    networks, losses = ResponseTraining(events, constants, config, process).networks(progress)
+    arrays = {
+        network_name(region, name, key): value for region, found in networks.items() for key, value in found.items()
+    }
+    arrays |= {f"losses/{region}": np.array(found) for region, found in losses.items()}
+    arrays |= {"rows": np.array(float(len(events))), "seconds": np.array(time.perf_counter() - began)}
+    write_arrays(output / f"{name}.npz", arrays)
