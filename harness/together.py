@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,8 @@ def _init_maker(
     for name, submission in started.items():
         own = process_pool(1, _init_measuring, (submission, device), here=False)
         _state.measuring[name] = _state.exits.enter_context(own)  # for the life of the process
+    # A process waits for its own at its end, and those wait for work until they are told that there is none.
+    Finalize(None, _state.exits.close, exitpriority=1)
 
 
 def _init_measuring(submission: _Started, device: str | None) -> None:
