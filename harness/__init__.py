@@ -20,6 +20,8 @@ input is refused with a message, and any number of worker processes gives the sa
     environment         what a run was made with
     results             files of a run, written so that a kill costs one experiment at most
     runner              all of the above, from arguments to a folder of results
+    together, handover  several submissions on the same pseudo-experiments, made once and handed from process to process
+    pool_point          what submissions make of the whole pool in place of a draw
     scores, pictures    the official scores, and a picture of the intervals
 
 Nothing here is part of the submission.

@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,10 @@ class _Work:
                 devices.put(names[number % len(names)] if names else None)
             arguments = (started, mapped.columns, self.options.settings.systematics, place, devices)
             with process_pool(workers, _init_maker, arguments, here=False) as pool:
-                for point in self.points if self.asked else ():
-                    pool.submit(point, _ask_about_pool, point, self.asked)
                 for job, wanted in self.todo.items():
                     pool.submit(job, _run_job, job, wanted)
+                for point in self.points if self.asked else ():
+                    pool.submit(point, _ask_about_pool, point, self.asked)
                 for key, (found, failure) in pool.finished():
                     for name, entry in found:
                         if isinstance(key, PoolPoint):
@@ -167,6 +168,15 @@ def _init_maker(
     for name, submission in started.items():
         own = process_pool(1, _init_measuring, (submission, device), here=False)
         _state.measuring[name] = _state.exits.enter_context(own)  # for the life of the process
+    # At its end a process waits for its own, and those wait for work until they are told that there is none. They must
+    # be told first of all: what closes the queues that tell them has priority 10.
+    Finalize(None, _end_measuring, exitpriority=100)
+
+
+def _end_measuring() -> None:
+    _state.exits.close()
+    for process in active_children():
+        process.join()
 
 
 def _init_measuring(submission: _Started, device: str | None) -> None:

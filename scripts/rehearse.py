@@ -72,6 +72,7 @@ def work(given: argparse.Namespace) -> None:
 
 def expected_shift(submission: Path, given: argparse.Namespace) -> Mapping[str, float] | None:
     """Return how far chance in the events of pool and tables should move mu, for submissions of which it is known."""
+    from harness.packing import MANIFEST
     from harness.submission import opened
     from harness.test_set import EventFile
     from sage.errors import SageError
@@ -81,8 +82,10 @@ def expected_shift(submission: Path, given: argparse.Namespace) -> Mapping[str, 
     file = EventFile(given.data, given.test_size)
     share = file.test_rows / file.total_rows
     try:
-        piece = Piece(file.path.parent, "all" if share == 1.0 else "tables", share)
         with opened(submission) as folder:
+            if not (folder / MANIFEST).is_file():
+                return None
+            piece = Piece(file.path.parent, "all" if share == 1.0 else "tables", share)
             found = check_tables(folder / "weights", piece)["mu"][-1]
     except UsageError as error:
         logger.warning("%s: what chance in the events does is not told: %s", submission, error)

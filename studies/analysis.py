@@ -154,8 +154,8 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is not finite becomes None."""
-        plain: dict[str, Any] = _plain(asdict(self) | {"alarms": [check.name for check in self.alarms]})
-        return plain
+        content: dict[str, Any] = plain(asdict(self) | {"alarms": [check.name for check in self.alarms]})
+        return content
 
 
 def analyse(frame: pd.DataFrame) -> Analysis:
@@ -323,9 +323,10 @@ def _rms(values: pd.Series) -> float:
     return float(np.sqrt((values**2).mean()))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return nested values for JSON: lists for tuples, None for what is not finite."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -44,7 +44,8 @@ def draw_scan(scan: Scan, interval: Interval, title: str = "SAGE") -> Any:
     lower.set_ylabel(r"profiled $\nu - \hat\nu$")
     lower.set_xlabel(MU)
     lower.set_xlim(scan.mu[0], scan.mu[-1])
-    lower.legend(ncols=3, frameon=False, fontsize=7.5)
+    texts = lower.get_legend_handles_labels()
+    figure.legend(*texts, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

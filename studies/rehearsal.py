@@ -23,7 +23,7 @@ from harness.pool_point import PoolPoint, read_answers
 from harness.scores import ONE_SIGMA, quantiles_score
 from sage.challenge.nuisances import CHALLENGE, NAMES
 from studies import compare
-from studies.analysis import Check, Fraction, Pull, binomial_error, flat_band, fraction, pull_of
+from studies.analysis import Check, Fraction, Pull, binomial_error, flat_band, fraction, plain, pull_of
 
 BINS = 5
 """Bins of equal content in mu and in each true nuisance."""
@@ -126,7 +126,7 @@ def rehearsal(
         entry["checks"] = [asdict(check) for check in checks_of(entry, answers, moved)]
         seconds[name] = _times(records[name], entry)
         entry["official"].pop("ingestion_duration")
-    return content | {"band": list(flat_band(content["experiments"]))}, seconds
+    return plain(content | {"band": flat_band(content["experiments"])}), plain(seconds)
 
 
 def set_entry(answers: Answers, number: int, mu: float, shift: float) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def bins_of(answers: Answers, moved: Answers, key: str) -> dict[str, Any]:
         ``bins``, and ``p_coverage`` and ``p_pull``: the probability that what is moved back is as uneven by chance.
     """
     values = answers.mu if key == "mu" else answers.nuisances[key]
-    edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, BINS + 1)))
-    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+    # By rank, so that equal values share a bin.
+    place = np.searchsorted(np.sort(values), values) * BINS // len(values)
     bins: list[dict[str, Any]] = []
     for number in np.unique(place):
         rows = place == number

@@ -76,7 +76,7 @@ def sets_table(entry: Mapping[str, Any]) -> str:
             f"{one['shift']:+.3f}" if entry["pool"] else "",
             _pair(one["rest"], sign=True) if entry["pool"] else "",
             fraction_text(one["coverage_moved_back"]) if entry["pool"] else "",
-            with_error(one["pull"]["mean"], one["pull"]["mean_error"], sign=True),
+            _mean(one["pull"]),
             _pair(one["interval"]),
             f"{one['quantiles_score']:.2f}",
         ]
@@ -99,7 +99,7 @@ def causes(entry: Mapping[str, Any]) -> str:
     error = math.sqrt(sum((one["rest"]["error"] * one["experiments"]) ** 2 for one in entry["sets"])) / weights.sum()
     lines.append(f"what is left for the method: {with_error(float(rest), error, sign=True)}")
     back = entry["moved_back"]
-    width = with_error(back["pull"]["width"], back["pull"]["width_error"])
+    width = _pair({"value": back["pull"]["width"], "error": back["pull"]["width_error"]})
     lines.append(
         f"moved back by the pool's shift: coverage {fraction_text(back['coverage'])}, "
         f"score {back['quantiles_score']:.2f}, pull width {width}"
@@ -120,9 +120,9 @@ def bins_table(entry: Mapping[str, Any]) -> str:
             rows[f"{key} {physical(key, one['low'], one['high'])}"] = [
                 str(one["experiments"]),
                 fraction_text(one["coverage"]),
-                with_error(one["pull"]["mean"], one["pull"]["mean_error"], sign=True),
+                _mean(one["pull"]),
                 fraction_text(one["coverage_moved_back"]),
-                with_error(one["pull_moved_back"]["mean"], one["pull_moved_back"]["mean_error"], sign=True),
+                _mean(one["pull_moved_back"]),
                 _pair(one["interval"]),
                 f"{found['p_coverage']:.2g}" if number == 0 else "",
             ]
@@ -197,6 +197,10 @@ def draw(content: Mapping[str, Any], name: str, stem: Path) -> list[Path]:
 def _band(n: float) -> Sequence[float]:
     error = math.sqrt(ONE_SIGMA * (1 - ONE_SIGMA) / n)
     return ONE_SIGMA - error, ONE_SIGMA + error
+
+
+def _mean(pull: Mapping[str, Any]) -> str:
+    return _pair({"value": pull["mean"], "error": pull["mean_error"]}, sign=True)
 
 
 def _pair(entry: Mapping[str, Any], *, sign: bool = False) -> str:

@@ -114,13 +114,13 @@ def test_parabolas_have_the_width_of_their_side():
 
 
 def test_a_poor_fit_widens_the_posterior(bundle):
-    expected = asimov_likelihood(bundle, parameters_at(bundle, 1.5)).statistic.counts
+    expected = asimov_likelihood(bundle, parameters_at(bundle, 4.0)).statistic.counts
     rng = np.random.default_rng(8)
     counts = expected + 4.0 * np.sqrt(expected) * rng.choice([-1.0, 1.0], len(expected))
     likelihood = with_counts(likelihood_of(np.zeros(bundle.regions.n_bins), bundle), np.maximum(counts, 0.0))
     profile = fit_interval(likelihood, bundle.settings)
-    scale = misfit_scale(profile, likelihood)
-    assert scale > 1.5
-    found = fit_interval(likelihood, bundle.settings | {"flat_prior": [0.0, 4.0]})
+    assert misfit_scale(profile, likelihood) > 1.5
+    assert 2.5 < profile.fit.mu < 6.0
+    found = fit_interval(likelihood, bundle.settings | {"flat_prior": [0.0, 9.0]})
     assert found.high - found.low == pytest.approx(profile.high - profile.low, rel=0.1)
     assert found.flags == profile.flags

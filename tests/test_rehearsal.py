@@ -149,6 +149,7 @@ class Model(Counting):
 """
 
 
+@pytest.mark.slow
 def test_program(tmp_path, capsys):
     """Killed on the way, in another order and with other workers: the same files."""
     events = official.events_folder(tmp_path / "events", sum_weights=2000.0)

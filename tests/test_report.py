@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from harness.environment import describe_environment
-from harness.experiment import Record
+from harness.experiment import Answer, Record
 from harness.leaderboard import scores_as_dict
+from harness.pool_point import write_answers
 from harness.pseudo_experiments import draw_nuisances
 from harness.results import RunFolder, read_results
 from harness.scores import score_results
@@ -22,11 +23,15 @@ from harness.settings import make_settings
 from harness.test_set import EventFile
 from report.blocks import MISSING, flat, number, with_error
 from report.plots import draw_run_pulls
+from report.rehearsal import rehearsal_section
 from report.run import read_run, run_sections
 from report.svg import inline, svg_of
+from report.verdict import verdict_of
 from sage.challenge.nuisances import CHALLENGE
 from scripts import asimov, report, toys
 from studies.likelihoods import open_weights
+from studies.rehearsal import points_of, rehearsal
+from studies.rehearsal_report import as_text, draw
 from tests import official
 from tests.events import FIVE_WEIGHTS
 from workshop.errors import UsageError
@@ -143,8 +148,95 @@ def test_score_table(page, results):
         for text, part in zip(cell.replace("−", "-").split(" ± "), ("mean", "std"), strict=True):
             assert float(text) == pytest.approx(bootstrap[key][part], abs=half_a_digit(text))
     assert [attributes for tag, attributes in page.tags if tag == "tr" and "class" in attributes] == [
-        {"class": "marked"}
+        {"class": "marked"},
+        {"class": "ruled"},
     ]
+
+
+def test_verdict_is_the_first_line(page, page_file):
+    text = page_file.read_text(encoding="utf-8")
+    assert text.index('class="verdict well"') < text.index('class="numbers"')
+    assert "All is well: all 4 checks hold (run 4)." in text
+    numbers = json.loads(page_file.with_suffix(".json").read_text())
+    assert numbers["verdict"] == {"ok": True, "line": "All is well: all 4 checks hold (run 4).", "failed": []}
+
+
+def test_verdict_names_what_does_not_hold(results, tmp_path):
+    run = read_run(results, "SAGE", LABEL, open_weights(ROOT / "weights"))
+    shifted = [dataclasses.replace(one, mu=one.mu - 2.0) for one in run.results.sets]
+    wrong = dataclasses.replace(
+        run,
+        results=dataclasses.replace(run.results, sets=tuple(shifted), statuses={"ok": 8, "fallback": 2}),
+        pulls={"mu": 5.0 + run.pulls["mu"]},
+    )
+    found = verdict_of(wrong)
+    assert not found.ok
+    assert found.line == "Not all is well: 3 of 4 checks do not hold (run 4)."
+    assert [text.partition(" is ")[0] for text in found.failed[1:]] == ["run: coverage", "run: mean pull of mu"]
+    assert "2 answers are fallbacks" in found.failed[0]
+    contents = {
+        "analysis.json": {"checks": [{"name": "pull of tes", "ok": False}, {"name": "coverage", "ok": True}]},
+        "check.json": {"comparisons": 16, "beyond": ["ttbar in all against the sample: +3.4 standard deviations"]},
+        "postfit.json": {"twice_nll": 90.0, "bins": 33},
+        "rehearsal.json": {"submissions": {"first": {"checks": [{"name": "pull mean", "ok": False}]}}},
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    found = verdict_of(run, toys=tmp_path, check=tmp_path, postfit=tmp_path, rehearsal=tmp_path)
+    assert found.line.startswith("Not all is well: 4 of 24 checks do not hold (run 4, toys 2, tables 16, fit 1")
+    assert [text.partition(": ")[0] for text in found.failed] == ["toys", "tables", "fit", "rehearsal"]
+    (tmp_path / "postfit.json").write_text(json.dumps(contents["postfit.json"] | {"twice_nll": 30.0}))
+    assert verdict_of(run, postfit=tmp_path).ok
+    (tmp_path / "postfit.json").write_text("{}")
+    with pytest.raises(UsageError, match="postfit"):
+        verdict_of(run, postfit=tmp_path)
+
+
+def test_section_on_a_rehearsal(results, tmp_path):
+    """From a rehearsal of two submissions, of which one tells what the whole pool does to it."""
+    records = made_up_records()
+    mus = sorted({record.mu for record in records})
+    folder = tmp_path / "rehearsal"
+    for name in ("first", "second"):
+        shutil.copytree(results, folder / name)
+    points = points_of(mus)
+    answer = Answer({"mu_hat": 0.0, "delta_mu_hat": 0.4, "p16": 0.0, "p84": 0.8}, 0.5, None)
+    moved = {p: dataclasses.replace(answer, values=answer.values | {"mu_hat": p.mu + 0.05}) for p in points}
+    write_answers(folder / "first", points, moved)
+    origin = {"first": {"shift": 0.04, "tables_error": 0.1, "sample_error": 0.08}}
+    content, seconds = rehearsal(folder, {"first": records, "second": records}, mus, origin)
+    (folder / "rehearsal.json").write_text(json.dumps({"seed": 7} | content))
+    (folder / "seconds.json").write_text(json.dumps(seconds))
+    draw(content, "first", folder / "coverage_first")
+    section = rehearsal_section(folder)
+    tables = {block.name: block for block in section.blocks}
+    methods = tables["rehearsal-methods"]
+    assert [row[0] for row in methods.rows] == ["first", "second", "HEPHY", "IBRAHIME", "HZUME"]
+    assert {len(row) for row in methods.rows} == {len(methods.header)}
+    assert methods.marked == (0, 1)
+    assert methods.ruled == 2
+    for name in ("rehearsal-sets", "rehearsal-bins", "rehearsal-checks", "rehearsal-differences"):
+        assert {len(row) for row in tables[name].rows} == {len(tables[name].header)}
+    assert [row[5] for row in tables["rehearsal-sets"].rows] == ["+0.050", "+0.050"]
+    assert "moves its mu_hat by +0.050" in section.text
+    assert "±0.080" in section.text
+    assert "rehearsal-coverage_first" in tables
+    text = as_text(content, seconds)
+    assert "expected +0.040" in text
+    assert "at mu = 1, tes 1.01" in text
+
+
+def made_up_records():
+    """The records of the made-up run, in order."""
+    rng = np.random.default_rng(1)
+    out = []
+    for place, mu in enumerate((1.0, 2.0)):
+        for index in range(5):
+            values = {"mu_hat": mu + 0.3 * rng.normal(), "delta_mu_hat": 0.3}
+            values |= {"p16": values["mu_hat"] - 0.3, "p84": values["mu_hat"] + 0.3}
+            nuisances = {nuisance.name: float(rng.uniform(0.9, 1.1)) for nuisance in CHALLENGE}
+            out.append(Record(place, index, 7, mu, nuisances, 100, values, 1.0, 0.5))
+    return out
 
 
 def test_pulls_answers_and_timings(page):

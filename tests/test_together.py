@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -109,6 +112,7 @@ def test_workers_and_order_do_not_matter(setting, finished, tmp_path):
         assert outcome(tmp_path / "two" / name) == outcome(finished / name)
 
 
+@pytest.mark.slow
 def test_killed_twice(setting, finished, tmp_path, monkeypatch):
     """Left are a record of each submission and a torn line of one; three more are done before it is killed again."""
     output = tmp_path / "results"
@@ -169,12 +173,14 @@ def test_a_failure_keeps_what_others_have_answered(setting, tmp_path):
     assert read_records(tmp_path / "results" / "failing" / "experiments.jsonl")[0] == []
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told(setting, tmp_path):
     text = MINIMAL.replace(": return", ":\n        __import__('os')._exit(3)\n        return")
     with pytest.raises(UsageError, match="exit code 3"):
         run_together({"dying": write(tmp_path / "dying", text)}, options(setting, tmp_path / "results"))
 
 
+@pytest.mark.slow
 def test_the_whole_pool_is_asked_about_where_weights_are_known(setting, tmp_path):
     """A submission with a manifest of ours is given each event once with its expected number as weight."""
     text = SPOILING.replace('float(np.mean(test_set["data"]["PRI_met"]))', 'float(test_set["weights"].sum())')
@@ -198,3 +204,20 @@ def test_the_whole_pool_is_asked_about_where_weights_are_known(setting, tmp_path
     selected = [entry["mu_hat"] for entry in found]
     assert selected[1] - selected[0] == pytest.approx(sums["htautau"], rel=0.3)
     assert 0.5 * sum(sums.values()) < selected[2] < selected[0] <= sum(sums.values())
+
+
+@pytest.mark.slow
+def test_the_program_ends_and_so_do_its_processes(setting, tmp_path):
+    """As a program of its own, which hangs at its end if one of its processes does."""
+    program = "import sys; from pathlib import Path; from harness.runner import RunOptions; "
+    program += "from harness.settings import make_settings; from harness.together import run_together\n"
+    program += "if __name__ == '__main__':\n    place = Path(sys.argv[1])\n"
+    program += "    run_together({'counting': Path(sys.argv[3])}, "
+    program += "RunOptions(Path(sys.argv[2]), place, place, make_settings(1, 1, seed=3)))\n"
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    command = [sys.executable, str(file), str(tmp_path / "results"), str(setting[0]), str(COUNTING)]
+    environment = {**os.environ, "PYTHONPATH": str(official.TESTS.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "results" / "counting" / "result_0.json").is_file()

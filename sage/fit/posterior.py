@@ -22,11 +22,11 @@ from sage.fit.objective import MU, Objective
 
 TAIL = 0.5 * math.erfc(math.sqrt(0.5))
 """Probability beyond either end of the interval."""
-REACH = 4.5
+REACH = 4.0
 """Distance from the minimum, or the end of the range next to it, that is looked at, in units of the side's width."""
-STEP = 0.75
+STEP = 1.0
 """Largest distance of the profile fits, in half-widths of the interval."""
-FINE = 64
+FINE = 96
 """Points of the integral for each fit."""
 
 
