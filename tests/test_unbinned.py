@@ -340,3 +340,23 @@ def test_a_sum_counts_its_constraints_once():
     np.testing.assert_array_equal(moved.parts[1].centres, 0.3)
     interval = measure_interval(both)
     assert interval.fit.sigma_mu < measure_interval(unbinned).fit.sigma_mu
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mu", [0.1, 0.5, 1.0, 2.0, 3.0])
+def test_intervals_of_gaussian_toys_cover(mu):
+    """With densities that are known exactly; the true mean and rates are drawn with each toy."""
+    n_toys = 1000
+    rng = np.random.default_rng(int(100 * mu))
+    covered = 0
+    for _ in range(n_toys):
+        tes, tt, vv, bkg = rng.standard_normal(4)
+        scales = np.array([mu, *(1 + 0.001 * bkg) * np.array([1.0, 1 + 0.02 * tt, max(1 + 0.25 * vv, 0.0)])])
+        numbers = rng.poisson(scales * GAUSSIAN_YIELDS)
+        means = GAUSSIAN_MEANS + MOVED * tes
+        x = np.concatenate([rng.normal(mean, 1.0, n) for mean, n in zip(means, numbers, strict=True)])
+        interval = measure_interval(gaussian_likelihood(x))
+        covered += interval.low <= mu <= interval.high
+    share = covered / n_toys
+    print(f"mu {mu}: {share:.4f} of {n_toys} toys covered")
+    assert share == pytest.approx(0.6827, abs=3 * np.sqrt(0.6827 * 0.3173 / n_toys) + 0.015)

@@ -4,7 +4,7 @@ nuisances               variant of the nuisance table
 mu_range                bounds on mu, [low, high]; None for none
 templates               ``smooth`` for the response, ``grid`` for the tables
 simulation_uncertainty  whether the fit takes the templates' variances into account
-profile                 ``newton``, or ``published`` for the published recipe
+profile                 ``newton``, ``published`` for the published recipe, or ``slice`` for that of the unbinned method
 thresholds              rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}; None for 1/2
 rebuilding              what ``fit`` does with training events, see ``Rebuilding``
 time_limit              seconds within which an answer has to be there, or None (``sage.fit.deadline``); not for
@@ -25,7 +25,7 @@ from sage.errors import SettingsError, WeightsError
 from sage.files.arrays import LARGEST_VALUE, REMEDY
 
 TEMPLATES = ("smooth", "grid")
-PROFILES = ("newton", "published")
+PROFILES = ("newton", "published", "slice")
 MODES = ("auto", "bundled", "rebuild")
 DEFAULT_SETTINGS: dict[str, Any] = {
     "mu_range": None,
