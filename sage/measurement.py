@@ -29,6 +29,7 @@ from sage.fit.misfit import misfit_scale, widened, worst_value
 from sage.fit.objective import Objective
 from sage.fit.posterior import posterior_interval
 from sage.fit.published import published_interval
+from sage.fit.slice import slice_interval
 from sage.network.classifier import Classifier
 from sage.rates import Rates
 
@@ -182,6 +183,8 @@ def fit_interval(objective: Objective, settings: Mapping[str, Any], deadline: De
     """
     if settings["profile"] == "published":
         return published_interval(objective)
+    if settings["profile"] == "slice":
+        return slice_interval(objective)
     given = settings["thresholds"]
     thresholds = None if given is None else (np.array(given["mu"]), np.array(given["delta_nll"]))
     mu_range, prior = _range(settings, "mu_range"), _range(settings, "flat_prior")

@@ -2,7 +2,7 @@
 
 What it needs besides tables of counts stands in ``surrogates.npz`` of the weights: the response networks, the maps that
 calibrate the shares of the processes (``sage.unbinned.ratios``), the ``yields`` these were made for, shape (4, R), and
-``norms`` and ``norm_coefficients``, the response of Z (``sage.unbinned.likelihood``). In the tables an unbinned region
+``norms`` and ``norm_coefficients``, those of Z (``sage.unbinned.norms``). In the tables an unbinned region
 is one bin: its expected events.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from sage.binned.counting import BLOCK, quantities_of
 from sage.binned.regions import RegionSet, bin_numbers, ratios
-from sage.binned.response import POWERS, Response
+from sage.binned.response import Response
 from sage.binned.statistic import BinnedLikelihood, binned_likelihood
 from sage.challenge.nuisances import PROCESSES, variant
 from sage.challenge.shifts import Columns
@@ -28,7 +28,8 @@ from sage.fit.objective import Objective
 from sage.measurement import fit_interval, likelihood_of, rates_of
 from sage.network.classifier import Classifier
 from sage.rates import Rates
-from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood, density_factors
+from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
+from sage.unbinned.norms import NORM_BASIS, Factors
 from sage.unbinned.ratios import UNBINNED, ResponseNetworks, defined, of_rows, read_calibrations
 from sage.unbinned.statistic import LARGEST_EXPONENT, Events, kernel, pack
 
@@ -72,14 +73,15 @@ class Surrogates:
     def __init__(self, bundle: Bundle) -> None:
         arrays = bundle.surrogates
         shape = len(PROCESSES), len(UNBINNED)
-        shapes = {"yields": shape, "norms": shape, "norm_coefficients": (*shape, len(POWERS))}
-        for name, expected in shapes.items():
+        shapes = {"yields": shape, "norms": shape, "norm_coefficients": (*shape, len(NORM_BASIS.powers))}
+        inputs = np.shape(bundle.surrogates.get("mean", 0.0)) or ("inputs",)
+        for name, expected in (shapes | {"mean": inputs, "std": inputs}).items():
             if name not in arrays or arrays[name].shape != expected:
                 msg = f"{SURROGATES}: {name} is missing or not of shape {expected}; build the weights again"
                 raise WeightsError(msg)
         self.networks = ResponseNetworks(arrays)
         self.calibrations = read_calibrations(arrays, arrays["yields"].astype(np.float64))
-        self.norms = Response(arrays["norms"].astype(np.float64), arrays["norm_coefficients"].astype(np.float64))
+        self._norms = arrays["norms"].astype(np.float64), arrays["norm_coefficients"].astype(np.float64)
 
     def interval(
         self, columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline = NEVER
@@ -168,7 +170,7 @@ class Surrogates:
         places = [bundle.regions.slices[name].start for name in UNBINNED]
         yields = bins_of(bundle.response, places)
         nuisances = variant(bundle.settings["nuisances"])
-        factors = Rates(density_factors(yields, self.norms), nuisances)
+        factors = Rates(Factors(yields, *self._norms), nuisances)
         return UnbinnedLikelihood(
             Rates(yields, nuisances), factors, self.networks.basis, events, np.zeros(len(nuisances)), kernel()
         )

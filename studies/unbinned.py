@@ -8,21 +8,24 @@ the challenge (``studies.toys``); counts of the binned regions are drawn from th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sage.binned.statistic import asimov, with_counts
+from sage.binned.statistic import asimov, with_counts, with_exact_templates
 from sage.challenge.shifts import select, shift
 from sage.files.bundle import Bundle
 from sage.fit.objective import Objective
+from sage.likelihood import Likelihood
 from sage.measurement import fit_interval
 from sage.network.classifier import Classifier
 from sage.surrogates import Observed, Surrogates, binned_part
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
 from sage.unbinned.statistic import pack
+from studies.impacts import frozen
 from studies.likelihoods import nuisances_of
 from studies.toys import ToySettings, draw_truth
 from training.events import EventsFile
@@ -50,14 +53,14 @@ class Nature:
         parts = zip(factors, self.observed.shares, self.observed.responses, strict=True)
         return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
 
-    def asimov(self, parameters: np.ndarray) -> Objective:
+    def asimov(self, parameters: np.ndarray) -> SumLikelihood:
         """Return the likelihood of the Asimov data set at (mu, nu...)."""
         pairs = zip(self.observed.weights, self.densities(parameters), strict=True)
         weights = [own * density for own, density in pairs]
         binned = asimov(binned_part(self.observed.counts, self.bundle), parameters)
         return SumLikelihood((self._with_weights(weights).centred(parameters[1:]), binned))
 
-    def toy(self, parameters: np.ndarray, rng: np.random.Generator) -> Objective:
+    def toy(self, parameters: np.ndarray, rng: np.random.Generator) -> SumLikelihood:
         """Return the likelihood of a toy at (mu, nu...), with constraints centred on 0."""
         pairs = zip(self.observed.weights, self.densities(parameters), strict=True)
         drawn = [rng.poisson(own * np.maximum(density, 0.0)).astype(float) for own, density in pairs]
@@ -121,3 +124,51 @@ def toy_row(nature: Nature, settings: ToySettings, number: int) -> dict[str, Any
         "pull": (best.mu - truth.mu) / best.sigma_mu,
         "flags": "; ".join(interval.flags),
     }
+
+
+def expected(nature: Nature) -> dict[str, dict[str, float]]:
+    """Return the distances to both limits at mu = 1 and nuisances at their centres.
+
+    Of all, with the binned templates' simulation uncertainty; with exact templates; with all nuisances held as well;
+    and of the unbinned and the binned regions alone, with exact templates.
+    """
+    truth = np.array([1.0, *np.zeros(len(nuisances_of(nature.bundle)))])
+    whole = nature.asimov(truth)
+    unbinned, binned = whole.parts
+    assert isinstance(binned, Likelihood)
+    exact = SumLikelihood((unbinned, with_exact_templates(binned)))
+    names = [nuisance.name for nuisance in whole.nuisances]
+    objectives: dict[str, Objective] = {
+        "all": whole,
+        "exact templates": exact,
+        "statistical": frozen(exact, truth, names),
+        "unbinned regions": unbinned,
+        "binned regions": exact.parts[1],
+    }
+    found = {}
+    for name, objective in objectives.items():
+        interval = fit_interval(objective, nature.bundle.settings)
+        mu = interval.fit.mu
+        found[name] = {"mu_hat": mu, "down": mu - interval.low, "up": interval.high - mu}
+    return found
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return coverage, pull and interval of toys with their errors, by true mu."""
+    out = {}
+    for mu in sorted({row["mu"] for row in rows}):
+        own = [row for row in rows if row["mu"] == mu]
+        n = len(own)
+        covered = float(np.mean([row["covered"] for row in own]))
+        pulls = np.array([row["pull"] for row in own])
+        out[f"{mu:g}"] = {
+            "toys": n,
+            "coverage": covered,
+            "coverage_error": float(np.sqrt(max(covered * (1 - covered), 1 / n) / n)),
+            "pull": float(pulls.mean()),
+            "pull_error": float(pulls.std() / np.sqrt(n)),
+            "pull_width": float(pulls.std()),
+            "interval": float(np.mean([row["p84"] - row["p16"] for row in own])),
+            "flagged": sum(bool(row["flags"]) for row in own),
+        }
+    return out

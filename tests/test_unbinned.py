@@ -16,7 +16,8 @@ from sage.fit.interval import measure_interval
 from sage.fit.ladder import climb, total_interval
 from sage.network.library import INSTRUCTION_SETS
 from sage.rates import Rates
-from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood, density_factors
+from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
+from sage.unbinned.norms import NORM_BASIS, Factors, fit_norms, norm_points
 from sage.unbinned.response import BASES, EXACT
 from sage.unbinned.statistic import EventKernel, event_sums, kernel, pack
 from studies.impacts import breakdown_by_auxiliary_data, impacts
@@ -31,8 +32,8 @@ def yields_response(seed: int = 1, scale: float = 0.01) -> Response:
     return Response(YIELDS, rng.normal(0, scale, (*YIELDS.shape, len(POWERS))) / (1 + POWERS.sum(axis=1)) ** 2)
 
 
-def flat(shape: tuple[int, ...]) -> Response:
-    return Response(np.ones(shape), np.zeros((*shape, len(POWERS))))
+def without_shapes(yields: Response) -> Factors:
+    return Factors(yields, yields.nominal, np.zeros((*yields.nominal.shape, len(NORM_BASIS.powers))))
 
 
 def random_events(n: int, seed: int, strength: float = 0.03, weights: np.ndarray | None = None, n_terms: int = 9):
@@ -44,8 +45,8 @@ def random_events(n: int, seed: int, strength: float = 0.03, weights: np.ndarray
 def likelihood(basis=EXACT, n=300, native=True, strength=0.03) -> UnbinnedLikelihood:
     yields = yields_response()
     events = tuple(pack(*random_events(n, seed, strength)) for seed in (3, 4))
-    norms = replace(yields_response(2), nominal=YIELDS)
-    factors = Rates(density_factors(yields, norms), CHALLENGE)
+    bent = np.random.default_rng(2).normal(0, 0.01, (4, 2, len(NORM_BASIS.powers)))
+    factors = Rates(Factors(yields, 1.1 * YIELDS, bent), CHALLENGE)
     return UnbinnedLikelihood(
         Rates(yields, CHALLENGE), factors, basis, events, np.zeros(6), kernel() if native else None
     )
@@ -96,10 +97,16 @@ def exact_value(of: UnbinnedLikelihood, parameters) -> mpmath.mpf:
     def grown(response: Response, p: int, b: int) -> mpmath.mpf:
         return response.nominal[p, b] * mpmath.exp(mpmath.fdot(response.coefficients[p, b].tolist(), powers))
 
+    norm_terms = [(t / 4) ** a * (j / 4) ** b * m**c for a, b, c in NORM_BASIS.powers]
+
+    def factor(p: int, r: int) -> mpmath.mpf:
+        norm = mpmath.exp(mpmath.fdot(of.factors.templates.norm_coefficients[p, r].tolist(), norm_terms))
+        return grown(of.rates.templates, p, r) / (of.factors.templates.norms[p, r] * norm)
+
     total = sum(mpmath.mpf(nu) ** 2 for nu in nus) / 2
     for r, events in enumerate(of.events):
         total += sum(f * grown(of.rates.templates, p, r) for p, f in enumerate(scales)) - events.observed
-        factors = [f * grown(of.factors.templates, p, 4 * r + p) for p, f in enumerate(scales)]
+        factors = [f * factor(p, r) for p, f in enumerate(scales)]
         rows = events.blocks.swapaxes(0, 1).reshape(41, -1).astype(float)
         for event in rows.T.tolist():
             if event[0]:
@@ -146,7 +153,7 @@ def test_the_fisher_information_is_the_expected_hessian():
     weights = rng.uniform(0, 1, n)
     nominal = (weights[:, None] * shares).sum(axis=0)
     yields = Response(nominal[:, None], np.zeros((4, 1, len(POWERS))))
-    factors = Rates(density_factors(yields, yields), CHALLENGE)
+    factors = Rates(without_shapes(yields), CHALLENGE)
     # Without shapes: the norms of the response are those of the nominal point.
     events = (pack(shares, 0.0 * response, weights),)
     of = UnbinnedLikelihood(Rates(yields, CHALLENGE), factors, EXACT, events, np.zeros(6), kernel())
@@ -156,12 +163,31 @@ def test_the_fisher_information_is_the_expected_hessian():
     assert np.linalg.eigvalsh(of.evaluate(POINT).fisher).min() > 0.0
 
 
+def test_norms_are_exact_where_a_fit_goes():
+    """Of a process whose response is a Gaussian number times each term, the mean of exp(A . v) is known."""
+    rng = np.random.default_rng(14)
+    spread = np.array([0.1, 0.1, 0.01, 0.01, 0.01, 0.02, 0.01, 0.02, 0.02])
+
+    def norms(points: np.ndarray) -> np.ndarray:
+        terms = EXACT.terms(points)
+        return 50.0 * np.exp(0.5 * ((spread * terms) ** 2).sum(axis=1) + terms @ (0.3 * spread))[:, None, None]
+
+    points = norm_points()
+    np.testing.assert_array_equal(points[0], [1.0, 1.0, 0.0])
+    coefficients = fit_norms(points, norms(points))
+    unseen = np.column_stack([1 + 0.02 * rng.uniform(-1, 1, (200, 2)), rng.uniform(0, 4, 200)])
+    found = 50.0 * np.exp(NORM_BASIS.terms(unseen) @ coefficients[0, 0])
+    np.testing.assert_allclose(found, norms(unseen)[:, 0, 0], rtol=3e-4)
+    none = np.zeros((len(points), 1, 1))
+    np.testing.assert_array_equal(fit_norms(points, none), 0.0)
+
+
 def in_bins(counts: np.ndarray, templates: Response) -> tuple[UnbinnedLikelihood, SumLikelihood]:
     """Give events that are the bins of a histogram, in one region; and the histogram as one bin each with its total."""
     nominal = templates.nominal
     total = Response(nominal.sum(axis=1, keepdims=True), np.zeros((4, 1, len(POWERS))))
     events = pack((nominal / nominal.sum(axis=0)).T, np.zeros((nominal.shape[1], 4, 9)), counts)
-    factors = Rates(density_factors(total, total), CHALLENGE)
+    factors = Rates(without_shapes(total), CHALLENGE)
     unbinned = UnbinnedLikelihood(Rates(total, CHALLENGE), factors, EXACT, (events,), np.zeros(6), kernel())
     return unbinned, binned_likelihood(Rates(templates, CHALLENGE), counts)
 
@@ -205,7 +231,7 @@ def gaussian_ratios(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def gaussian_likelihood(x: np.ndarray, weights: np.ndarray | None = None) -> UnbinnedLikelihood:
     yields = Response(GAUSSIAN_YIELDS[:, None], np.zeros((4, 1, len(POWERS))))
-    factors = Rates(density_factors(yields, yields), CHALLENGE)
+    factors = Rates(without_shapes(yields), CHALLENGE)
     events = (pack(*gaussian_ratios(x), weights),)
     return UnbinnedLikelihood(Rates(yields, CHALLENGE), factors, EXACT, events, np.zeros(6), kernel())
 
@@ -314,3 +340,23 @@ def test_a_sum_counts_its_constraints_once():
     np.testing.assert_array_equal(moved.parts[1].centres, 0.3)
     interval = measure_interval(both)
     assert interval.fit.sigma_mu < measure_interval(unbinned).fit.sigma_mu
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mu", [0.1, 0.5, 1.0, 2.0, 3.0])
+def test_intervals_of_gaussian_toys_cover(mu):
+    """With densities that are known exactly; the true mean and rates are drawn with each toy."""
+    n_toys = 1000
+    rng = np.random.default_rng(int(100 * mu))
+    covered = 0
+    for _ in range(n_toys):
+        tes, tt, vv, bkg = rng.standard_normal(4)
+        scales = np.array([mu, *(1 + 0.001 * bkg) * np.array([1.0, 1 + 0.02 * tt, max(1 + 0.25 * vv, 0.0)])])
+        numbers = rng.poisson(scales * GAUSSIAN_YIELDS)
+        means = GAUSSIAN_MEANS + MOVED * tes
+        x = np.concatenate([rng.normal(mean, 1.0, n) for mean, n in zip(means, numbers, strict=True)])
+        interval = measure_interval(gaussian_likelihood(x))
+        covered += interval.low <= mu <= interval.high
+    share = covered / n_toys
+    print(f"mu {mu}: {share:.4f} of {n_toys} toys covered")
+    assert share == pytest.approx(0.6827, abs=3 * np.sqrt(0.6827 * 0.3173 / n_toys) + 0.015)

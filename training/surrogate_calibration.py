@@ -4,9 +4,8 @@ A share g_p is calibrated if, among events with this g_p, a fraction g_p is of p
 isotonic regression (pool adjacent violators) of "is p" on bins of g_p, and normalises the four anew; as that moves what
 was calibrated, further stages follow. Bins hold equal parts of the events and of the process, in equal shares.
 
-The norms are Z_p(nu) = sum over nominal events of w g_p exp(A_p . v(nu)), fitted with the monomials of the tables at
-their points, and with ten times the precision at points drawn from the priors: a relative error of 3e-4 of the largest
-background would move mu by a twentieth of its uncertainty.
+The norms Z (``sage.unbinned.norms``) are sums over the same events, at a grid of points and at some drawn from the
+priors, which count more in the fit.
 """
 
 from __future__ import annotations
@@ -16,23 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from sage.binned.counting import BLOCK, choose_points, draw_points, quantities_of
+from sage.binned.counting import BLOCK, draw_points, quantities_of
 from sage.binned.regions import RegionSet, bin_numbers, ratios
-from sage.binned.response import fit_response
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import Columns, select, shift
 from sage.network.classifier import Classifier
+from sage.unbinned.norms import fit_norms, norm_points
 from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, defined, map_name, normalised, of_rows
 from training.config import Config
 from training.events import EventsFile
 
 STAGES = 3
 BINS = 40
-PRECISION, FAR_PRECISION = 1e-4, 1e-3
-"""Relative precision asked of the fit of the norms at points drawn from the priors, and at those of the tables."""
 NORM_DRAWS = 64
-FAR_POINTS = 64
-"""Where the tables are counted on the whole grid."""
+DRAWN_PRECISION = 10.0
+"""Precision asked of the norms at points drawn from the priors, in units of that on the grid."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def make_surrogates(
     """Return the arrays of ``sage.surrogates``: the response networks with calibration and norms of the table part.
 
     Args:
-        config: The settings; those of the tables decide the points.
+        config: The settings.
         data: Folder of the events file.
         regions: Regions of the weights.
         classifier: Gives the class probabilities.
@@ -155,8 +152,8 @@ def make_surrogates(
     networks = ResponseNetworks(trained)
     file = EventsFile(data, config.table_fraction)
     events = read_regions(file, file.rows("tables"), regions, classifier, networks)
-    far = choose_points(config.tables.nodes or FAR_POINTS, config.seed)
-    points = np.array(far + draw_points(NORM_DRAWS, config.seed + 1))
+    grid = norm_points()
+    points = np.concatenate([grid, draw_points(NORM_DRAWS, config.seed)])
     terms = networks.basis.terms(points).astype(np.float32)
     arrays = dict(trained)
     norms = np.zeros((len(points), len(PROCESSES), len(UNBINNED)))
@@ -168,12 +165,8 @@ def make_surrogates(
         weighted = own.weights[:, None] * made(own.ratios)
         for b, v in enumerate(terms):
             norms[b, :, r] = (weighted * np.exp(own.response @ v)).sum(axis=0)
-    flat = norms.reshape(len(points), -1)
-    precision = np.where(np.arange(len(points)) < len(far), FAR_PRECISION, PRECISION)
-    precision[0] = PRECISION
-    fitted = fit_response(points, flat, (precision[:, None] * flat[0]) ** 2, flat[0])
-    shape = len(PROCESSES), len(UNBINNED)
+    precision = np.where(np.arange(len(points)) < len(grid), 1.0, DRAWN_PRECISION)
     arrays["norms"] = norms[0]
-    arrays["norm_coefficients"] = fitted.coefficients.reshape(*shape, -1)
+    arrays["norm_coefficients"] = fit_norms(points, norms, precision)
     arrays["yields"] = np.stack([own.yields for own in events], axis=1)
     return arrays

@@ -4,10 +4,10 @@ nuisances               variant of the nuisance table
 mu_range                bounds on mu, [low, high]; None for none
 templates               ``smooth`` for the response, ``grid`` for the tables
 simulation_uncertainty  whether the fit takes the templates' variances into account
-profile                 ``newton``, or ``published`` for the published recipe
+profile                 ``newton``, ``published`` for the published recipe, or ``slice`` for that of the unbinned method
 flat_prior              range [low, high] of a flat prior on mu: p16 and p84 are the ends of the posterior's central
                         68 % (``sage.fit.posterior``), and mu_hat may lie outside of them; None for the limits of
-                        the profile. The challenge draws mu from [0.1, 3]; not for ``profile: published``
+                        the profile. The challenge draws mu from [0.1, 3]; for ``profile: newton`` alone
 thresholds              rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}; None for 1/2
 rebuilding              what ``fit`` does with training events, see ``Rebuilding``
 time_limit              seconds within which an answer has to be there, or None (``sage.fit.deadline``); not for
@@ -28,7 +28,7 @@ from sage.errors import SettingsError, WeightsError
 from sage.files.arrays import LARGEST_VALUE, REMEDY
 
 TEMPLATES = ("smooth", "grid")
-PROFILES = ("newton", "published")
+PROFILES = ("newton", "published", "slice")
 MODES = ("auto", "bundled", "rebuild")
 DEFAULT_SETTINGS: dict[str, Any] = {
     "mu_range": None,
@@ -136,8 +136,8 @@ def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
             raise WeightsError(msg)
     for name in ("mu_range", "flat_prior"):
         check_mu_range(settings[name], name)
-    if settings["flat_prior"] is not None and settings["profile"] == "published":
-        msg = f"{path}: flat_prior is {settings['flat_prior']!r}, but the published profile has limits of its own; "
+    if settings["flat_prior"] is not None and settings["profile"] != "newton":
+        msg = f"{path}: flat_prior is {settings['flat_prior']!r}, but profile {settings['profile']!r} has limits of its own; "
         msg += "choose profile 'newton', or no flat_prior"
         raise WeightsError(msg)
     limit = settings["time_limit"]

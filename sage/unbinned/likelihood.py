@@ -5,8 +5,8 @@ r"""The extended likelihood of single events in some regions, and sums of likeli
 
 ``lambda`` are the expected events of a region, as in bins. ``Z_rp(nu)`` is the sum over simulated nominal events of
 ``w g_p exp(A_p . v)``, so that the expectation of ``R_r`` over these is ``lambda_r``, whatever the surrogates are: what
-the published method interpolates on a grid (arXiv:2505.05544) is exact here up to the fit of ln Z. Both follow the
-monomials of ``sage.binned.response``, and therefore c does.
+the published method interpolates on a grid (arXiv:2505.05544) is exact here up to the fit of ln Z
+(``sage.unbinned.norms``).
 """
 
 from __future__ import annotations
@@ -17,31 +17,11 @@ from functools import cached_property, reduce
 
 import numpy as np
 
-from sage.binned.response import Response
 from sage.challenge.nuisances import Nuisance
 from sage.fit.objective import Constrained, Counted, Evaluation, Objective, Totals
 from sage.rates import Rates
 from sage.unbinned.response import Basis
 from sage.unbinned.statistic import EventKernel, Events, EventSums, event_sums
-
-
-def density_factors(yields: Response, norms: Response) -> Response:
-    """Return c as templates of P processes in R P bins, those of one region next to each other.
-
-    Args:
-        yields: Expected events with mu = 1, shape (P, R).
-        norms: Z, shape (P, R).
-    """
-    n_processes, n_regions = yields.nominal.shape
-    nominal = np.zeros((n_processes, n_regions, n_processes))
-    coefficients = np.zeros((*nominal.shape, yields.coefficients.shape[-1]))
-    filled = norms.nominal > 0
-    ratio = np.divide(yields.nominal, norms.nominal, out=np.zeros_like(yields.nominal), where=filled)
-    for p in range(n_processes):
-        nominal[p, :, p] = ratio[p]
-        coefficients[p, :, p] = yields.coefficients[p] - norms.coefficients[p]
-    shape = (n_processes, n_regions * n_processes)
-    return Response(nominal.reshape(shape), coefficients.reshape(*shape, -1))
 
 
 @dataclass(frozen=True)
@@ -50,7 +30,7 @@ class UnbinnedLikelihood:
 
     Args:
         rates: Expected events, regions in place of bins.
-        factors: c, with the templates of ``density_factors``.
+        factors: c, with the templates of ``sage.unbinned.norms.Factors``.
         basis: The monomials v.
         events: Coefficients of the events of each region.
         centres: Centres of the constraints, shape (n_nuisances,).

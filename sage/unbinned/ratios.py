@@ -100,7 +100,7 @@ class ResponseNetworks:
         if not found:
             msg = f"response networks have {len(arrays['mean'])} inputs, which is no choice of inputs of this code"
             raise WeightsError(msg)
-        self._constants = Normalisation(arrays["mean"], arrays["std"], found[0])
+        self.constants = Normalisation(arrays["mean"], arrays["std"], found[0])
         try:
             library = load(LIBRARY, SHA256)
         except EngineError:
@@ -114,7 +114,7 @@ class ResponseNetworks:
 
     def _check(self, own: Mapping[str, np.ndarray], region: str, process: str) -> None:
         widths = widths_of(own)
-        sizes = (len(self._constants.mean), *(widths or ()), len(self.basis.powers))
+        sizes = (len(self.constants.mean), *(widths or ()), len(self.basis.powers))
         if widths is None or {name: array.shape for name, array in own.items()} != shapes(sizes):
             msg = f"the response network of {process} in {region} is missing or its layers do not fit"
             raise WeightsError(msg)
@@ -129,8 +129,12 @@ class ResponseNetworks:
         Returns:
             Shape (n, P, C), float32.
         """
-        values = network_inputs(columns, Derived(columns), self._constants)[0]
-        return np.stack([self._networks[region, process](values) for process in PROCESSES], axis=1)
+        values = network_inputs(columns, Derived(columns), self.constants)[0]
+        return np.stack([self.of_inputs(values, region, process) for process in PROCESSES], axis=1)
+
+    def of_inputs(self, values: np.ndarray, region: str, process: str) -> np.ndarray:
+        """Return A of one process, shape (n, C), float32, of normalised inputs (n, number of inputs)."""
+        return self._networks[region, process](values)
 
 
 def _own(arrays: Mapping[str, np.ndarray], begin: str) -> dict[str, np.ndarray]:

@@ -1,0 +1,123 @@
+r"""Factors of the processes: expected events over the integral of what the surrogates make of the nominal density.
+
+    c_rp(nu) = Y_rp(nu) / Z_rp(nu),    Z_rp(nu) = sum over simulated nominal events of w g_p exp(A_p . v(nu))
+
+A relative error e of Z changes the negative log-likelihood of N events by N e, so it has to be far below 1 / N wherever
+a fit may go. ln Z is analytic, and polynomials of degree 7 describe it; with 13 monomials as for counts, e would be up
+to 1e-3. Nothing is linear in m = ln(1 + soft_met), see ``sage.binned.response``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from sage.binned.response import POWERS, Response
+from sage.rates import N_TERMS, PAIRS
+from sage.unbinned.response import JES, LOG_SOFT_MET, TES, Basis
+
+DEGREE = 7
+SCALE = 4.0
+"""Units of t and j, so that they end at 1."""
+NODES = 7
+"""Of a grid of Chebyshev points, along each axis."""
+
+NORM_BASIS = Basis(
+    "norms",
+    (replace(TES, unit=SCALE * TES.unit), replace(JES, unit=SCALE * JES.unit), LOG_SOFT_MET),
+    tuple(powers for powers in product(range(DEGREE + 1), repeat=3) if sum(powers) <= DEGREE and powers[2] != 1),
+)
+_PLACES = [NORM_BASIS.powers.index((t, j, m)) for t, j, m in POWERS.tolist()]
+_UNITS = SCALE ** (POWERS[:, 0] + POWERS[:, 1])
+
+
+def norm_points() -> np.ndarray:
+    """Return the points at which Z is to be known, tes, jes and soft_met: the nominal one first; shape (n, 3)."""
+    nodes = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
+    axes = []
+    for coordinate in NORM_BASIS.coordinates:
+        low, high = coordinate.of(np.array(coordinate.ends))
+        x = 0.5 * (low + high) + 0.5 * (high - low) * nodes
+        axes.append(np.expm1(x) if coordinate.logarithmic else coordinate.origin + coordinate.unit * x)
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    nominal = [coordinate.origin for coordinate in NORM_BASIS.coordinates]
+    return np.concatenate([[nominal], grid])
+
+
+def fit_norms(points: np.ndarray, norms: np.ndarray, precision: np.ndarray | None = None) -> np.ndarray:
+    """Fit ln Z, relative to the nominal point, by least squares.
+
+    Args:
+        points: The nominal point first, shape (n, 3).
+        norms: Z, shape (n, P, R); one that is 0 at the nominal point stays 0.
+        precision: Weight of each point's deviation, shape (n,); all the same if absent.
+
+    Returns:
+        Coefficients of ``NORM_BASIS``, shape (P, R, M).
+    """
+    flat = norms.reshape(len(points), -1)
+    filled = flat[0] > 0
+    logs = np.log(flat[:, filled] / flat[0, filled])
+    weights = np.ones(len(points)) if precision is None else precision
+    terms = NORM_BASIS.terms(points)
+    out = np.zeros((flat.shape[1], len(NORM_BASIS.powers)))
+    out[filled] = np.linalg.lstsq(terms * weights[:, None], logs * weights[:, None], rcond=None)[0].T
+    return out.reshape(*norms.shape[1:], -1)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """c as templates of P processes in R P bins, those of one region next to each other.
+
+    Args:
+        yields: Expected events with mu = 1, shape (P, R).
+        norms: Z at the nominal point, shape (P, R).
+        norm_coefficients: Of ln Z, see ``fit_norms``, shape (P, R, M).
+    """
+
+    yields: Response
+    norms: np.ndarray
+    norm_coefficients: np.ndarray
+
+    @property
+    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ends of tes, jes and soft_met, where the slope jumps to 0."""
+        return self.yields.axes
+
+    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
+        """Return c with its first and second derivatives at (tes, jes, soft_met), shape (10, P, R P)."""
+        return self._spread(self._at(point))
+
+    def _at(self, point: Sequence[float]) -> np.ndarray:
+        value, first, second = NORM_BASIS.expand(point)
+        stacked = np.concatenate([[value], first, [second[pair] for pair in PAIRS]])
+        exponents = np.moveaxis(self._coefficients @ stacked.T, -1, 0)
+        out = np.empty((N_TERMS, *self.norms.shape))
+        out[0] = self._nominal * np.exp(exponents[0])
+        out[1:4] = out[0] * exponents[1:4]
+        for row, (a, b) in enumerate(PAIRS, start=4):
+            out[row] = out[0] * (exponents[row] + exponents[1 + a] * exponents[1 + b])
+        return out
+
+    def _spread(self, values: np.ndarray) -> np.ndarray:
+        """Put values (10, P, R) where the process is that of the bin."""
+        n_processes, n_regions = self.norms.shape
+        out = np.zeros((N_TERMS, n_processes, n_regions, n_processes))
+        each = np.arange(n_processes)
+        out[:, each, :, each] = np.moveaxis(values, 1, 0)
+        return out.reshape(N_TERMS, n_processes, n_regions * n_processes)
+
+    @cached_property
+    def _nominal(self) -> np.ndarray:
+        filled = self.norms > 0
+        return np.divide(self.yields.nominal, self.norms, out=np.zeros(self.norms.shape), where=filled)
+
+    @cached_property
+    def _coefficients(self) -> np.ndarray:
+        out: np.ndarray = -self.norm_coefficients
+        out[..., _PLACES] += self.yields.coefficients * _UNITS
+        return out
