@@ -205,7 +205,7 @@ class Whitened:
     @torch.no_grad()
     def of(cls, body: Perceptron, x: torch.Tensor) -> Whitened:
         """Return the last layer of a perceptron at features, shape (N, F)."""
-        hidden = torch.cat([body.hidden(part) for part in x.split(CHUNK)])
+        hidden = torch.cat([body.hidden(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)])
         mean = hidden.mean(dim=0)
         hidden -= mean
         size, axes = torch.linalg.eigh((hidden.T @ hidden / len(hidden)).double())
@@ -240,7 +240,7 @@ def train_ensemble(
     yields: Yields,
     settings: TrainingSettings,
     members: int,
-    clock: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    clock: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> Ensemble:
     """Train the members that a folder lacks, one file each, and return all.
 

@@ -291,8 +291,8 @@ def belt_and_coverage(
     with clock("belt preparation"):
         own, true = statistics(learned, grid, settings.seed)
     # Toys of other networks are others.
-    identity = {"events": settings.events, "members": settings.members, "training": asdict(settings.training)}
-    identity["training"]["mus"] = list(settings.training.mus)
+    training = {**asdict(settings.training), "mus": list(settings.training.mus)}
+    identity = {"events": settings.events, "members": settings.members, "training": training}
     for mu in grid:
         with clock(f"belt {mu:g}"):
             make_belt(own, [mu], settings.toys, settings.seed, folder=folder / "belt", identity=identity)
