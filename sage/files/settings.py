@@ -137,8 +137,8 @@ def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("mu_range", "flat_prior"):
         check_mu_range(settings[name], name)
     if settings["flat_prior"] is not None and settings["profile"] != "newton":
-        msg = f"{path}: flat_prior is {settings['flat_prior']!r}, but profile {settings['profile']!r} has limits of its own; "
-        msg += "choose profile 'newton', or no flat_prior"
+        msg = f"{path}: flat_prior is {settings['flat_prior']!r}, but profile {settings['profile']!r} has limits of its "
+        msg += "own; choose profile 'newton', or no flat_prior"
         raise WeightsError(msg)
     limit = settings["time_limit"]
     if limit is not None and not (type(limit) in (int, float) and 0 < limit <= LARGEST_VALUE):
