@@ -137,7 +137,9 @@ def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("mu_range", "flat_prior"):
         check_mu_range(settings[name], name)
     if settings["flat_prior"] is not None and settings["profile"] != "newton":
-        msg = f"{path}: flat_prior is {settings['flat_prior']!r}, but profile {settings['profile']!r} has limits of its "
+        msg = (
+            f"{path}: flat_prior is {settings['flat_prior']!r}, but profile {settings['profile']!r} has limits of its "
+        )
         msg += "own; choose profile 'newton', or no flat_prior"
         raise WeightsError(msg)
     limit = settings["time_limit"]
