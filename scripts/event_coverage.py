@@ -28,6 +28,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--mu", type=checks.mu, nargs="+", default=MUS, help="true signal strengths (default: %(default)s)")
     add("--points", type=checks.whole(2), default=40, help="nuisance points (default: %(default)s)")
     add("--toys", type=checks.whole(1), default=20, help="at each point and mu (default: %(default)s)")
+    add(
+        "--smooth", action="store_true", help="take the yields at the points from the templates, not from events: quick"
+    )
     add_seed(options, "seed of points, noise and toys")
     add_output(options)
     return options.parse_args(argv)
@@ -44,7 +47,7 @@ def work(given: argparse.Namespace) -> None:
 
     bundle = Model(weights=given.weights).bundle
     file = EventsFile(given.data, given.table_fraction)
-    events = file.read(file.rows("tables"))
+    events = None if given.smooth else file.read(file.rows("tables"))
     path = given.output / COVERAGE_FILE
     found = event_coverage(
         events,

@@ -25,13 +25,15 @@ from sage.rates import SIGNAL_ROW
 from training.events import Events
 
 COVERAGE_FILE = "coverage.json"
+EVERY = 10
+"""Points after which there is a result."""
 RATES = [nuisance for nuisance in CHALLENGE if nuisance.kind == "norm"]
 WANTED, TOLERANCE, WIDTH_TOLERANCE = 0.6827, 0.03, 0.1
 """Of the coverage at each mu, and of the mean width relative to twice the toys' standard deviation."""
 
 
 def event_coverage(
-    events: Events,
+    events: Events | None,
     bundle: Bundle,
     classifier: Classifier,
     find: CountsInterval,
@@ -44,7 +46,7 @@ def event_coverage(
     """Make toys and measure them.
 
     Args:
-        events: Simulated events, as many as expected.
+        events: Simulated events, as many as expected; None for the yields of the templates.
         bundle: Templates and regions.
         classifier: Gives what the regions are made of.
         find: Finds the interval of counts.
@@ -52,7 +54,7 @@ def event_coverage(
         points: Nuisance points, at least 2.
         toys: At each of them and each mu.
         seed: Of points, noise and toys.
-        each: Called with the result so far after every point but the first.
+        each: Called with the result so far, from time to time and at the end.
 
     Returns:
         ``mus``: for each, ``coverage``, ``width``, ``spread`` of mu_hat, ``ratio`` of width and twice that, ``bias``,
@@ -64,17 +66,22 @@ def event_coverage(
     if points < 2 or toys < 1:
         msg = f"{points} points with {toys} toys; give at least 2 points, as their spread is the error, and 1 toy"
         raise SettingsError(msg)
-    sample = Sample(events.columns, events.weights, events.classes, np.arange(len(events)))
+    sample = None
+    if events is not None:
+        sample = Sample(events.columns, events.weights, events.classes, np.arange(len(events)))
     rng = np.random.default_rng(seed)
     found = np.full((len(mus), points, toys, 3), np.nan)
     result: dict[str, Any] = {}
     for number, point in enumerate(tqdm(draw_points(points, seed), "points", disable=None)):
-        noise = Noise(seed + number + 1, draws=1, common=False)
-        yields = count_points(sample, [point], bundle.regions, classifier, noise)["counts"][0]
+        if sample is None:
+            yields = bundle.templates.terms(point)[0]
+        else:
+            noise = Noise(seed + number + 1, draws=1, common=False)
+            yields = count_points(sample, [point], bundle.regions, classifier, noise)["counts"][0]
         for i, mu in enumerate(mus):
             for toy in range(toys):
                 found[i, number, toy] = _one(rng, yields, mu, bundle, find)
-        if number:
+        if number and (number % EVERY == 0 or number + 1 == points):
             result = summary(mus, found[:, : number + 1])
             if each is not None:
                 each(result)
@@ -99,14 +106,20 @@ def _one(
 def summary(mus: Sequence[float], found: np.ndarray) -> dict[str, Any]:
     """Return what toys tell; their mu_hat and limits have the shape (len(mus), points, toys, 3)."""
     entries = []
-    for mu, each in zip(mus, found, strict=True):
-        good = np.isfinite(each).all(axis=2)
+    for mu, of_mu in zip(mus, found, strict=True):
+        good = np.isfinite(of_mu).all(axis=2)
+        failed = int((~good).sum())
+        usable = good.any(axis=1)
+        if usable.sum() < 2:
+            msg = f"{failed} of {good.size} toys at mu = {mu} failed, so nothing is known there; look at the weights"
+            raise SettingsError(msg)
+        each, good = of_mu[usable], good[usable]
         mu_hat, low, high = (np.where(good, each[:, :, i], np.nan) for i in range(3))
         covered = np.where(good, (low <= mu) & (mu <= high), np.nan)
         variances = np.nanmean((mu_hat - np.nanmean(mu_hat)) ** 2, axis=1)
         width, error_of_width = _mean(np.nanmean(high - low, axis=1))
         variance, error_of_variance = _mean(variances)
-        spread = math.sqrt(variance)
+        spread = max(math.sqrt(variance), 1e-12)
         error_of_spread = 0.5 * error_of_variance / spread
         ratio = width / (2.0 * spread)
         error = ratio * math.hypot(error_of_width / width, error_of_spread / spread)
@@ -120,7 +133,7 @@ def summary(mus: Sequence[float], found: np.ndarray) -> dict[str, Any]:
                 "spread": {"value": spread, "error": error_of_spread},
                 "ratio": {"value": ratio, "error": error},
                 "bias": {"value": bias, "error": error_of_bias},
-                "failed": int((~good).sum()),
+                "failed": failed,
                 "met": abs(coverage - WANTED) <= TOLERANCE and abs(ratio - 1.0) <= WIDTH_TOLERANCE,
             }
         )

@@ -64,6 +64,7 @@ def test_one_seed_is_refused():
         AblationSettings(seeds=1)
 
 
+@pytest.mark.slow
 def test_the_program_goes_on_where_it_stopped(tmp_path, capsys):
     (tmp_path / "events").mkdir()
     events = str(small_data(tmp_path / "events", 3000))
@@ -111,7 +112,7 @@ def test_event_toys_cover_where_the_error_is_right():
     bundle = SimpleNamespace(regions=regions, expected=float(weights[selected].sum()), largest=math.inf)
     seen = []
     found = event_coverage(events, bundle, NoClassifier(), counting, [1.0], 6, 30, 1, seen.append)
-    assert len(seen) == 5
+    assert len(seen) == 1
     assert seen[-1] == found
     (entry,) = found["mus"]
     assert entry["failed"] == 0
@@ -122,6 +123,11 @@ def test_event_toys_cover_where_the_error_is_right():
     assert again == found
     bundle.largest = bundle.expected
     assert event_coverage(events, bundle, NoClassifier(), counting, [1.0], 6, 30, 1)["mus"][0]["failed"] > 30
+    bundle.largest = math.inf
+    bundle.templates = SimpleNamespace(terms=lambda point: np.full((1, 4, 2), 0.125 * bundle.expected))
+    (smooth,) = event_coverage(None, bundle, NoClassifier(), counting, [1.0], 20, 100, 1)["mus"]
+    assert abs(smooth["bias"]["value"]) < 4 * smooth["bias"]["error"]
+    assert smooth["spread"]["value"] > 1.0  # Poisson and the rates
     with pytest.raises(SettingsError, match="1 points"):
         event_coverage(events, bundle, NoClassifier(), counting, [1.0], 1, 30, 1)
 
