@@ -96,7 +96,7 @@ def told_apart(
     nominal = moved(events.columns, None, rng, constants)
     there = moved(events.columns, np.tile(point, (len(events), 1)), rng, constants)
     train = uniform(events.keys, seed, HALF) < 0.5
-    out = {}
+    out: dict[str, dict[str, float]] = {}
     for number, region in enumerate(UNBINNED):
         here, shifted = (np.flatnonzero(copies.regions == number) for copies in (nominal, there))
         process = PROCESSES[int(events.classes[0])] if len(events) else PROCESSES[0]

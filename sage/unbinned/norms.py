@@ -109,12 +109,14 @@ class Factors:
         out = np.zeros((N_TERMS, n_processes, n_regions, n_processes))
         each = np.arange(n_processes)
         out[:, each, :, each] = np.moveaxis(values, 1, 0)
-        return out.reshape(N_TERMS, n_processes, n_regions * n_processes)
+        flat: np.ndarray = out.reshape(N_TERMS, n_processes, n_regions * n_processes)
+        return flat
 
     @cached_property
     def _nominal(self) -> np.ndarray:
         filled = self.norms > 0
-        return np.divide(self.yields.nominal, self.norms, out=np.zeros(self.norms.shape), where=filled)
+        ratio: np.ndarray = np.divide(self.yields.nominal, self.norms, out=np.zeros(self.norms.shape), where=filled)
+        return ratio
 
     @cached_property
     def _coefficients(self) -> np.ndarray:
