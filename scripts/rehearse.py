@@ -20,7 +20,6 @@ from scripts.checks import check_read
 from scripts.common import logger, parser, run_program
 from scripts.compare import named
 from scripts.options import add_run, run_options, run_settings
-from workshop.errors import UsageError
 
 EXAMPLE = (
     "--submissions sage=build/sage_submission.zip build/mass_histogram --data build/events --test-size 1.0 "
@@ -57,7 +56,7 @@ def work(given: argparse.Namespace) -> None:
     settings = run_settings(given)
     mus = list(settings.mus)
     records = run_all(submissions, run_options(given, settings, Path(), given.output), points_of(mus))
-    origin = {name: found for name, path in submissions.items() if (found := expected_shift(path, given))}
+    origin = expected_shifts(submissions, given)
     content, seconds = rehearsal(given.output, records, mus, origin)
     head: dict[str, Any] = {"seed": given.seed, "settings": settings.as_official()}
     write_json(given.output / CONTENT_FILE, head | content)
@@ -70,30 +69,38 @@ def work(given: argparse.Namespace) -> None:
     print(f"Written: {', '.join(map(str, written))}")
 
 
-def expected_shift(submission: Path, given: argparse.Namespace) -> Mapping[str, float] | None:
-    """Return how far chance in the events of pool and tables should move mu, for submissions of which it is known."""
+def expected_shifts(submissions: Mapping[str, Path], given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return how far chance in the events of pool and tables should move mu, for submissions of which it is known.
+
+    Submissions that differ in their settings alone have the same tables, for which the events are counted once.
+    """
     from harness.packing import MANIFEST
     from harness.submission import opened
     from harness.test_set import EventFile
     from sage.errors import SageError
+    from sage.files.bundle import TABLES
     from studies.table_check import check_tables
     from training.simulation.parts import Piece
+    from workshop.files import sha256
 
     file = EventFile(given.data, given.test_size)
     share = file.test_rows / file.total_rows
-    try:
-        with opened(submission) as folder:
-            if not (folder / MANIFEST).is_file():
-                return None
-            piece = Piece(file.path.parent, "all" if share == 1.0 else "tables", share)
-            found = check_tables(folder / "weights", piece)["mu"][-1]
-    except UsageError as error:
-        logger.warning("%s: what chance in the events does is not told: %s", submission, error)
-        return None
-    except (SageError, KeyError) as error:
-        logger.info("%s: what chance in the events does is not told: %s", submission, error)
-        return None
-    return {name: float(found[name]) for name in ("shift", "tables_error", "sample_error")}
+    by_tables: dict[str, dict[str, float]] = {}
+    shifts = {}
+    for name, submission in submissions.items():
+        try:
+            with opened(submission) as folder:
+                if not (folder / MANIFEST).is_file():
+                    continue
+                tables = sha256(folder / "weights" / TABLES)
+                if tables not in by_tables:
+                    piece = Piece(file.path.parent, "all" if share == 1.0 else "tables", share)
+                    found = check_tables(folder / "weights", piece)["mu"][-1]
+                    by_tables[tables] = {key: float(found[key]) for key in ("shift", "tables_error", "sample_error")}
+            shifts[name] = by_tables[tables]
+        except (SageError, KeyError, OSError) as error:
+            logger.warning("%s: what chance in the events does is not told: %s", name, error)
+    return shifts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
