@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
@@ -84,4 +85,7 @@ def test_python_runs():
     (code,) = (code for language, code in FENCED.findall(TEXTS[PAGES[0]]) if language == "python")
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "'mu_hat': " in run.stdout
+    answer = ast.literal_eval(run.stdout.splitlines()[0])
+    promised = re.search(r"# mu_hat ([\d.]+), from ([\d.]+) to ([\d.]+); true is 1", code)
+    assert [round(answer[key], 2) for key in ("mu_hat", "p16", "p84")] == list(map(float, promised.groups()))
+    assert "\nok ()" in run.stdout
