@@ -184,7 +184,7 @@ def test_noise_of_the_slopes_is_no_information(smooth):
     """Yields that follow no energy scale say nothing about it, unless fluctuations are taken for slopes."""
     filled, rng = smooth[1], np.random.default_rng(7)
     naive, found = [], []
-    for _ in range(40):
+    for _ in range(20):
         one = noisy(filled, rng)
         found.append(np.diag(information([one] * FOLDS, POINTS)["centre"]))
         mean = np.repeat(one.counts.mean(axis=1, keepdims=True), PARTS, axis=1)
@@ -195,6 +195,7 @@ def test_noise_of_the_slopes_is_no_information(smooth):
         assert abs(np.mean(found, axis=0)[k]) < 3 * error[k]
 
 
+@pytest.mark.slow
 @pytest.mark.stat
 def test_errors_are_those_of_repeated_samples(smooth):
     """Counts of parts that fluctuate as those of as many events would."""

@@ -28,7 +28,7 @@ from tests.drawing import few_and_many
 from tests.events import FIVE_WEIGHTS
 
 FILES = sorted(path.name for path in FIVE_WEIGHTS.glob("*.npz"))
-PLACES = 64
+PLACES = 32
 TIMES = 5
 """Bound on the time of a refusal, in that of reading the undamaged files."""
 BYTES = 100 << 20

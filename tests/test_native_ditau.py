@@ -134,6 +134,7 @@ def test_without_the_kernel_numpy_does_it(columns, monkeypatch):
         assert np.array_equal(row, column.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_another_compiler_gives_the_same(columns, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")

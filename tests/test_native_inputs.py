@@ -159,6 +159,7 @@ def test_avx2_and_avx512_agree_to_the_bit(columns):
     assert np.array_equal(of_this_machine("avx2")(columns, UNIT)[0], wide(columns, UNIT)[0])
 
 
+@pytest.mark.slow
 def test_another_compiler_gives_the_same(columns, constants, tmp_path, no_kernel):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
