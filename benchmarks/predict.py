@@ -43,7 +43,7 @@ from sage.challenge.shifts import select, shift
 from sage.errors import FitError
 from sage.measurement import count_events, fit_interval, likelihood_of
 from sage.network.classifier import NetworkClassifier
-from sage.network.engine import KINDS, Engine
+from sage.network.engine import KINDS
 from sage.network.graph import WITH_DITAU, normalise, raw_inputs
 from sage.network.inputs import network_inputs
 from sage.submission import WEIGHTS
@@ -68,13 +68,13 @@ def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[st
 
     bundle = model.bundle
     constants = bundle.normalisation
-    engine = Engine(bundle.network, model.engine, threads)
+    classifier = NetworkClassifier(bundle.network, constants, model.engine, threads)
     columns, weights, _ = timed("arrays", lambda: read_test_set(test_set))
     starts = range(0, len(weights), BLOCK)
     blocks = [{name: column[start : start + BLOCK] for name, column in columns.items()} for start in starts]
 
     def each(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-        return list(engine.map(function, items))
+        return list(classifier.map(function, items))
 
     def inputs(block: Any) -> Any:
         columns = Derived(block)
@@ -86,8 +86,8 @@ def time_stages(model: Model, test_set: dict[str, Any], threads: int) -> dict[st
     found = timed("inputs", lambda: each(inputs, blocks))
     if constants.inputs == WITH_DITAU:
         timed("(in numpy)", lambda: each(in_numpy, blocks))
-    probabilities = timed("network", lambda: each(lambda part: engine.probabilities(*part[:2]), found))
-    triples = [(block, columns, p) for block, (_, _, columns), p in zip(blocks, found, probabilities, strict=True)]
+    outputs = timed("network", lambda: each(lambda part: classifier.outputs_of(*part[:2]), found))
+    triples = [(block, columns, out) for block, (_, _, columns), out in zip(blocks, found, outputs, strict=True)]
     counted = timed("histogram", lambda: each(lambda t: counts(bundle.regions, quantities(*t)), triples))
     observed = np.sum(counted, axis=0)
 

@@ -81,7 +81,10 @@ class NetworkClassifier:
         Raises:
             EngineError: If no back end works.
         """
-        values, jets = network_inputs(events, derived, self._normalisation)
+        return self.outputs_of(*network_inputs(events, derived, self._normalisation))
+
+    def outputs_of(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
+        """Return the same of normalised inputs, shape (n, number of inputs), with jet masks, shape (n, 2)."""
         probabilities = self.engine.probabilities(values, jets)
         if not self._scores:
             return probabilities
