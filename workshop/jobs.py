@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
@@ -29,6 +30,8 @@ from workshop.files import make_folder, write_frame
 
 PARTS = "parts"
 PART_ROWS = 250
+LONGEST_WAIT = 5.0
+"""Seconds to wait for what is known of an ended process."""
 OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 """Where Linux counts the processes that it has killed for lack of memory."""
 
@@ -101,8 +104,12 @@ class Pool:
 
     def _broken(self) -> UsageError:
         """Tell what is known of the worker process that ended."""
+        end_of_wait = time.monotonic() + LONGEST_WAIT
         for process in self._processes:
-            process.join(5)
+            process.join(LONGEST_WAIT)
+            # The pool's own thread waits for it, too; if it came first, the exit code is there a little later.
+            while process.exitcode is None and time.monotonic() < end_of_wait:
+                time.sleep(0.01)
         codes = [process.exitcode for process in self._processes if process.exitcode]
         # The others are ended with SIGTERM once one is gone.
         code = next((code for code in codes if code != -signal.SIGTERM), codes[0] if codes else None)
