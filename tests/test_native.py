@@ -336,7 +336,10 @@ def test_needs_no_newer_glibc_than_2_31_and_nothing_else():
     assert b"pthread" not in content
 
 
-@pytest.mark.parametrize("compiler", build.COMPILERS)
+COMPILERS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "ziglang")) for name in build.COMPILERS]
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
 def test_built_from_source_it_gives_the_same(bundle, trained, tmp_path, compiler):
     if not build.available(compiler):
         pytest.skip(f"{compiler} is not installed")
@@ -375,6 +378,7 @@ SANITIZED_ROWS = 1100
 """A little more than the library takes at once."""
 
 
+@pytest.mark.slow
 def test_sanitizers_find_nothing(bundle, trained, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
