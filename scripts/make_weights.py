@@ -3,6 +3,7 @@
 --add takes sums of counted productions (scripts.simulate --count, scripts.count_events) instead of events: tables for
 the network and in the bins they were counted with. Where --network is a weights folder with these bins, each production
 contributes as much as makes the error of mu smallest, else in proportion to its effective number of showered events.
+--sums keeps them together, in a small folder that a later --add takes in place of all of them.
 
 --network takes the network of an existing weights folder, or of scripts.train, instead of training one. Intermediate
 results are kept in the build folder, from which the same command goes on. Equal events, settings and library versions
@@ -34,6 +35,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--add", type=Path, nargs="+", metavar="COUNTS", help="folders of counts, instead of events")
     options.add_argument("--network", type=Path, help="folder whose network is taken; none is trained")
     add_output(options)
+    options.add_argument("--sums", type=Path, metavar="COUNTS", help="with --add: folder for the sums together")
     options.add_argument(
         "--check",
         metavar=PART,
@@ -62,9 +64,13 @@ def work(given: argparse.Namespace) -> None:
             build,
             output,
             gain=gain_of(given.network),
+            sums=given.sums,
             overwrite=given.overwrite,
         )
     else:
+        if given.sums is not None:
+            msg = "--sums has no meaning without --add; count the events with python -m scripts.count_events"
+            raise UsageError(msg)
         bundle = make_weights(
             chosen_config(given),
             given.data,

@@ -163,7 +163,7 @@ def _count(arguments: argparse.Namespace, n_rows: dict[str, int], production: Pr
     from training.sums import read_plan
 
     plan = read_plan(arguments.count)
-    with counting(arguments.output, plan, {"simulation": identity(production), "events": None}):
+    with counting(arguments.output, plan.identity(), {"simulation": identity(production), "events": None}):
         shards = produce(n_rows, production, arguments.output, arguments.cache, arguments.workers, plan)
         found = finish(arguments.output, shards)
     for name, made in found.items():

@@ -20,7 +20,7 @@ from studies.worth import gain_of
 from tests.ending import exit_code
 from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS, production_folder
 from training import count_events as counting_files
-from training.adding import FINISHED_FILE, add, counting, finish, read_counts
+from training.adding import FINISHED_FILE, add, counting, finish, keep, read_counts
 from training.build_tables import RESPONSE_FILE
 from training.count_events import count_events
 from training.counting import Counter, sum_by_parents
@@ -209,6 +209,30 @@ def test_shares_by_worth_make_the_error_of_mu_smallest(counted, plan):
         add(counted, gain[1:])
 
 
+def test_kept_sums_take_the_place_of_what_they_were_added_from(counted, plan, tmp_path):
+    events = production_folder(tmp_path / "more", ALL_EVENTS[7000:10000], 3)
+    third = tmp_path / "third"
+    count_events(plan, *parse_parts([str(events)], 0.5), third)
+    gain, kept = gain_of(WEIGHTS), tmp_path / "kept"
+    keep(add(counted, gain), kept)
+    direct, in_steps = (add(folders, gain).by_process for folders in ([*counted, third], [third, kept]))
+    for name in PROCESSES:
+        # Shares differ a little, as the mean effect of an event is taken from each folder; what they are for does not.
+        assert in_steps[name].variance_along(gain) == pytest.approx(direct[name].variance_along(gain), rel=2e-3)
+    keep(add(counted), kept, overwrite=True)
+    once, later = add([*counted, third]), add([third, kept])
+    for name in PROCESSES:
+        agree(once.by_process[name], later.by_process[name])
+    np.testing.assert_allclose(later.counts, once.counts, rtol=1e-11)
+    assert {source["sha256"] for source in once.sources} == {source["sha256"] for source in later.sources}
+    with pytest.raises(InputError, match=r"give every event once|simulated with seed 1"):
+        add([kept, counted[0]])
+    with pytest.raises(UsageError, match="production"):
+        keep(once, kept)
+    keep(once, kept, overwrite=True)
+    np.testing.assert_allclose(add([kept]).counts, once.counts, rtol=1e-12)
+
+
 def test_interrupted_counting_goes_on(folders, plan, counted, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -268,7 +292,7 @@ def test_the_same_events_are_refused(folders, counted, plan, tmp_path):
     add([tmp_path / "half", tmp_path / "other_half"])
     # Another file of the same seed.
     shards = {"seed": 1}
-    with counting(tmp_path / "shards", plan, {"simulation": shards, "events": None}):
+    with counting(tmp_path / "shards", plan.identity(), {"simulation": shards, "events": None}):
         shard = vector_boson_shards()[1]
         write_arrays(sums_path(tmp_path / "shards", "diboson", 0), count_shard(plan, shard, "diboson", 0, 1))
         finish(tmp_path / "shards", {"diboson": 1})
@@ -298,16 +322,17 @@ def test_damaged_and_incomplete_counts_are_refused(counted, tmp_path):
 def test_sums_beyond_those_asked_for_wait_and_other_counts_are_not_mixed(plan, tmp_path):
     production = {"simulation": {"seed": 1}, "events": None}
     shards = vector_boson_shards()[0]
-    with counting(tmp_path, plan, production):
+    with counting(tmp_path, plan.identity(), production):
         for i, shard in enumerate(shards):
             write_arrays(sums_path(tmp_path, "diboson", i), count_shard(plan, shard, "diboson", i, 1))
         made = finish(tmp_path, {"diboson": 2})
     assert made["diboson"]["rows"] == len(shards[0]) + len(shards[1])
     assert sums_path(tmp_path, "diboson", 2).exists()
     assert read_counts(tmp_path).sums["diboson"].rows == len(shards[0]) + len(shards[1])
-    with pytest.raises(UsageError, match="production"), counting(tmp_path, plan, production | {"events": {}}):
+    other = production | {"events": {}}
+    with pytest.raises(UsageError, match="production"), counting(tmp_path, plan.identity(), other):
         pass
-    with counting(tmp_path, plan, production):
+    with counting(tmp_path, plan.identity(), production):
         assert not (tmp_path / FINISHED_FILE).exists()
 
 
@@ -326,8 +351,16 @@ def test_programs_make_weights_of_counts(folders, tmp_path, capsys, monkeypatch)
     assert [part["folder"] for part in bundle.origin["tables"]["data"]["added"]] == ["all", "rest"]
     assert bundle.origin["config"]["tables"]["nodes"] == 4
     first = (tmp_path / "weights" / RESPONSE_FILE).read_bytes()
-    again = [*given[:-1], str(tmp_path / "again")]
+    again = [*given[:-1], str(tmp_path / "again"), "--sums", str(tmp_path / "sums")]
     assert exit_code(make_weights.main, again) == 0
+    np.testing.assert_allclose(add([tmp_path / "sums"]).counts, added.counts, rtol=1e-12)
+    from_sums = ["--add", str(tmp_path / "sums"), "--network", str(WEIGHTS), "--output", str(tmp_path / "from_sums")]
+    assert exit_code(make_weights.main, from_sums) == 0
+    of_sums = read_bundle(tmp_path / "from_sums")
+    np.testing.assert_allclose(of_sums.response.nominal, bundle.response.nominal, rtol=1e-11)
+    unasked = ["--data", str(folders[0]), "--sums", str(tmp_path / "none"), "--output", str(tmp_path / "none_made")]
+    assert exit_code(make_weights.main, unasked) == 2
+    assert "--sums has no meaning without --add" in capsys.readouterr().err
     assert (tmp_path / "again" / RESPONSE_FILE).read_bytes() == first
     capsys.readouterr()
     for more, message in (

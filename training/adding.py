@@ -26,9 +26,9 @@ from training.counting import ByParents
 from training.simulation.joining import find_shares
 from training.simulation.parts import check_sources
 from training.simulation.processes import TABLE
-from training.sums import SUMS_FOLDER, Plan, Sums, digest, sum_shards, sums_path
+from training.sums import SUMS_FOLDER, Sums, digest, final_arrays, sum_shards, sums_path
 from workshop.claims import claimed
-from workshop.files import read_object, write_json
+from workshop.files import read_object, write_arrays, write_json
 
 COUNTS_FILE = "counts.json"
 """Says what a folder counts; there from the beginning."""
@@ -47,12 +47,14 @@ log = logging.getLogger("sage.training.adding")
 
 
 @contextmanager
-def counting(folder: Path, plan: Plan, production: Mapping[str, Any], overwrite: bool = False) -> Iterator[None]:
+def counting(
+    folder: Path, plan: Mapping[str, Any], production: Mapping[str, Any], overwrite: bool = False
+) -> Iterator[None]:
     """Own a folder of counts that is new, or goes on.
 
     Args:
         folder: The folder.
-        plan: What counts.
+        plan: What counts; see ``Plan.identity``.
         production: What is counted: ``simulation``, what tells a production from others, or None; and for an events
             file ``events``, its hash, rows and sources.
         overwrite: Throw away what the folder holds.
@@ -60,7 +62,7 @@ def counting(folder: Path, plan: Plan, production: Mapping[str, Any], overwrite:
     Raises:
         UsageError: If the folder holds other counts, something else, or is in use.
     """
-    identity = {**plan.identity(), "production": production}
+    identity = {**plan, "production": production}
     results = (f"{SUMS_FOLDER}/*/*.npz", "nodes/*.npz")
     with claimed(folder, identity, results, (FINISHED_FILE,), COUNTS_FILE, overwrite=overwrite):
         (folder / FINISHED_FILE).unlink(missing_ok=True)
@@ -150,6 +152,9 @@ class Added:
         moved: Sums of squared weights of what moved, shape (k, 4, B).
         sums: Sums over rows and showered parents.
         parts: What was added, as JSON values.
+        by_process: The same counts and sums by process.
+        plan: What counted; see ``Plan.identity``.
+        sources: What the events come from; see ``training.simulation.parts.Piece.sources``.
     """
 
     network: str
@@ -160,6 +165,9 @@ class Added:
     moved: np.ndarray
     sums: ByParents
     parts: list[dict[str, Any]]
+    by_process: dict[str, Sums]
+    plan: dict[str, Any]
+    sources: list[dict[str, Any]]
 
 
 def add(folders: Sequence[Path], gain: np.ndarray | None = None) -> Added:
@@ -208,7 +216,29 @@ def add(folders: Sequence[Path], gain: np.ndarray | None = None) -> Added:
             covariances=np.stack([sums.covariance for sums in ordered]),
         ),
         parts=[_describe(counts, share) for counts, share in zip(everything, shares, strict=True)],
+        by_process=by_process,
+        plan=plan,
+        sources=[source for counts in everything for source in counts.sources()],
     )
+
+
+def keep(added: Added, folder: Path, *, overwrite: bool = False) -> None:
+    """Write counts that were added as a folder of counts, to which later productions can be added.
+
+    Args:
+        added: The counts.
+        folder: The folder.
+        overwrite: Throw away what it holds.
+
+    Raises:
+        UsageError: If the folder holds other counts, something else, or is in use.
+    """
+    rows = sum(sums.rows for sums in added.by_process.values())
+    events = {"sha256": digest({"added": added.sources}), "rows": [0, rows], "sources": added.sources}
+    with counting(folder, added.plan, {"simulation": None, "events": events}, overwrite):
+        for name, sums in added.by_process.items():
+            write_arrays(sums_path(folder, name, 0), final_arrays(sums))
+        finish(folder, dict.fromkeys(added.by_process, 1))
 
 
 def _shares_by_worth(everything: Sequence[Counts], gain: np.ndarray) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ from sage.challenge.nuisances import PROCESSES
 from training.adding import counting, finish
 from training.counting import Counter, count_nodes
 from training.simulation.parts import Piece
-from training.sums import FINAL, Plan, sums_path
+from training.sums import Plan, Sums, final_arrays, sums_path
 from workshop.files import write_arrays
 
 NODES = "nodes"
@@ -42,19 +42,17 @@ def count_events(
     simulation = None if made is None else {name: value for name, value in made.items() if name != "processes"}
     production = {"simulation": simulation, "events": events}
     counter = Counter(piece.folder, piece.table_fraction, piece.part, plan.parameters, plan.normalisation, plan.noise)
-    with counting(output, plan, production, overwrite):
+    with counting(output, plan.identity(), production, overwrite):
         counted = count_nodes(counter, plan.points, plan.regions, output / NODES, workers, scheduler)
         sums = counter.by_parents(plan.regions)
         there = np.flatnonzero(sums.rows).tolist()
         for number in there:
-            arrays = {
-                "codes": np.array([FINAL]),
-                "tried": np.array([0]),
-                "rows": sums.rows[[number]],
-                "counts": counted["counts"][:, [number]],
-                "moved": counted["moved"][:, [number]],
-                "covariance": sums.covariances[[number]],
-                "total": sums.totals[[number]],
-            }
-            write_arrays(sums_path(output, PROCESSES[number], 0), arrays)
+            found = Sums(
+                rows=int(sums.rows[number]),
+                counts=counted["counts"][:, number],
+                moved=counted["moved"][:, number],
+                covariance=sums.covariances[number],
+                total=float(sums.totals[number]),
+            )
+            write_arrays(sums_path(output, PROCESSES[number], 0), final_arrays(found))
         return finish(output, {PROCESSES[number]: 1 for number in there})

@@ -22,7 +22,7 @@ from sage.files.bundle import Bundle, read_bundle
 from sage.files.manifest import FORMAT, MANIFEST, signed
 from sage.files.settings import Rebuilding
 from sage.network.graph import PUBLISHED
-from training.adding import add
+from training.adding import add, keep
 from training.build_tables import (
     REGIONS_FILE,
     REPORT,
@@ -141,6 +141,7 @@ def add_weights(
     output: Path,
     *,
     gain: np.ndarray | None = None,
+    sums: Path | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Make tables from sums of counted productions, for the network that counted them, and write the weights folder.
@@ -152,13 +153,16 @@ def add_weights(
         build: Folder for intermediate results.
         output: The weights folder.
         gain: d mu_hat / d n in each bin, which decides how much each folder contributes; see ``training.adding.add``.
-        overwrite: Throw away earlier tables of ``build``.
+        sums: Folder for the sums together, to which later productions can be added; None for none.
+        overwrite: Throw away earlier tables of ``build``, and what ``sums`` holds.
 
     Raises:
         sage.errors.InputError: If the counts do not belong together, or to the network.
     """
     with locked(build), locked(output):
         added = add(counts, gain)
+        if sums is not None:
+            keep(added, sums, overwrite=overwrite)
         config = decided_by(config, added)
         report = add_tables(config, added, network, build / "tables", overwrite=overwrite)
         log.info("tables:\n%s", summary(report))

@@ -137,6 +137,19 @@ class Sums:
         return Sums(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
 
 
+def final_arrays(sums: Sums) -> dict[str, np.ndarray]:
+    """Return the arrays of a file of sums that holds final weights; see ``count_shard``."""
+    return {
+        "codes": np.array([FINAL]),
+        "tried": np.array([0]),
+        "rows": np.array([sums.rows]),
+        "counts": sums.counts[:, None],
+        "moved": sums.moved[:, None],
+        "covariance": sums.covariance[None],
+        "total": np.array([sums.total]),
+    }
+
+
 def sums_path(folder: Path, process: str, index: int) -> Path:
     """Return where the sums of a shard are kept."""
     return folder / SUMS_FOLDER / process / f"{index:06d}.npz"
