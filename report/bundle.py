@@ -16,6 +16,7 @@ from sage.files.manifest import MANIFEST
 from studies.asimov import region_yields
 from studies.likelihoods import nuisances_of, parameters_at
 from workshop.errors import UsageError
+from workshop.labels import process_name
 
 
 def weights_section(folder: Path, bundle: Bundle, run: Run) -> Section:
@@ -28,7 +29,7 @@ def weights_section(folder: Path, bundle: Bundle, run: Run) -> Section:
     """
     manifest = read_json(folder / MANIFEST)
     yields = region_yields(bundle, parameters_at(bundle, 1.0))
-    header = ("region", "selection", "bins of", "bins", *PROCESSES, "all")
+    header = ("region", "selection", "bins of", "bins", *map(process_name, PROCESSES), "all")
     rows = []
     for region in bundle.regions.regions:
         cuts = ", ".join(f"{name} {symbol} {value:g}" for name, symbol, value in region.cuts)

@@ -17,6 +17,7 @@ from studies.asimov_plots import draw_impacts, draw_scan
 from studies.likelihoods import parameters_at
 from studies.table_check import BEYOND, CHECK_FILE
 from workshop.errors import UsageError
+from workshop.labels import process_name
 
 MU_HEADER = ("process", "shift of mu", "error of the tables", "error of the sample", "pull")
 
@@ -96,7 +97,7 @@ def _changes(content: Mapping[str, Any]) -> Table:
     names = [entry["name"] for entry in content["nuisances"]]
     found = {(entry["region"], entry["process"], entry["nuisance"]): entry for entry in content["yield_changes"]}
     rows = tuple(
-        (region, process, *(_change(found[region, process, name]) for name in names))
+        (region, process_name(process), *(_change(found[region, process, name]) for name in names))
         for region in content["yields"]
         for process in PROCESSES
     )
@@ -249,7 +250,7 @@ def check_section(folder: Path) -> Section:
         yields = tuple(
             (
                 entry["place"],
-                entry["process"],
+                process_name(entry["process"]),
                 with_error(entry["tables"], entry["tables_error"]),
                 with_error(entry["sample"], entry["sample_error"]),
                 number(entry["pull"], 1, sign=True),
@@ -262,12 +263,18 @@ def check_section(folder: Path) -> Section:
         caption = "Expected events at nominal nuisances. Errors of the sample: by showered events; of the tables: "
         caption += f"{content['tables_errors']}; the published yields have none."
         bins = tuple(
-            (entry["place"], entry["process"], number(entry["chi2"], 1), str(entry["bins"]), number(entry["p_value"]))
+            (
+                entry["place"],
+                process_name(entry["process"]),
+                number(entry["chi2"], 1),
+                str(entry["bins"]),
+                number(entry["p_value"]),
+            )
             for entry in content["chi2"]
         )
         mu = tuple(
             (
-                entry["process"],
+                process_name(entry["process"]),
                 number(entry["shift"], 3, sign=True),
                 number(entry["tables_error"], 3),
                 number(entry["sample_error"], 3),

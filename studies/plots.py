@@ -11,7 +11,6 @@ BLUE, RED, GREY, BLACK = "#1f6fb2", "#d1495b", "#8d8d8d", "#222222"
 ONE_SIGMA, TWO_SIGMA = "#7fc97f", "#ffe066"
 """The customary green and yellow of the 1 and 2 sigma bands."""
 PROCESS_COLOURS = {"htautau": "#d1495b", "ztautau": "#e9c46a", "ttbar": "#7b8cde", "diboson": "#6ba292"}
-PROCESS_LABELS = {"htautau": r"$H\to\tau\tau$", "ztautau": r"$Z\to\tau\tau$", "ttbar": r"$t\bar t$", "diboson": "VV"}
 NUISANCE_LABELS = {
     "tes": r"$\tau$ energy scale (tes)",
     "jes": "jet energy scale (jes)",

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sage.challenge.nuisances import BACKGROUNDS, PROCESSES, SIGNAL
-from studies.plots import BLACK, GREY, MU_HAT, NUISANCE_LABELS, PROCESS_COLOURS, PROCESS_LABELS, RED, bands, label
+from studies.plots import BLACK, GREY, MU_HAT, NUISANCE_LABELS, PROCESS_COLOURS, RED, bands, label
+from workshop.labels import PROCESS_LABELS
 from workshop.plots import drawn, new_figure, save
 
 STACK = (*BACKGROUNDS[::-1], SIGNAL)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from sage.challenge.nuisances import PROCESSES
 from tests.events import columns_of, embedded_frame
 from training.simulation.comparison import FEATURES, Sample
-from training.simulation.comparison_plots import LABELS, TITLES, draw_features
+from training.simulation.comparison_plots import LABELS, draw_features
+from workshop.labels import PROCESS_LABELS, PROCESS_NAMES
 from workshop.plots import image
 
 
@@ -25,8 +27,8 @@ def test_every_feature_is_drawn_with_its_label_and_a_ratio():
     assert image(figure, "png").startswith(b"\x89PNG")
 
 
-def test_there_is_a_title_for_every_process():
-    assert {"htautau", "ztautau", "ttbar", "diboson"} == set(TITLES)
+def test_pictures_and_tables_have_names_for_every_process():
+    assert set(PROCESSES) == set(PROCESS_LABELS) == set(PROCESS_NAMES)
     assert set(FEATURES) == set(LABELS)
 
 

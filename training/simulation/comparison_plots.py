@@ -9,6 +9,7 @@ import numpy as np
 
 from sage.challenge.shifts import UNDEFINED
 from training.simulation.comparison import FEATURES, Sample
+from workshop.labels import PROCESS_LABELS
 from workshop.plots import drawn, new_figure
 
 COLUMNS = 4
@@ -20,12 +21,6 @@ RATIO_RANGE = 0.5
 """Ratios are shown from 1 minus to 1 plus this."""
 COLOURS = ("#1f6fb2", "#e07b39", "#6ba292")
 BLACK, GREY, GREEN = "#222222", "#cccccc", "#2a8f4f"
-TITLES = {
-    "htautau": r"$H\to\tau\tau$",
-    "ztautau": r"$Z\to\tau\tau$",
-    "ttbar": r"$t\bar t$",
-    "diboson": r"diboson ($VV$)",
-}
 LABELS = {
     "PRI_lep_pt": r"lepton $p_T$ [GeV]",
     "PRI_lep_eta": r"lepton $\eta$",
@@ -87,7 +82,9 @@ def draw_features(samples: Mapping[str, Sample], process: str) -> Any:
             lower.set_ylabel("ratio", fontsize=9)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(samples), frameon=False, fontsize=11)
-    figure.suptitle(f"{TITLES[process]}, after the selection", x=0.01, ha="left", fontsize=14, fontweight="bold")
+    figure.suptitle(
+        f"{PROCESS_LABELS[process]}, after the selection", x=0.01, ha="left", fontsize=14, fontweight="bold"
+    )
     return figure
 
 
