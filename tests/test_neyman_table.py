@@ -33,7 +33,7 @@ def estimates_of(table, mu, rng):
 
 
 def test_the_published_table_gives_its_widths_and_coverage():
-    """At mu = 0.1, 0.2, ... 3, each as often; the ends of the range, where coverage is .72 and 0, count as others do."""
+    """At mu = 0.1, 0.2, ... 3, each as often; the ends, where coverage is .72 and 0, count as others do."""
     rng = np.random.default_rng(1)
     mu = np.tile(np.linspace(0.1, 3.0, 30), 2000)
     widths, covered = direct(PUBLISHED, mu, estimates_of(PUBLISHED, mu, rng))
