@@ -7,6 +7,7 @@ an ensemble sees each event Poisson(1) times, so the members' spread shows what 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from nsbi import KINDS
 from nsbi.networks import CHUNK, PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
 from sage.errors import InputError, SettingsError
 from workshop.files import read_checked, read_object, write_arrays, write_json
+from workshop.jobs import process_pool
 
 REFERENCE = ("S", "SBI 0", "rest")
 """Samples the reference has equal parts of."""
@@ -120,7 +122,9 @@ def train(
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1)
     losses = []
     network.train()
-    for _ in tqdm(range(settings.steps), desc=f"network {member}", unit="step", leave=False, disable=None):
+    # Bars of several processes would overwrite each other.
+    hidden = True if multiprocessing.parent_process() else None
+    for _ in tqdm(range(settings.steps), desc=f"network {member}", unit="step", leave=False, disable=hidden):
         loss = cross_entropy(network.logits(torch.cat([take(name) for name in sizes])), rows)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -234,13 +238,18 @@ def bodies(network: RatioNetwork) -> list[Perceptron]:
     return [cast("Perceptron", body) for body in network.bodies]
 
 
+Clock = Callable[[str], AbstractContextManager[Any]]
+"""Entered with a name around a step whose time is wanted."""
+
+
 def train_ensemble(
     folder: Path,
     samples: Samples,
     yields: Yields,
     settings: TrainingSettings,
     members: int,
-    clock: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    workers: int = 1,
+    clock: Clock = nullcontext,
 ) -> Ensemble:
     """Train the members that a folder lacks, one file each, and return all.
 
@@ -250,7 +259,8 @@ def train_ensemble(
         yields: Expected events.
         settings: How they are trained.
         members: Their number.
-        clock: Entered with a name around each network that is trained.
+        workers: Processes, one network in each at a time; results do not depend on it.
+        clock: Of each network that is trained; picklable if there are several workers.
 
     Raises:
         SettingsError: If the folder holds networks of other settings.
@@ -265,23 +275,54 @@ def train_ensemble(
     elif read_object(described, "remove the folder") != identity:
         msg = f"{folder} holds networks of other settings; choose another folder or remove it"
         raise SettingsError(msg)
-    found = []
-    for member in range(members):
-        network = make_network(settings, yields, samples)
-        path = folder / f"network_{member}.npz"
-        if path.exists():
-            load(network, path)
-        else:
-            torch.manual_seed(settings.seed + member)
-            for module in network.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.reset_parameters()
-            with clock(f"training network {member}"):
-                loss = train(network, samples, settings, member)
-                write_arrays(path, {name: value.numpy() for name, value in network.state_dict().items()})
+    paths = [folder / f"network_{member}.npz" for member in range(members)]
+    missing = [member for member, path in enumerate(paths) if not path.exists()]
+    with (
+        tqdm(total=members, initial=members - len(missing), desc="networks", unit="network", disable=None) as progress,
+        process_pool(min(workers, max(1, len(missing)))) as pool,
+    ):
+        for member in missing:
+            arguments = (samples, yields, settings, member, paths[member], torch.get_num_threads(), clock)
+            pool.submit(member, train_member, *arguments)
+        for member, loss in pool.finished():
             logger.info("network %d: loss %.4f", member, loss)
-        found.append(network)
-    return Ensemble(found)
+            progress.update()
+    networks = [make_network(settings, yields, samples) for _ in paths]
+    for network, path in zip(networks, paths, strict=True):
+        load(network, path)
+    return Ensemble(networks)
+
+
+def train_member(
+    samples: Samples,
+    yields: Yields,
+    settings: TrainingSettings,
+    member: int,
+    path: Path,
+    threads: int,
+    clock: Clock,
+) -> float:
+    """Train one member of an ensemble and write its numbers; returns its loss.
+
+    Args:
+        samples: As for ``train_ensemble``, like all that is not here.
+        yields: Expected events.
+        settings: How it is trained.
+        member: Its number, which decides its start and its bootstrap.
+        path: Of its file.
+        threads: Of torch: sums depend on them in the last digits.
+        clock: Of its training.
+    """
+    torch.set_num_threads(threads)
+    network = make_network(settings, yields, samples)
+    torch.manual_seed(settings.seed + member)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.reset_parameters()
+    with clock(f"training network {member}"):
+        loss = train(network, samples, settings, member)
+        write_arrays(path, {name: value.numpy() for name, value in network.state_dict().items()})
+    return loss
 
 
 def load(network: RatioNetwork, path: Path) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 from scripts import checks
 from scripts.common import parser, run_program
-from scripts.options import add_output, add_seed
+from scripts.options import add_output, add_seed, add_workers
 
 EXAMPLE = "--problem four_leptons --small --output results/interference"
 SMALL = {"events": 140_000, "members": 1, "steps": 500, "belt": 4, "toys": 100, "width": 32, "oracle": 60_000}
-FULL = {"events": 4_000_000, "members": 5, "steps": 4000, "belt": 20, "toys": 2000, "width": 128, "oracle": 400_000}
+FULL = {"events": 4_000_000, "members": 5, "steps": 4000, "belt": 20, "toys": 5000, "width": 128, "oracle": 400_000}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,6 +47,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         least = 1000 if name in ("events", "oracle") else 1
         add(f"--{name}", type=checks.whole(least), help=f"{text} (default: {FULL[name]}, small {SMALL[name]})")
     add_seed(options, "seed of every random draw")
+    add_workers(options)
     return options.parse_args(argv)
 
 
@@ -54,7 +55,8 @@ def work(given: argparse.Namespace) -> None:
     """Study, print and write."""
     import torch
 
-    from examples.interference import plots, study
+    from examples.interference import belts, plots, study
+    from examples.interference.clock import Clock
     from nsbi.train import TrainingSettings
     from sage import __version__
     from workshop.files import write_json, write_text
@@ -72,8 +74,9 @@ def work(given: argparse.Namespace) -> None:
         size["toys"],
         given.seed,
         training,
+        given.workers,
     )
-    clock = study.Clock(given.output / "seconds.json")
+    clock = Clock(given.output / "seconds")
     learned = study.learn(settings, given.output, clock)
     with clock("checks"):
         found, closures, curve = study.check(learned, given.seed)
@@ -81,20 +84,20 @@ def work(given: argparse.Namespace) -> None:
         table = study.expected_curves(learned, study.MUS)
         curves = study.expected_curves(learned, study.SCAN.tolist())
         impacts, errors = study.systematics(learned)
-    belt, covered = study.belt_and_coverage(learned, settings, given.output, clock)
+    belt, covered = belts.belt_and_coverage(learned, settings, given.output, clock)
     content: dict[str, Any] = {
         "problem": given.problem,
         "kind": given.kind,
         "size": size,
         "seed": given.seed,
-        "seconds": clock.by_part(),
-        "seconds_by_step": clock.seconds,
+        "seconds": {part: asdict(spent) for part, spent in clock.by_part().items()},
+        "seconds_by_step": {step: asdict(spent) for step, spent in clock.by_step().items()},
         "diagnostics": found,
         "expected_t": {"mu": list(study.MUS), **table},
         "error_of_s": errors,
         "impacts": [asdict(impact) for impact in impacts],
         "belt": belt.to_dict(),
-        "coverage": {f"{mu:g}": value for mu, value in covered.items()},
+        "coverage": {f"{mu:g}": {"value": value, "error": error} for mu, (value, error) in covered.items()},
     }
     write_json(given.output / "interference.json", finite(content))
     figures = {"ratios": plots.draw_ratios(learned), "calibration": plots.draw_calibration(curve)}
@@ -127,8 +130,11 @@ def as_text(content: dict[str, Any]) -> str:
     found = content["diagnostics"]
     lines += ["", "AUC after reweighting: " + ", ".join(f"{name} {auc:.4f}" for name, auc in found["auc"].items())]
     lines += [f"integral of {n}: {e['value']:.4f} +- {e['error']:.4f}" for n, e in found["normalisation"].items()]
-    lines += ["coverage: " + ", ".join(f"mu {mu} {value:.4f}" for mu, value in content["coverage"].items())]
-    lines += ["seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in content["seconds"].items())]
+    lines += [f"coverage at mu = {m}: {e['value']:.4f} +- {e['error']:.4f}" for m, e in content["coverage"].items()]
+    lines += [
+        f"seconds of {part}: {spent['wall']:.0f}, of the processor {spent['processor']:.0f}"
+        for part, spent in content["seconds"].items()
+    ]
     return "\n".join(lines)
 
 
@@ -171,11 +177,11 @@ def page(content: dict[str, Any], figures: dict[str, Any], version: str) -> str:
     checked = tuple(
         (name, number(auc), number(found["normalisation"][name]["value"])) for name, auc in found["auc"].items()
     )
-    covered = tuple((mu, number(value)) for mu, value in content["coverage"].items())
+    covered = tuple((mu, number(e["value"]), number(e["error"])) for mu, e in content["coverage"].items())
     blocks = (
         Table("expected", "t of the expected data at μ = 1", header, rows),
         Table("checked", "Reweighted reference", ("target", "AUC", "integral"), checked, "0.5 and 1 are right."),
-        Table("coverage", "Coverage of the belt", ("μ", "coverage"), covered, "Wanted: 0.6827."),
+        Table("coverage", "Coverage of the belt", ("μ", "coverage", "error"), covered, "Wanted: 0.6827."),
     )
     sections = (
         Section("numbers", "Numbers", "", blocks),

@@ -6,33 +6,27 @@ without one trains a classifier for each.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from examples.interference.clock import Clock
 from examples.interference.oracle import MIXTURE, Oracle, coefficients, draw_oracle
 from examples.interference.problems import Problem, problem_of, simulated
 from nsbi import diagnostics
-from nsbi.fitting import Impact, Spurious, best_fit, impacts, t_at
+from nsbi.fitting import Impact, Spurious, best_fit, impacts
 from nsbi.interpolation import interpolation
 from nsbi.likelihood import Deviation, MixtureLikelihood, Rows, unbinned
 from nsbi.networks import FLAGGED_FRACTION, Ensemble
 from nsbi.train import REFERENCE, Samples, TrainingSettings, train_ensemble
-from sage.errors import FitError
-from studies.neyman import Belt, Resampler, Statistic, kept_toys, make_belt
-from workshop.files import read_object, write_json
+from workshop.jobs import process_pool
 
 MUS = (0.0, 0.25, 0.5, 1.5, 2.0, 3.0, 4.0)
-COVERAGE_MUS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
 REST_SHARE = 0.5
 """Of the simulated events that are of the processes without mu."""
-LARGEST_MU = 5.0
-"""End of the belt."""
 SCAN = np.linspace(0.0, 2.2, 45) ** 2
 """Signal strengths of curves, to 4.84."""
 
@@ -50,6 +44,7 @@ class StudySettings:
         toys: Toys at each, and for the coverage.
         seed: Of everything random.
         training: How networks are trained.
+        workers: Processes; results do not depend on it.
     """
 
     problem: str
@@ -60,38 +55,7 @@ class StudySettings:
     toys: int
     seed: int
     training: TrainingSettings
-
-
-class Clock:
-    """How long each step took when it was done, kept in a folder: a run that goes on finds most steps done.
-
-    Args:
-        path: The JSON file of the seconds by step.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = {}
-        if path.exists():
-            self.seconds = {name: float(value) for name, value in read_object(path, "remove it").items()}
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        """Time a step; one whose result was there already keeps its older, longer time."""
-        start = time.perf_counter()
-        yield
-        found = time.perf_counter() - start
-        if found > self.seconds.get(step, 0.0):
-            self.seconds[step] = round(found, 3)
-            write_json(self.path, self.seconds)
-
-    def by_part(self) -> dict[str, float]:
-        """Return the seconds of all steps that begin with the same word, added up."""
-        found: dict[str, float] = {}
-        for step, seconds in self.seconds.items():
-            part = step.partition(" ")[0]
-            found[part] = found.get(part, 0.0) + seconds
-        return found
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -131,18 +95,30 @@ def learn(settings: StudySettings, folder: Path, clock: Clock) -> Learned:
     names = ["S", *(f"SBI {mu:g}" for mu in settings.training.mus), "rest"]
     if not problem.yields().rest:
         names.remove("rest")
-    sizes, samples = sample_sizes(names, settings.events), {}
-    for name in names:
-        with clock(f"simulation {name}"):
-            samples[name] = simulated(problem, folder / "events", name, sizes[name], settings.seed)
+    sizes = sample_sizes(names, settings.events)
+    requests = [(folder / "events", name, sizes[name], settings.seed) for name in names]
+    with process_pool(settings.workers) as pool:
+        for each in requests:
+            pool.submit(each, simulate, problem, *each, clock)
+        for _ in pool.finished():
+            pass
+    samples = {name: simulated(problem, *each) for name, each in zip(names, requests, strict=True)}
     with clock("simulation for checks"):
         oracle = draw_oracle(problem, np.random.default_rng(settings.seed + 1), settings.oracle)
     inputs: Samples = {name: problem.inputs(x) for name, x in samples.items()}
     networks = folder / f"networks_{settings.training.kind}"
-    ensemble = train_ensemble(networks, inputs, problem.yields(), settings.training, settings.members, clock)
+    ensemble = train_ensemble(
+        networks, inputs, problem.yields(), settings.training, settings.members, settings.workers, clock
+    )
     read = problem.inputs(oracle.events)
     each = ensemble.each(read)
     return Learned(problem, samples, ensemble, oracle, each.mean(axis=0), each)
+
+
+def simulate(problem: Problem, folder: Path, name: str, n: int, seed: int, clock: Clock) -> None:
+    """Write a sample as ``simulated`` does, for which another process need not send it."""
+    with clock(f"simulation {name}"):
+        simulated(problem, folder, name, n, seed)
 
 
 def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[diagnostics.Closure]], Any]:
@@ -250,56 +226,3 @@ def systematics(learned: Learned, events: int = 8_000) -> tuple[list[Impact], di
         "learned_all_nuisances_and_training": everything.sigma_mu,
     }
     return impacts(MIXTURE, likelihood, best), errors
-
-
-def statistics(learned: Learned, mus: Sequence[float], seed: int) -> tuple[Statistic, Statistic]:
-    """Return t of toys with the learned ratio: drawn by its own reweighting, and by the exact one.
-
-    The toys' events are simulated at mu = 1, positive, and reweighted to each mu.
-    """
-    rng = np.random.default_rng((seed, 7))
-    pool = learned.problem.sample(rng, min(500_000, len(learned.oracle.weights)), "total")
-    ratios, exact = learned.ensemble.ratios(learned.problem.inputs(pool)), learned.problem.exact(pool)
-    yields = learned.problem.yields().array()
-    expected = float(yields @ coefficients(1.0)) / len(pool)
-
-    def statistic(densities: np.ndarray) -> Statistic:
-        resamplers = {
-            mu: Resampler.of(
-                np.maximum(expected * (densities @ coefficients(mu)) / (densities @ coefficients(1.0)), 0.0)
-            )
-            for mu in mus
-        }
-
-        def t(rng: np.random.Generator, mu: float) -> float:
-            likelihood = MixtureLikelihood(MIXTURE, (unbinned(ratios[resamplers[mu].draw(rng)], yields),))
-            try:
-                return t_at(likelihood, best_fit(likelihood), mu)
-            except FitError:
-                return float("nan")
-
-        return t
-
-    return statistic(ratios), statistic(exact)
-
-
-def belt_and_coverage(
-    learned: Learned, settings: StudySettings, folder: Path, clock: Clock
-) -> tuple[Belt, dict[float, float]]:
-    """Return the belt of the learned t, and its coverage in toys drawn from the exact density."""
-    grid = sorted({*COVERAGE_MUS, *(np.linspace(0, np.sqrt(LARGEST_MU), settings.belt) ** 2).tolist()})
-    with clock("belt preparation"):
-        own, true = statistics(learned, grid, settings.seed)
-    # Toys of other networks are others.
-    training = {**asdict(settings.training), "mus": list(settings.training.mus)}
-    identity = {"events": settings.events, "members": settings.members, "training": training}
-    for mu in grid:
-        with clock(f"belt {mu:g}"):
-            make_belt(own, [mu], settings.toys, settings.seed, folder=folder / "belt", identity=identity)
-    belt = make_belt(own, grid, settings.toys, settings.seed, folder=folder / "belt", identity=identity)
-    covered = {}
-    for mu in COVERAGE_MUS:
-        with clock(f"coverage {mu:g}"):
-            t = kept_toys(true, mu, settings.toys, settings.seed + 1, folder / "coverage", identity)
-        covered[mu] = float((t <= belt.at(mu)).mean())
-    return belt, covered
