@@ -98,11 +98,11 @@ def learn(settings: StudySettings, folder: Path, clock: Clock) -> Learned:
     sizes = sample_sizes(names, settings.events)
     requests = [(folder / "events", name, sizes[name], settings.seed) for name in names]
     with process_pool(settings.workers) as pool:
-        for each in requests:
-            pool.submit(each, simulate, problem, *each, clock)
+        for request in requests:
+            pool.submit(request, simulate, problem, *request, clock)
         for _ in pool.finished():
             pass
-    samples = {name: simulated(problem, *each) for name, each in zip(names, requests, strict=True)}
+    samples = {name: simulated(problem, *request) for name, request in zip(names, requests, strict=True)}
     with clock("simulation for checks"):
         oracle = draw_oracle(problem, np.random.default_rng(settings.seed + 1), settings.oracle)
     inputs: Samples = {name: problem.inputs(x) for name, x in samples.items()}
