@@ -261,8 +261,8 @@ def test_the_number_of_workers_changes_no_bit(tmp_path):
     x, found = PROBLEM.inputs(PROBLEM.sample(np.random.default_rng(1), 50, "total 1")), []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        settings = StudySettings("gaussian", 2000, 2, 1000, 3, 8, 1, SMALL, workers)
-        learned = learn(settings, folder, Clock(folder / "seconds"))
+        settings = StudySettings("gaussian", 2000, 2, 2000, 1000, 3, 8, 1, SMALL, workers)
+        learned, _ = learn(settings, folder, Clock(folder / "seconds"))
         belt, covered = belt_and_coverage(learned, settings, folder, Clock(folder / "seconds"))
         found.append((learned.ensemble.each(x), belt.quantiles, np.array(list(covered.values()))))
         steps = Clock(folder / "seconds").by_part()

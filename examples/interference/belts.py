@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +103,7 @@ def belt_and_coverage(
     problem, yields = learned.problem, learned.problem.yields().array()
     grid = sorted({*COVERAGE_MUS, *(np.linspace(0, np.sqrt(LARGEST_MU), settings.belt) ** 2).tolist()})
     # Toys of other networks are others.
-    training = {**asdict(settings.training), "mus": list(settings.training.mus)}
-    identity = {"events": settings.events, "members": settings.members, "training": training}
+    identity = {**settings.identity(), "constants": settings.constants}
     size = min(LARGEST_POOL, settings.oracle)
     with clock("belt preparation"):
         x = problem.sample(np.random.default_rng((settings.seed, 7)), size, "total 1")

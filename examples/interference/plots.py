@@ -25,6 +25,7 @@ STYLES = {
     "rate": ("rate only", GREY, "-"),
     "ln(S/SBI)": ("histogram of ln(S/SBI)", GREEN, "-"),
     "learned": ("learned ratio", BLUE, "-"),
+    "without constants": ("learned, without constants", BLUE, ":"),
     "exact": ("exact ratio", BLACK, "--"),
 }
 LABELS = {

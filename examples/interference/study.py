@@ -7,16 +7,18 @@ without one trains a classifier for each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from examples.interference.clock import Clock
+from examples.interference.constants import with_constants
 from examples.interference.oracle import MIXTURE, Oracle, coefficients, draw_oracle
 from examples.interference.problems import Problem, problem_of, simulated
 from nsbi import diagnostics
+from nsbi.constants import Constants
 from nsbi.fitting import Impact, Spurious, best_fit, impacts
 from nsbi.interpolation import interpolation
 from nsbi.likelihood import Deviation, MixtureLikelihood, Rows, unbinned
@@ -39,6 +41,7 @@ class StudySettings:
         problem: One of ``PROBLEMS``.
         events: Simulated events for the training, all samples together.
         members: Networks of the ensemble.
+        constants: Events after the training that the constants of the processes are fitted to.
         oracle: Events for checks with the exact ratio.
         belt: Points of the belt.
         toys: Toys at each, and for the coverage.
@@ -50,6 +53,7 @@ class StudySettings:
     problem: str
     events: int
     members: int
+    constants: int
     oracle: int
     belt: int
     toys: int
@@ -57,10 +61,18 @@ class StudySettings:
     training: TrainingSettings
     workers: int = 1
 
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the networks besides the seed, as JSON values."""
+        training = {**asdict(self.training), "mus": list(self.training.mus)}
+        return {"events": self.events, "members": self.members, "training": training}
+
 
 @dataclass(frozen=True)
 class Learned:
-    """What the networks say: the problem, its samples, the ensemble, and ratios at the oracle's events."""
+    """What the networks say: the problem, its samples, the ensemble, and ratios at the oracle's events.
+
+    ``ratios`` are of the mean, shape (N, 4), ``each`` of the members, (M, N, 4), both with their constants.
+    """
 
     problem: Problem
     samples: Mapping[str, np.ndarray]
@@ -89,8 +101,8 @@ def sample_sizes(names: Sequence[str], events: int) -> dict[str, int]:
     return {name: max(1, round(events * alone.get(name, other))) for name in names}
 
 
-def learn(settings: StudySettings, folder: Path, clock: Clock) -> Learned:
-    """Simulate and train, or take what the folder has."""
+def learn(settings: StudySettings, folder: Path, clock: Clock) -> tuple[Learned, Constants]:
+    """Simulate and train, or take what the folder has; return also what the constants are fitted to."""
     problem = problem_of(settings.problem)
     names = ["S", *(f"SBI {mu:g}" for mu in settings.training.mus), "rest"]
     if not problem.yields().rest:
@@ -107,12 +119,16 @@ def learn(settings: StudySettings, folder: Path, clock: Clock) -> Learned:
         oracle = draw_oracle(problem, np.random.default_rng(settings.seed + 1), settings.oracle)
     inputs: Samples = {name: problem.inputs(x) for name, x in samples.items()}
     networks = folder / f"networks_{settings.training.kind}"
-    ensemble = train_ensemble(
+    trained = train_ensemble(
         networks, inputs, problem.yields(), settings.training, settings.members, settings.workers, clock
     )
+    ensemble, constants = with_constants(
+        *(problem, trained, settings.constants, settings.seed, networks / "constants.json", settings.identity()),
+        *(settings.workers, clock),
+    )
     read = problem.inputs(oracle.events)
-    each = ensemble.each(read)
-    return Learned(problem, samples, ensemble, oracle, each.mean(axis=0), each)
+    learned = Learned(problem, samples, ensemble, oracle, ensemble.ratios(read), ensemble.each(read))
+    return learned, constants
 
 
 def simulate(problem: Problem, folder: Path, name: str, n: int, seed: int, clock: Clock) -> None:
@@ -167,6 +183,8 @@ def expected_curves(learned: Learned, mus: Sequence[float]) -> dict[str, list[fl
     score = np.log(oracle.densities[:, 0] / oracle.densities.sum(axis=1))
     columns = {"rate": (first, 1), learned.problem.features[0]: (first, 20), "ln(S/SBI)": (score, 30)}
     found = {name: oracle.binned_t(mus, observable, bins) for name, (observable, bins) in columns.items()}
+    bare = learned.ratios / learned.ensemble.constants
+    found["without constants"] = [learned.expected_t(mu, bare) for mu in mus]
     return found | {
         "exact": [oracle.expected_t(mu) for mu in mus],
         "learned": [learned.expected_t(mu) for mu in mus],

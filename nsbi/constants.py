@@ -1,0 +1,132 @@
+"""Constants of the processes: what training leaves of a bias of t is taken away with events that are not kept.
+
+With errors d of ln p(x|mu), t of the expected data is off by -2 times the integral of p(x|1) (d(mu) - d(1)), to first
+order twice
+
+    nu(1) [integral of p(x|mu) q(x|1) / q(x|mu) - 1],    q learned, p and q in events,
+
+which simulated events at mu estimate well: the ratio is close to 1, so their sum hardly fluctuates. A factor for each
+process brings it to 0 at several mu at once, and leaves the mixture what it is. Events are needed in larger numbers
+than for the training, but each only once and for one evaluation of the networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from nsbi.mixture import Mixture
+from sage.errors import InputError, SettingsError
+
+ROWS = 500_000
+"""Events at a time, so that memory stays bounded."""
+
+Part = tuple[np.ndarray, float]
+"""Ratios at simulated events, shape (n, J), and the expected events that they stand for."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Factors of the processes' ratios, and what they are fitted to.
+
+    Args:
+        factors: Shape (J,); a common one cancels, and leaves the yield at mu = 1 what it is.
+        mus: Signal strengths of the events, shape (n,).
+        before: Estimated bias of t there without the factors.
+        after: With them.
+        errors: Of both, from the number of events.
+    """
+
+    factors: np.ndarray
+    mus: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    errors: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {name: value.tolist() for name, value in asdict(self).items()}
+
+
+def fit_constants(mixture: Mixture, yields: np.ndarray, events: Mapping[float, Sequence[Part]]) -> Constants:
+    """Fit the factors of all processes, but for a common one.
+
+    Args:
+        mixture: How the processes depend on mu.
+        yields: nu_j, shape (J,); those without events have no factor of their own.
+        events: Simulated ones by signal strength, in parts that add up to the expected data there; 1 says nothing.
+
+    Raises:
+        SettingsError: If there are fewer signal strengths than factors.
+        InputError: If the density of an event is not positive there or at 1, or parts do not add up to the expectation.
+    """
+    free = np.array([name != "B" and nu != 0 for name, nu in zip(mixture.processes, yields, strict=True)])
+    mus = [mu for mu in events if mu != 1]
+    if len(mus) < free.sum():
+        msg = f"events at mu {mus} determine no {free.sum()} factors; simulate at as many signal strengths besides 1"
+        raise SettingsError(msg)
+    one = mixture.coefficients(mixture.strength(1.0))[0]
+    for mu in mus:
+        mixture.check(yields, sum(expected for _, expected in events[mu]), mu)
+
+    def biases(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the bias of t at each mu, its derivatives in the factors' logarithms, and its error."""
+        found = [bias(mixture, yields, factors, mu, events[mu]) for mu in mus]
+        return (
+            np.array([b for b, _, _ in found]),
+            np.array([s for _, s, _ in found]),
+            np.array([e for _, _, e in found]),
+        )
+
+    def factors_of(logarithms: np.ndarray) -> np.ndarray:
+        factors = np.ones(len(yields))
+        factors[free] = np.exp(logarithms)
+        # A common factor cancels; this one leaves the yield at 1 what it is.
+        return np.asarray(factors * (yields @ one) / (yields * factors @ one))
+
+    before, _, errors = biases(np.ones(len(yields)))
+    found = least_squares(
+        lambda x: biases(factors_of(x))[0] / errors,
+        np.zeros(int(free.sum())),
+        lambda x: biases(factors_of(x))[1][:, free] / errors[:, None],
+    )
+    factors = factors_of(found.x)
+    return Constants(factors, np.array(mus), before, biases(factors)[0], errors)
+
+
+def bias(
+    mixture: Mixture, yields: np.ndarray, factors: np.ndarray, mu: float, parts: Sequence[Part]
+) -> tuple[float, np.ndarray, float]:
+    """Return the estimated bias of t(mu), its derivatives in the factors' logarithms, shape (J,), and its error.
+
+    Args:
+        mixture: How the processes depend on mu.
+        yields: nu_j, shape (J,).
+        factors: Of the ratios, shape (J,).
+        mu: Signal strength.
+        parts: Simulated events at mu.
+
+    Raises:
+        InputError: If a density is not positive.
+    """
+    here, one = mixture.coefficients(mixture.strength(mu))[0], mixture.coefficients(mixture.strength(1.0))[0]
+    total, slopes, variance = 0.0, np.zeros(len(yields)), 0.0
+    for ratios, expected in parts:
+        sums = np.zeros(2)
+        for first in range(0, len(ratios), ROWS):
+            scaled = ratios[first : first + ROWS] * factors
+            above, below = scaled @ one, scaled @ here
+            if not (above.min() > 0 and below.min() > 0):
+                msg = f"a density at mu = {mu:g} or 1 is not positive; use a network that keeps it positive"
+                raise InputError(msg)
+            quotient = above / below
+            sums += quotient.sum(), (quotient**2).sum()
+            slopes += expected / len(ratios) * (scaled.T @ (1 / below) * one - scaled.T @ (quotient / below) * here)
+        mean, square = sums / len(ratios)
+        total += expected * mean
+        variance += expected**2 * max(square - mean**2, 0.0) / len(ratios)
+    return 2 * (total - float(yields @ one)), 2 * slopes, 2 * float(np.sqrt(variance))
