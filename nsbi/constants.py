@@ -22,6 +22,8 @@ from scipy.optimize import least_squares
 from nsbi.mixture import Mixture
 from sage.errors import InputError, SettingsError
 
+NORMALISATION_ERROR = 0.01
+"""Of a process, relative, that its training leaves: t fixes one combination of the factors to no more than a tenth."""
 ROWS = 500_000
 """Events at a time, so that memory stays bounded."""
 
@@ -57,45 +59,41 @@ def fit_constants(mixture: Mixture, yields: np.ndarray, events: Mapping[float, S
 
     Args:
         mixture: How the processes depend on mu.
-        yields: nu_j, shape (J,); those without events have no factor of their own.
+        yields: nu_j, shape (J,).
         events: Simulated ones by signal strength, in parts that add up to the expected data there; 1 says nothing.
 
     Raises:
-        SettingsError: If there are fewer signal strengths than factors.
-        InputError: If the density of an event is not positive there or at 1, or parts do not add up to the expectation.
+        SettingsError: If there are none at another signal strength than 1, or parts do not add up to the expectation.
+        InputError: If the density of an event is not positive there or at 1.
     """
-    free = np.array([name != "B" and nu != 0 for name, nu in zip(mixture.processes, yields, strict=True)])
     mus = [mu for mu in events if mu != 1]
-    if len(mus) < free.sum():
-        msg = f"events at mu {mus} determine no {free.sum()} factors; simulate at as many signal strengths besides 1"
+    if not mus:
+        msg = f"events at mu {list(events)} say nothing of t, which is 0 at 1; simulate at others"
         raise SettingsError(msg)
     one = mixture.coefficients(mixture.strength(1.0))[0]
     for mu in mus:
         mixture.check(yields, sum(expected for _, expected in events[mu]), mu)
 
-    def biases(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def biases(logarithms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the bias of t at each mu, its derivatives in the factors' logarithms, and its error."""
-        found = [bias(mixture, yields, factors, mu, events[mu]) for mu in mus]
+        found = [bias(mixture, yields, np.exp(logarithms), mu, events[mu]) for mu in mus]
         return (
             np.array([b for b, _, _ in found]),
             np.array([s for _, s, _ in found]),
             np.array([e for _, _, e in found]),
         )
 
-    def factors_of(logarithms: np.ndarray) -> np.ndarray:
-        factors = np.ones(len(yields))
-        factors[free] = np.exp(logarithms)
-        # A common factor cancels; this one leaves the yield at 1 what it is.
-        return np.asarray(factors * (yields @ one) / (yields * factors @ one))
-
-    before, _, errors = biases(np.ones(len(yields)))
+    nothing = np.zeros(len(yields))
+    before, _, errors = biases(nothing)
+    unit = np.eye(len(yields)) / NORMALISATION_ERROR
     found = least_squares(
-        lambda x: biases(factors_of(x))[0] / errors,
-        np.zeros(int(free.sum())),
-        lambda x: biases(factors_of(x))[1][:, free] / errors[:, None],
+        lambda x: np.concatenate([biases(x)[0] / errors, x / NORMALISATION_ERROR]),
+        nothing,
+        lambda x: np.concatenate([biases(x)[1] / errors[:, None], unit]),
     )
-    factors = factors_of(found.x)
-    return Constants(factors, np.array(mus), before, biases(factors)[0], errors)
+    # A common factor cancels; this one leaves the yield at 1 what it is.
+    factors = np.exp(found.x) * (yields @ one) / (yields * np.exp(found.x) @ one)
+    return Constants(factors, np.array(mus), before, biases(found.x)[0], errors)
 
 
 def bias(
