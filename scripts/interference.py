@@ -136,6 +136,7 @@ def as_text(content: dict[str, Any]) -> str:
     lines += ["", "factors: " + ", ".join(f"{name} {factor:.4f}" for name, factor in constants["factors"].items())]
     rows = zip(*(constants[name] for name in ("mus", "before", "after", "errors")), strict=True)
     lines += [f"bias of t at mu = {m:g}: {a:.3f} without them, {b:.3f} with, +- {e:.3f}" for m, a, b, e in rows]
+    lines += [f"not to be trusted: {flag}" for flag in found["flags"]]
     lines += ["", "AUC after reweighting: " + ", ".join(f"{name} {auc:.4f}" for name, auc in found["auc"].items())]
     lines += [f"integral of {n}: {e['value']:.4f} +- {e['error']:.4f}" for n, e in found["normalisation"].items()]
     lines += [f"coverage at mu = {m}: {e['value']:.4f} +- {e['error']:.4f}" for m, e in content["coverage"].items()]
@@ -198,7 +199,7 @@ def page(content: dict[str, Any], figures: dict[str, Any], version: str) -> str:
         Table("coverage", "Coverage of the belt", ("μ", "coverage", "error"), covered, "Wanted: 0.6827."),
     )
     sections = (
-        Section("numbers", "Numbers", "", blocks),
+        Section("numbers", "Numbers", " ".join(f"Not to be trusted: {flag}." for flag in found["flags"]), blocks),
         Section("pictures", "Pictures", "", tuple(pictures)),
     )
     learned, exact = table["learned"][0], table["exact"][0]

@@ -151,8 +151,10 @@ def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[d
     factors = {"S": (np.array([1.0, 0, 0, 0]), yields.signal), "rest": (np.array([0, 0, 0, 1.0]), yields.rest)}
     factors["SBI 1"] = (np.array([1.0, 1, 1, 0]), yields.gluons(1.0))
     closures: dict[str, list[diagnostics.Closure]] = {}
-    found: dict[str, Any] = {"clamped": clamped, "clamped_flag": clamped > FLAGGED_FRACTION, "auc": {}, "chi2": {}}
+    found: dict[str, Any] = {"clamped": clamped, "auc": {}, "chi2": {}}
     found["normalisation"] = {}
+    everything = problem.sample(fresh, n, "total 1")
+    found["unsupported"] = diagnostics.unsupported(problem.inputs(everything), problem.inputs(reference))
     for name, target in targets.items():
         factor, total = factors[name]
         weights = np.maximum(at_reference @ factor / total, 0.0)
@@ -173,7 +175,20 @@ def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[d
         {"mu": mu, "learned": ours[0], "exact": theirs[0], "parabolic_error": theirs[1]}
         for mu, ours, theirs in zip(MUS, scan, exact, strict=True)
     ]
+    found["flags"] = flags(clamped, found["unsupported"], found["least_density"])
     return found, closures, curve
+
+
+def flags(clamped: float, unsupported: float, least_density: float) -> list[str]:
+    """Return why ratios are not to be trusted, one sentence each."""
+    found = []
+    if clamped > FLAGGED_FRACTION:
+        found.append(f"{clamped:.2%} of the ratios are beyond e^12 or e^-12 and were clamped: train longer")
+    if unsupported > FLAGGED_FRACTION:
+        found.append(f"{unsupported:.2%} of the events lie where the reference has none: leave that region out")
+    if not least_density > 0:
+        found.append(f"a density is {least_density:.3g} of its reference: train one joint network")
+    return found
 
 
 def expected_curves(learned: Learned, mus: Sequence[float]) -> dict[str, list[float]]:
