@@ -17,13 +17,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from nsbi.mixture import Mixture
-from sage.errors import InputError, SettingsError
+from sage.errors import FitError, InputError, SettingsError
 
 NORMALISATION_ERROR = 0.01
 """Of a process, relative, that its training leaves: t fixes one combination of the factors to no more than a tenth."""
+STEPS = 30
+LAST_STEP = 1e-6
+"""Of the fit, and of the logarithm of a factor in the last of them."""
 ROWS = 500_000
 """Events at a time, so that memory stays bounded."""
 
@@ -65,6 +67,7 @@ def fit_constants(mixture: Mixture, yields: np.ndarray, events: Mapping[float, S
     Raises:
         SettingsError: If there are none at another signal strength than 1, or parts do not add up to the expectation.
         InputError: If the density of an event is not positive there or at 1.
+        FitError: If the fit does not come to rest.
     """
     mus = [mu for mu in events if mu != 1]
     if not mus:
@@ -83,17 +86,26 @@ def fit_constants(mixture: Mixture, yields: np.ndarray, events: Mapping[float, S
             np.array([e for _, _, e in found]),
         )
 
-    nothing = np.zeros(len(yields))
-    before, _, errors = biases(nothing)
+    logarithms = np.zeros(len(yields))
+    before, slopes, errors = biases(logarithms)
+    after = before
     unit = np.eye(len(yields)) / NORMALISATION_ERROR
-    found = least_squares(
-        lambda x: np.concatenate([biases(x)[0] / errors, x / NORMALISATION_ERROR]),
-        nothing,
-        lambda x: np.concatenate([biases(x)[1] / errors[:, None], unit]),
-    )
+    for _ in range(STEPS):
+        # Of Gauss and Newton: what is fitted is almost linear in the logarithms.
+        distances = np.concatenate([after / errors, logarithms / NORMALISATION_ERROR])
+        step = np.linalg.lstsq(np.concatenate([slopes / errors[:, None], unit]), distances)[0]
+        logarithms = logarithms - step
+        after, slopes, _ = biases(logarithms)
+        if abs(step).max() < LAST_STEP:
+            break
+    else:
+        msg = (
+            f"factors of the processes still change by {abs(step).max():.2g} in step {STEPS}; train the networks longer"
+        )
+        raise FitError(msg)
     # A common factor cancels; this one leaves the yield at 1 what it is.
-    factors = np.exp(found.x) * (yields @ one) / (yields * np.exp(found.x) @ one)
-    return Constants(factors, np.array(mus), before, biases(found.x)[0], errors)
+    factors = np.exp(logarithms) * (yields @ one) / (yields * np.exp(logarithms) @ one)
+    return Constants(factors, np.array(mus), before, after, errors)
 
 
 def bias(
