@@ -24,7 +24,7 @@ SIZES: dict[str, tuple[int, int, str]] = {
     "members": (5, 1, "networks of the ensemble"),
     "steps": (4000, 500, "gradient steps of each network"),
     "width": (128, 32, "nodes of a hidden layer"),
-    "constants": (16_000_000, 400_000, "further events, to which a factor of each process is fitted"),
+    "constants": (8_000_000, 400_000, "further events, to which a factor of each process is fitted"),
     "oracle": (400_000, 60_000, "events of the checks against the exact ratio"),
     "belt": (20, 4, "signal strengths of the belt besides those whose coverage is checked"),
     "toys": (5000, 100, "pseudo-experiments at each signal strength"),
