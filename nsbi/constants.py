@@ -12,7 +12,7 @@ than for the training, but each only once and for one evaluation of the networks
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,11 +24,13 @@ from sage.errors import FitError, InputError, SettingsError
 NORMALISATION_ERROR = 0.01
 """Of a process, relative, that its training leaves: t fixes one combination of the factors to no more than a tenth."""
 STEPS = 30
-LAST_STEP = 1e-6
+LAST_STEP = 1e-5
 """Of the fit, and of the logarithm of a factor in the last of them."""
 ROWS = 500_000
 """Events at a time, so that memory stays bounded."""
 
+Bounded = Callable[[np.ndarray], np.ndarray]
+"""Takes ratios, shape (n, J), to the nearest whose densities are positive."""
 Part = tuple[np.ndarray, float]
 """Ratios at simulated events, shape (n, J), and the expected events that they stand for."""
 
@@ -56,13 +58,19 @@ class Constants:
         return {name: value.tolist() for name, value in asdict(self).items()}
 
 
-def fit_constants(mixture: Mixture, yields: np.ndarray, events: Mapping[float, Sequence[Part]]) -> Constants:
+def fit_constants(
+    mixture: Mixture,
+    yields: np.ndarray,
+    events: Mapping[float, Sequence[Part]],
+    bounded: Bounded = np.asarray,
+) -> Constants:
     """Fit the factors of all processes, but for a common one.
 
     Args:
         mixture: How the processes depend on mu.
         yields: nu_j, shape (J,).
         events: Simulated ones by signal strength, in parts that add up to the expected data there; 1 says nothing.
+        bounded: What keeps the densities of scaled ratios positive, as ``JointNetwork.bounded``.
 
     Raises:
         SettingsError: If there are none at another signal strength than 1, or parts do not add up to the expectation.
@@ -79,7 +87,7 @@ def fit_constants(mixture: Mixture, yields: np.ndarray, events: Mapping[float, S
 
     def biases(logarithms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the bias of t at each mu, its derivatives in the factors' logarithms, and its error."""
-        found = [bias(mixture, yields, np.exp(logarithms), mu, events[mu]) for mu in mus]
+        found = [bias(mixture, yields, np.exp(logarithms), mu, events[mu], bounded) for mu in mus]
         return (
             np.array([b for b, _, _ in found]),
             np.array([s for _, s, _ in found]),
@@ -109,7 +117,12 @@ def fit_constants(mixture: Mixture, yields: np.ndarray, events: Mapping[float, S
 
 
 def bias(
-    mixture: Mixture, yields: np.ndarray, factors: np.ndarray, mu: float, parts: Sequence[Part]
+    mixture: Mixture,
+    yields: np.ndarray,
+    factors: np.ndarray,
+    mu: float,
+    parts: Sequence[Part],
+    bounded: Bounded = np.asarray,
 ) -> tuple[float, np.ndarray, float]:
     """Return the estimated bias of t(mu), its derivatives in the factors' logarithms, shape (J,), and its error.
 
@@ -119,6 +132,7 @@ def bias(
         factors: Of the ratios, shape (J,).
         mu: Signal strength.
         parts: Simulated events at mu.
+        bounded: As for ``fit_constants``; events that it changes are few, and derivatives leave it out.
 
     Raises:
         InputError: If a density is not positive.
@@ -128,7 +142,7 @@ def bias(
     for ratios, expected in parts:
         sums = np.zeros(2)
         for first in range(0, len(ratios), ROWS):
-            scaled = ratios[first : first + ROWS] * factors
+            scaled = bounded(ratios[first : first + ROWS] * factors)
             above, below = scaled @ one, scaled @ here
             if not (above.min() > 0 and below.min() > 0):
                 msg = f"a density at mu = {mu:g} or 1 is not positive; use a network that keeps it positive"

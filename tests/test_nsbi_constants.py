@@ -86,6 +86,24 @@ def test_a_fit_undoes_what_is_wrong():
         assert bias_by_quadrature(mu, found) == pytest.approx(0, abs=4 * error)
 
 
+def test_densities_are_kept_positive_during_the_fit():
+    """With I at its bound a larger factor of it would make densities negative; what bounds it is told."""
+    events = simulated(2000)
+
+    def at_bound(ratios, most=1.0):
+        ratios = ratios.copy()
+        ratios[:, 1] = np.clip(
+            ratios[:, 1], *(sign * most * 2 * np.sqrt(ratios[:, 0] * ratios[:, 2]) for sign in (-1, 1))
+        )
+        return ratios
+
+    broken = {mu: [(at_bound(d * [1, 50, 1]), expected) for d, expected in parts] for mu, parts in events.items()}
+    with pytest.raises(InputError, match="not positive"):
+        fit_constants(MIXTURE, YIELDS, scaled(broken, np.array([1.0, 1.01, 1.0])))
+    found = fit_constants(MIXTURE, YIELDS, scaled(broken, np.array([1.0, 1.01, 1.0])), lambda r: at_bound(r, 1 - 1e-6))
+    assert np.isfinite(found.after).all()
+
+
 def test_what_is_refused():
     events = simulated(500)
     with pytest.raises(SettingsError, match="say nothing"):

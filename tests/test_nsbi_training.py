@@ -299,7 +299,7 @@ def test_the_number_of_workers_changes_no_bit(tmp_path):
         belt, covered = belt_and_coverage(learned, settings, folder, Clock(folder / "seconds"))
         found.append((learned.ensemble.each(x), belt.quantiles, np.array(list(covered.values()))))
         steps = Clock(folder / "seconds").by_part()
-        assert steps.keys() == {"simulation", "training", "belt", "coverage"}
+        assert steps.keys() == {"simulation", "training", "constants", "belt", "coverage"}
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -61,6 +61,7 @@ def _fitted(
 ) -> list[Constants]:
     """Return the constants of the mean, and of each member."""
     members, yields = len(ensemble.members), problem.yields().array()
+    bounded = ensemble.members[0].bounded
     names = [f"SBI {mu:g}" for mu in CONSTANT_MUS]
     sizes = dict.fromkeys(names, round(events * (1 - REST_SHARE) / len(names)))
     if yields[-1]:
@@ -86,7 +87,7 @@ def _fitted(
         joined = {name: np.concatenate(each) for name, each in ratios.items()}
         rest: list[Part] = [(joined["rest"], yields[-1])] if "rest" in joined else []
         gluons = {mu: (joined[f"SBI {mu:g}"], float(yields[:3] @ coefficients(mu)[:3])) for mu in CONSTANT_MUS}
-        return fit_constants(MIXTURE, yields, {mu: [*rest, part] for mu, part in gluons.items()})
+        return fit_constants(MIXTURE, yields, {mu: [*rest, part] for mu, part in gluons.items()}, bounded)
 
     with clock("constants fit"):
         return [fitted(means), *(fitted({name: each[m] for name, each in parts.items()}) for m in range(members))]
