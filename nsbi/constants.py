@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from nsbi.mixture import Mixture
-from sage.errors import FitError, InputError, SettingsError
+from sage.errors import InputError, SettingsError
 
 NORMALISATION_ERROR = 0.01
 """Of a process, relative, that its training leaves: t fixes one combination of the factors to no more than a tenth."""
 STEPS = 30
-LAST_STEP = 1e-5
-"""Of the fit, and of the logarithm of a factor in the last of them."""
+LEAST_STEP = 1e-6
+"""Most steps of the fit, and the size of a logarithm's change that ends it."""
 ROWS = 500_000
 """Events at a time, so that memory stays bounded."""
 
@@ -75,7 +75,6 @@ def fit_constants(
     Raises:
         SettingsError: If there are none at another signal strength than 1, or parts do not add up to the expectation.
         InputError: If the density of an event is not positive there or at 1.
-        FitError: If the fit does not come to rest.
     """
     mus = [mu for mu in events if mu != 1]
     if not mus:
@@ -94,23 +93,23 @@ def fit_constants(
             np.array([e for _, _, e in found]),
         )
 
+    def distances(found: np.ndarray, logarithms: np.ndarray) -> np.ndarray:
+        return np.concatenate([found / errors, logarithms / NORMALISATION_ERROR])
+
     logarithms = np.zeros(len(yields))
     before, slopes, errors = biases(logarithms)
-    after = before
-    unit = np.eye(len(yields)) / NORMALISATION_ERROR
+    after, unit = before, np.eye(len(yields)) / NORMALISATION_ERROR
     for _ in range(STEPS):
         # Of Gauss and Newton: what is fitted is almost linear in the logarithms.
-        distances = np.concatenate([after / errors, logarithms / NORMALISATION_ERROR])
-        step = np.linalg.lstsq(np.concatenate([slopes / errors[:, None], unit]), distances)[0]
-        logarithms = logarithms - step
-        after, slopes, _ = biases(logarithms)
-        if abs(step).max() < LAST_STEP:
+        now = distances(after, logarithms)
+        step = np.linalg.lstsq(np.concatenate([slopes / errors[:, None], unit]), now)[0]
+        trial = biases(logarithms - step)
+        while (distances(trial[0], logarithms - step) ** 2).sum() > (now**2).sum() and abs(step).max() > LEAST_STEP:
+            step = step / 2
+            trial = biases(logarithms - step)
+        if abs(step).max() <= LEAST_STEP:
             break
-    else:
-        msg = (
-            f"factors of the processes still change by {abs(step).max():.2g} in step {STEPS}; train the networks longer"
-        )
-        raise FitError(msg)
+        logarithms, after, slopes = logarithms - step, *trial[:2]
     # A common factor cancels; this one leaves the yield at 1 what it is.
     factors = np.exp(logarithms) * (yields @ one) / (yields * np.exp(logarithms) @ one)
     return Constants(factors, np.array(mus), before, after, errors)
@@ -132,7 +131,7 @@ def bias(
         factors: Of the ratios, shape (J,).
         mu: Signal strength.
         parts: Simulated events at mu.
-        bounded: As for ``fit_constants``; events that it changes are few, and derivatives leave it out.
+        bounded: As for ``fit_constants``; derivatives leave it out.
 
     Raises:
         InputError: If a density is not positive.

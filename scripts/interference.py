@@ -83,7 +83,7 @@ def work(given: argparse.Namespace) -> None:
     clock = Clock(given.output / "seconds")
     learned, constants = study.learn(settings, given.output, clock)
     with clock("checks"):
-        found, closures, curve = study.check(learned, given.seed)
+        found, closures, curve = study.check(learned, constants, given.seed)
     with clock("fits"):
         table = study.expected_curves(learned, study.MUS)
         curves = study.expected_curves(learned, study.SCAN.tolist())

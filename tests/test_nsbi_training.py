@@ -317,12 +317,17 @@ def test_a_reference_without_support_is_flagged():
 
 
 def test_what_is_not_to_be_trusted_is_said():
-    assert flags(0.0, 0.0, 1e-9) == []
-    assert flags(5e-4, 5e-4, 1.0) == []
-    for values, words in (((2e-3, 0, 1), "clamped"), ((0, 0.02, 1), "reference has none"), ((0, 0, -1e-3), "joint")):
+    assert flags(0.0, 0.0, 1e-9, 0.0) == []
+    assert flags(5e-4, 5e-4, 1.0, 3.0) == []
+    for values, words in (
+        ((2e-3, 0, 1, 0), "clamped"),
+        ((0, 0.02, 1, 0), "reference has none"),
+        ((0, 0, -1e-3, 0), "joint"),
+        ((0, 0, 1, 5.0), "biased"),
+    ):
         (found,) = flags(*values)
         assert words in found
-    assert len(flags(1, 1, math.nan)) == 3
+    assert len(flags(1, 1, math.nan, math.nan)) == 4
 
 
 def test_a_damaged_sample_is_refused(tmp_path):

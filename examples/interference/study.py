@@ -29,6 +29,8 @@ from workshop.jobs import process_pool
 MUS = (0.0, 0.25, 0.5, 1.5, 2.0, 3.0, 4.0)
 REST_SHARE = 0.5
 """Of the simulated events that are of the processes without mu."""
+LARGEST_BIAS = 4.0
+"""Of t with the constants, in its errors, above which it is flagged."""
 SCAN = np.linspace(0.0, 2.2, 45) ** 2
 """Signal strengths of curves, to 4.84."""
 
@@ -137,7 +139,9 @@ def simulate(problem: Problem, folder: Path, name: str, n: int, seed: int, clock
         simulated(problem, folder, name, n, seed)
 
 
-def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[diagnostics.Closure]], Any]:
+def check(
+    learned: Learned, constants: Constants, seed: int
+) -> tuple[dict[str, Any], dict[str, list[diagnostics.Closure]], Any]:
     """Return the diagnostics as JSON values, the closures by target, and the calibration of S."""
     problem, yields = learned.problem, learned.problem.yields()
     fresh = np.random.default_rng((seed, 99))
@@ -175,13 +179,16 @@ def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[d
         {"mu": mu, "learned": ours[0], "exact": theirs[0], "parabolic_error": theirs[1]}
         for mu, ours, theirs in zip(MUS, scan, exact, strict=True)
     ]
-    found["flags"] = flags(clamped, found["unsupported"], found["least_density"])
+    bias = float(np.abs(constants.after / constants.errors).max())
+    found["flags"] = flags(clamped, found["unsupported"], found["least_density"], bias)
     return found, closures, curve
 
 
-def flags(clamped: float, unsupported: float, least_density: float) -> list[str]:
-    """Return why ratios are not to be trusted, one sentence each."""
+def flags(clamped: float, unsupported: float, least_density: float, bias: float) -> list[str]:
+    """Return why ratios are not to be trusted, one sentence each; the bias is one of t in its errors."""
     found = []
+    if not abs(bias) < LARGEST_BIAS:
+        found.append(f"t is biased by {bias:.1f} times its error in spite of the constants: train longer")
     if clamped > FLAGGED_FRACTION:
         found.append(f"{clamped:.2%} of the ratios are beyond e^12 or e^-12 and were clamped: train longer")
     if unsupported > FLAGGED_FRACTION:
