@@ -58,6 +58,24 @@ def closure(target: np.ndarray, reference: np.ndarray, weights: np.ndarray, bins
     return Closure(edges, ours, theirs, plain, np.sqrt(variance), chi2)
 
 
+def unsupported(events: np.ndarray, reference: np.ndarray, bins: int = 20) -> float:
+    """Return the fraction of events that lie, in some feature, in a bin without an event of the reference.
+
+    There networks extrapolate: a likelihood of such events is to be refused.
+
+    Args:
+        events: Shape (n, F); bins hold equally many of them, in each feature.
+        reference: Shape (m, F).
+        bins: Their number.
+    """
+    alone = np.zeros(len(events), dtype=bool)
+    for ours, theirs in zip(events.T, reference.T, strict=True):
+        inner = np.unique(np.quantile(ours, np.linspace(0, 1, bins + 1)))[1:-1]
+        counts = np.bincount(np.searchsorted(inner, theirs, side="right"), minlength=len(inner) + 1)
+        alone |= counts[np.searchsorted(inner, ours, side="right")] == 0
+    return float(alone.mean())
+
+
 def two_sample_auc(target: np.ndarray, reference: np.ndarray, weights: np.ndarray, seed: int = 1) -> float:
     """Return the AUC of gradient boosted trees that try to tell the target from the reweighted reference; 0.5 is best.
 

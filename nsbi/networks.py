@@ -190,24 +190,34 @@ class Ensemble:
 
     Args:
         members: Networks of the same yields.
+        constants: Factors of the mean's ratios, shape (4,) (``nsbi.constants``); 1 if absent.
+        each_constants: Those of each member's own, shape (M, 4).
     """
 
-    def __init__(self, members: list[RatioNetwork]) -> None:
+    def __init__(
+        self,
+        members: list[RatioNetwork],
+        constants: np.ndarray | None = None,
+        each_constants: np.ndarray | None = None,
+    ) -> None:
         if not members:
             msg = "an ensemble of 0 networks gives no ratio; train 1 or more"
             raise SettingsError(msg)
         self.members = members
+        self.constants = np.ones(len(PROCESSES)) if constants is None else constants
+        self.each_constants = np.ones((len(members), len(PROCESSES))) if each_constants is None else each_constants
 
     def each(self, x: np.ndarray) -> np.ndarray:
         """Return the ratios of each member, shape (M, N, 4)."""
-        return np.stack([member.ratios(x) for member in self.members])
+        pairs = zip(self.members, self.each_constants, strict=True)
+        return np.stack([member.bounded(member.ratios(x) * constants) for member, constants in pairs])
 
     def ratios(self, x: np.ndarray) -> np.ndarray:
         """Return the mean, shape (N, 4); a mean of mixtures that are positive is positive."""
         found = np.zeros((len(x), len(PROCESSES)))
         for member in self.members:
             found += member.ratios(x) / len(self.members)
-        return found
+        return self.members[0].bounded(found * self.constants)
 
     @property
     def clamped(self) -> float:

@@ -7,6 +7,7 @@ an ensemble sees each event Poisson(1) times, so the members' spread shows what 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from nsbi import KINDS
 from nsbi.networks import CHUNK, PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
 from sage.errors import InputError, SettingsError
 from workshop.files import read_checked, read_object, write_arrays, write_json
+from workshop.jobs import process_pool
 
 REFERENCE = ("S", "SBI 0", "rest")
 """Samples the reference has equal parts of."""
@@ -70,6 +72,8 @@ class TrainingSettings:
 
 Samples = Mapping[str, np.ndarray]
 """Features by sample: ``S``, ``SBI mu`` for each mu, ``rest``; shape (n, F) each."""
+Weights = Mapping[str, np.ndarray]
+"""Of the events by sample, shape (n,) each, of either sign; samples that are not named have equal ones."""
 
 
 def make_network(settings: TrainingSettings, yields: Yields, samples: Samples) -> RatioNetwork:
@@ -91,21 +95,26 @@ def train(
     samples: Samples,
     settings: TrainingSettings,
     member: int,
+    weights: Weights | None = None,
 ) -> float:
     """Train a network; returns the mean loss of the last tenth of the steps.
 
     Raises:
-        InputError: If a sample is empty or has a value that is not finite.
+        InputError: If a sample is empty, or its values or weights are not finite, or the weights do not match it.
     """
     rng = np.random.default_rng((settings.seed, member))
     used: dict[str, torch.Tensor] = {}
+    weighted: dict[str, torch.Tensor] = {}
     for name, x in samples.items():
         if not len(x) or not np.isfinite(x).all():
             msg = f"sample {name!r} of {len(x)} events is empty or not finite; simulate it again"
             raise InputError(msg)
         # Poisson(1) copies of each event: the bootstrap that tells how far the data determine the ratio.
         copies = rng.permutation(np.repeat(np.arange(len(x)), rng.poisson(1.0, len(x))))
-        used[name] = torch.as_tensor(x[copies if len(copies) else np.arange(len(x))], dtype=torch.float32)
+        chosen = copies if len(copies) else np.arange(len(x))
+        used[name] = torch.as_tensor(x[chosen], dtype=torch.float32)
+        if weights:
+            weighted[name] = torch.as_tensor(normalised(name, weights, len(x))[chosen], dtype=torch.float32)
     total = sum(len(x) for x in samples.values())
     sizes = {name: max(1, round(settings.batch * len(x) / total)) for name, x in samples.items()}
     rows = slices(sizes)
@@ -114,21 +123,39 @@ def train(
     def take(name: str) -> torch.Tensor:
         index = torch.arange(at[name], at[name] + sizes[name]) % len(used[name])
         at[name] = (at[name] + sizes[name]) % len(used[name])
-        return used[name][index]
+        return index
 
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1)
     losses = []
     network.train()
-    for _ in tqdm(range(settings.steps), desc=f"network {member}", unit="step", leave=False, disable=None):
-        loss = cross_entropy(network.logits(torch.cat([take(name) for name in sizes])), rows)
+    # Bars of several processes would overwrite each other.
+    hidden = True if multiprocessing.parent_process() else None
+    for _ in tqdm(range(settings.steps), desc=f"network {member}", unit="step", leave=False, disable=hidden):
+        taken = {name: take(name) for name in sizes}
+        events = torch.cat([used[name][index] for name, index in taken.items()])
+        counted = torch.cat([weighted[name][index] for name, index in taken.items()]) if weights else None
+        loss = cross_entropy(network.logits(events), rows, counted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         cycle.step()
         losses.append(float(loss.detach()))
-    finish(network, used)
+    finish(network, used, torch.cat(list(weighted.values())) if weights else None)
     return float(np.mean(losses[-max(1, settings.steps // 10) :]))
+
+
+def normalised(name: str, weights: Weights, n: int) -> np.ndarray:
+    """Return the weights of a sample of n events with a mean of 1.
+
+    Raises:
+        InputError: If they are not finite, do not match the events, or do not add up to more than 0.
+    """
+    found = np.asarray(weights[name], dtype=float) if name in weights else np.ones(n)
+    if found.shape != (n,) or not np.isfinite(found).all() or not found.sum() > 0:
+        msg = f"weights of sample {name!r}, shape {found.shape}, of {n} events: give a finite one each, sum above 0"
+        raise InputError(msg)
+    return np.asarray(found / found.mean())
 
 
 def slices(sizes: Mapping[str, int]) -> dict[str, slice]:
@@ -137,23 +164,30 @@ def slices(sizes: Mapping[str, int]) -> dict[str, slice]:
     return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
-def cross_entropy(logits: Mapping[str, torch.Tensor], rows: Mapping[str, slice]) -> torch.Tensor:
+def cross_entropy(
+    logits: Mapping[str, torch.Tensor], rows: Mapping[str, slice], weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the sum over samples of the cross entropy against the reference, both of weight 1.
 
     Args:
         logits: ln(p / p_ref) of each sample at all events, shape (N,) each.
         rows: Which events are of a sample.
+        weights: Of all events, shape (N,), with a mean of about 1 in each sample; 1 each if absent.
     """
     parts = [rows[name] for name in REFERENCE if name in rows]
+
+    def mean(values: torch.Tensor, part: slice) -> torch.Tensor:
+        return values.mean() if weights is None else (values * weights[part]).mean()
+
     loss = torch.zeros(())
     for name, values in logits.items():
-        loss = loss + functional.softplus(-values[rows[name]]).mean()
+        loss = loss + mean(functional.softplus(-values[rows[name]]), rows[name])
         for part in parts:
-            loss = loss + functional.softplus(values[part]).mean() / len(parts)
+            loss = loss + mean(functional.softplus(values[part]), part) / len(parts)
     return loss
 
 
-def finish(network: RatioNetwork, used: Mapping[str, torch.Tensor]) -> None:
+def finish(network: RatioNetwork, used: Mapping[str, torch.Tensor], weights: torch.Tensor | None = None) -> None:
     """Bring the last layers to the minimum of the loss over all events, hidden layers as they are.
 
     t of thousands of events adds up errors of a thousandth in each. What gradient steps of few events leave is larger;
@@ -163,6 +197,7 @@ def finish(network: RatioNetwork, used: Mapping[str, torch.Tensor]) -> None:
     Args:
         network: A trained network.
         used: Its events by sample.
+        weights: Of all of them, shape (N,), with a mean of 1 in each sample.
     """
     rows, x = slices({name: len(values) for name, values in used.items()}), torch.cat(list(used.values()))
     whitened = [Whitened.of(body, x) for body in bodies(network)]
@@ -176,7 +211,7 @@ def finish(network: RatioNetwork, used: Mapping[str, torch.Tensor]) -> None:
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = cross_entropy(network.logits_of(torch.cat([each.outputs() for each in whitened], dim=1)), rows)
+        loss = cross_entropy(network.logits_of(torch.cat([each.outputs() for each in whitened], dim=1)), rows, weights)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -234,13 +269,19 @@ def bodies(network: RatioNetwork) -> list[Perceptron]:
     return [cast("Perceptron", body) for body in network.bodies]
 
 
+Clock = Callable[[str], AbstractContextManager[Any]]
+"""Entered with a name around a step whose time is wanted."""
+
+
 def train_ensemble(
     folder: Path,
     samples: Samples,
     yields: Yields,
     settings: TrainingSettings,
     members: int,
-    clock: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    workers: int = 1,
+    clock: Clock = nullcontext,
+    weights: Weights | None = None,
 ) -> Ensemble:
     """Train the members that a folder lacks, one file each, and return all.
 
@@ -250,7 +291,9 @@ def train_ensemble(
         yields: Expected events.
         settings: How they are trained.
         members: Their number.
-        clock: Entered with a name around each network that is trained.
+        workers: Processes, one network in each at a time; results do not depend on it.
+        clock: Of each network that is trained; picklable if there are several workers.
+        weights: Of the events.
 
     Raises:
         SettingsError: If the folder holds networks of other settings.
@@ -265,23 +308,56 @@ def train_ensemble(
     elif read_object(described, "remove the folder") != identity:
         msg = f"{folder} holds networks of other settings; choose another folder or remove it"
         raise SettingsError(msg)
-    found = []
-    for member in range(members):
-        network = make_network(settings, yields, samples)
-        path = folder / f"network_{member}.npz"
-        if path.exists():
-            load(network, path)
-        else:
-            torch.manual_seed(settings.seed + member)
-            for module in network.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.reset_parameters()
-            with clock(f"training network {member}"):
-                loss = train(network, samples, settings, member)
-                write_arrays(path, {name: value.numpy() for name, value in network.state_dict().items()})
+    paths = [folder / f"network_{member}.npz" for member in range(members)]
+    missing = [member for member, path in enumerate(paths) if not path.exists()]
+    with (
+        tqdm(total=members, initial=members - len(missing), desc="networks", unit="network", disable=None) as progress,
+        process_pool(min(workers, max(1, len(missing)))) as pool,
+    ):
+        for member in missing:
+            arguments = (samples, yields, settings, member, paths[member], torch.get_num_threads(), clock)
+            pool.submit(member, train_member, *arguments, weights)
+        for member, loss in pool.finished():
             logger.info("network %d: loss %.4f", member, loss)
-        found.append(network)
-    return Ensemble(found)
+            progress.update()
+    networks = [make_network(settings, yields, samples) for _ in paths]
+    for network, path in zip(networks, paths, strict=True):
+        load(network, path)
+    return Ensemble(networks)
+
+
+def train_member(
+    samples: Samples,
+    yields: Yields,
+    settings: TrainingSettings,
+    member: int,
+    path: Path,
+    threads: int,
+    clock: Clock,
+    weights: Weights | None,
+) -> float:
+    """Train one member of an ensemble and write its numbers; returns its loss.
+
+    Args:
+        samples: As for ``train_ensemble``, like all that is not here.
+        yields: Expected events.
+        settings: How it is trained.
+        member: Its number, which decides its start and its bootstrap.
+        path: Of its file.
+        threads: Of torch: sums depend on them in the last digits.
+        clock: Of its training.
+        weights: Of the events.
+    """
+    torch.set_num_threads(threads)
+    network = make_network(settings, yields, samples)
+    torch.manual_seed(settings.seed + member)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.reset_parameters()
+    with clock(f"training network {member}"):
+        loss = train(network, samples, settings, member, weights)
+        write_arrays(path, {name: value.numpy() for name, value in network.state_dict().items()})
+    return loss
 
 
 def load(network: RatioNetwork, path: Path) -> None:

@@ -16,11 +16,20 @@ from typing import Any
 
 from scripts import checks
 from scripts.common import parser, run_program
-from scripts.options import add_output, add_seed
+from scripts.options import add_output, add_seed, add_workers
 
 EXAMPLE = "--problem four_leptons --small --output results/interference"
-SMALL = {"events": 140_000, "members": 1, "steps": 500, "belt": 4, "toys": 100, "width": 32, "oracle": 60_000}
-FULL = {"events": 4_000_000, "members": 5, "steps": 4000, "belt": 20, "toys": 2000, "width": 128, "oracle": 400_000}
+SIZES: dict[str, tuple[int, int, str]] = {
+    "events": (4_000_000, 140_000, "simulated events for the training"),
+    "members": (5, 1, "networks of the ensemble"),
+    "steps": (4000, 500, "gradient steps of each network"),
+    "width": (128, 32, "nodes of a hidden layer"),
+    "constants": (8_000_000, 400_000, "further events, to which a factor of each process is fitted"),
+    "oracle": (400_000, 60_000, "events of the checks against the exact ratio"),
+    "belt": (20, 4, "signal strengths of the belt besides those whose coverage is checked"),
+    "toys": (5000, 100, "pseudo-experiments at each signal strength"),
+}
+"""What decides how long a study takes: in full, with --small, and what it is."""
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,19 +43,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_output(options)
     add("--kind", choices=KINDS, default="joint", help="one network, or one per process (default: %(default)s)")
     add("--small", action="store_true", help="few events, steps and toys: shows that all runs, not how well")
-    sizes = {
-        "events": "simulated events for the training",
-        "members": "networks of the ensemble",
-        "steps": "gradient steps of each network",
-        "width": "nodes of a hidden layer",
-        "oracle": "events of the checks against the exact ratio",
-        "belt": "signal strengths of the belt besides those whose coverage is checked",
-        "toys": "pseudo-experiments at each signal strength",
-    }
-    for name, text in sizes.items():
-        least = 1000 if name in ("events", "oracle") else 1
-        add(f"--{name}", type=checks.whole(least), help=f"{text} (default: {FULL[name]}, small {SMALL[name]})")
+    for name, (full, small, text) in SIZES.items():
+        least = 1000 if name in ("events", "constants", "oracle") else 1
+        add(f"--{name}", type=checks.whole(least), help=f"{text} (default: {full}, small {small})")
     add_seed(options, "seed of every random draw")
+    add_workers(options)
     return options.parse_args(argv)
 
 
@@ -54,47 +55,54 @@ def work(given: argparse.Namespace) -> None:
     """Study, print and write."""
     import torch
 
-    from examples.interference import plots, study
+    from examples.interference import belts, plots, study
+    from examples.interference.clock import Clock
+    from nsbi.networks import PROCESSES
     from nsbi.train import TrainingSettings
     from sage import __version__
     from workshop.files import write_json, write_text
     from workshop.plots import save
 
     torch.set_num_threads(1)
-    size = {name: getattr(given, name) or value for name, value in (SMALL if given.small else FULL).items()}
+    size: dict[str, int] = {
+        name: getattr(given, name) or (small if given.small else full) for name, (full, small, _) in SIZES.items()
+    }
     training = TrainingSettings(given.kind, width=size["width"], steps=size["steps"], seed=given.seed)
     settings = study.StudySettings(
         given.problem,
         size["events"],
         size["members"],
+        size["constants"],
         size["oracle"],
         size["belt"],
         size["toys"],
         given.seed,
         training,
+        given.workers,
     )
-    clock = study.Clock(given.output / "seconds.json")
-    learned = study.learn(settings, given.output, clock)
+    clock = Clock(given.output / "seconds")
+    learned, constants = study.learn(settings, given.output, clock)
     with clock("checks"):
-        found, closures, curve = study.check(learned, given.seed)
+        found, closures, curve = study.check(learned, constants, given.seed)
     with clock("fits"):
         table = study.expected_curves(learned, study.MUS)
         curves = study.expected_curves(learned, study.SCAN.tolist())
         impacts, errors = study.systematics(learned)
-    belt, covered = study.belt_and_coverage(learned, settings, given.output, clock)
+    belt, covered = belts.belt_and_coverage(learned, settings, given.output, clock)
     content: dict[str, Any] = {
         "problem": given.problem,
         "kind": given.kind,
         "size": size,
         "seed": given.seed,
-        "seconds": clock.by_part(),
-        "seconds_by_step": clock.seconds,
+        "seconds": {part: asdict(spent) for part, spent in clock.by_part().items()},
+        "seconds_by_step": {step: asdict(spent) for step, spent in clock.by_step().items()},
+        "constants": {**constants.to_dict(), "factors": dict(zip(PROCESSES, constants.factors.tolist(), strict=True))},
         "diagnostics": found,
         "expected_t": {"mu": list(study.MUS), **table},
         "error_of_s": errors,
         "impacts": [asdict(impact) for impact in impacts],
         "belt": belt.to_dict(),
-        "coverage": {f"{mu:g}": value for mu, value in covered.items()},
+        "coverage": {f"{mu:g}": {"value": value, "error": error} for mu, (value, error) in covered.items()},
     }
     write_json(given.output / "interference.json", finite(content))
     figures = {"ratios": plots.draw_ratios(learned), "calibration": plots.draw_calibration(curve)}
@@ -124,11 +132,18 @@ def as_text(content: dict[str, Any]) -> str:
     table = content["expected_t"]
     lines = ["t of the expected data", f"{'mu':>12}" + "".join(f"{mu:8.2f}" for mu in table["mu"])]
     lines += [f"{name:>12}" + "".join(f"{t:8.3f}" for t in row) for name, row in table.items() if name != "mu"]
-    found = content["diagnostics"]
+    found, constants = content["diagnostics"], content["constants"]
+    lines += ["", "factors: " + ", ".join(f"{name} {factor:.4f}" for name, factor in constants["factors"].items())]
+    rows = zip(*(constants[name] for name in ("mus", "before", "after", "errors")), strict=True)
+    lines += [f"bias of t at mu = {m:g}: {a:.3f} without them, {b:.3f} with, +- {e:.3f}" for m, a, b, e in rows]
+    lines += [f"not to be trusted: {flag}" for flag in found["flags"]]
     lines += ["", "AUC after reweighting: " + ", ".join(f"{name} {auc:.4f}" for name, auc in found["auc"].items())]
     lines += [f"integral of {n}: {e['value']:.4f} +- {e['error']:.4f}" for n, e in found["normalisation"].items()]
-    lines += ["coverage: " + ", ".join(f"mu {mu} {value:.4f}" for mu, value in content["coverage"].items())]
-    lines += ["seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in content["seconds"].items())]
+    lines += [f"coverage at mu = {m}: {e['value']:.4f} +- {e['error']:.4f}" for m, e in content["coverage"].items()]
+    lines += [
+        f"seconds of {part}: {spent['wall']:.0f}, of the processor {spent['processor']:.0f}"
+        for part, spent in content["seconds"].items()
+    ]
     return "\n".join(lines)
 
 
@@ -171,14 +186,20 @@ def page(content: dict[str, Any], figures: dict[str, Any], version: str) -> str:
     checked = tuple(
         (name, number(auc), number(found["normalisation"][name]["value"])) for name, auc in found["auc"].items()
     )
-    covered = tuple((mu, number(value)) for mu, value in content["coverage"].items())
+    constants = content["constants"]
+    columns = [constants[name] for name in ("mus", "before", "after", "errors")]
+    biases = tuple((f"{mu:g}", *(number(t, 3) for t in each)) for mu, *each in zip(*columns, strict=True))
+    factors = ", ".join(f"{name} {factor:.4f}" for name, factor in constants["factors"].items())
+    title = "Bias of t by simulated events, without and with the constants of the processes"
+    covered = tuple((mu, number(e["value"]), number(e["error"])) for mu, e in content["coverage"].items())
     blocks = (
         Table("expected", "t of the expected data at μ = 1", header, rows),
+        Table("biases", title, ("μ", "without", "with", "error"), biases, f"Constants: {factors}."),
         Table("checked", "Reweighted reference", ("target", "AUC", "integral"), checked, "0.5 and 1 are right."),
-        Table("coverage", "Coverage of the belt", ("μ", "coverage"), covered, "Wanted: 0.6827."),
+        Table("coverage", "Coverage of the belt", ("μ", "coverage", "error"), covered, "Wanted: 0.6827."),
     )
     sections = (
-        Section("numbers", "Numbers", "", blocks),
+        Section("numbers", "Numbers", " ".join(f"Not to be trusted: {flag}." for flag in found["flags"]), blocks),
         Section("pictures", "Pictures", "", tuple(pictures)),
     )
     learned, exact = table["learned"][0], table["exact"][0]

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from sage.errors import InputError, SettingsError
 from workshop.files import read_object, write_json
+from workshop.jobs import process_pool
 
 LEVELS = (0.6827, 0.9545)
 
 Statistic = Callable[[np.random.Generator, float], float]
 """Makes a pseudo-experiment at a signal strength and returns its t there; NaN where it failed."""
+Clock = Callable[[str], AbstractContextManager[Any]]
+"""Entered with a name around a step whose time is wanted."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +142,11 @@ def make_belt(
     mus: Sequence[float],
     toys: int,
     seed: int = 1,
-    levels: tuple[float, ...] = LEVELS,
     folder: Path | None = None,
-    each: Callable[[float], None] | None = None,
     identity: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    clock: Clock = nullcontext,
+    levels: tuple[float, ...] = LEVELS,
 ) -> Belt:
     """Make the belt of a statistic.
 
@@ -149,10 +155,11 @@ def make_belt(
         mus: Signal strengths, increasing.
         toys: Toys at each.
         seed: Decides the toys together with mu.
+        folder: As for ``all_toys``, like what follows.
+        identity: What else decides the toys.
+        workers: Processes.
+        clock: Of each signal strength, as ``belt mu``.
         levels: Wanted coverages.
-        folder: Keeps the toys of every mu, so that an interrupted belt goes on.
-        each: Called with every mu that is done.
-        identity: What else decides the toys, as JSON values; kept toys of another are made again.
 
     Raises:
         SettingsError: If the grid does not increase or there are no toys.
@@ -161,15 +168,48 @@ def make_belt(
     if toys < 1 or not len(grid) or not (np.diff(grid) > 0).all() or not np.isfinite(grid).all():
         msg = f"{toys} toys at mu {list(mus)}; give 1 or more, at finite signal strengths that increase"
         raise SettingsError(msg)
-    rows = []
-    for mu in grid.tolist():
-        rows.append(kept_toys(statistic, mu, toys, seed, folder, identity))
-        if each is not None:
-            each(mu)
+    rows = all_toys(statistic, grid.tolist(), toys, seed, folder, identity, workers, clock)
     found = [[quantile(row, level) for row in rows] for level in levels]
     spread = [[0.5 * (quantile(row, level, 1) - quantile(row, level, -1)) for row in rows] for level in levels]
     failed = np.array([int(np.isinf(row).sum()) for row in rows])
     return Belt(grid, tuple(levels), np.array(found), np.nan_to_num(spread, posinf=math.inf), toys, failed)
+
+
+def all_toys(
+    statistic: Statistic,
+    mus: Sequence[float],
+    toys: int,
+    seed: int,
+    folder: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    clock: Clock = nullcontext,
+    what: str = "belt",
+) -> list[np.ndarray]:
+    """Return t of toys at each of several signal strengths, ordered, shape (toys,) each.
+
+    Args:
+        statistic: Its t in a new pseudo-experiment at mu.
+        mus: Signal strengths.
+        toys: Toys at each.
+        seed: Decides the toys together with mu.
+        folder: Keeps the toys of every mu, so that an interrupted belt goes on; they are made anew without one.
+        identity: What else decides the toys, as JSON values; kept toys of another are made again.
+        workers: Processes, one signal strength in each at a time; statistic and clock travel to them by pickle.
+        clock: Of each signal strength.
+        what: What it is told that the toys are for.
+    """
+    rows: dict[float, np.ndarray] = {}
+    with (
+        tqdm(total=len(mus), desc=what, unit="mu", leave=False, disable=None) as progress,
+        process_pool(min(workers, max(1, len(mus)))) as pool,
+    ):
+        for mu in mus:
+            pool.submit(mu, kept_toys, statistic, mu, toys, seed, folder, identity, clock, what)
+        for mu, row in pool.finished():
+            rows[mu] = row
+            progress.update()
+    return [rows[mu] for mu in mus]
 
 
 def kept_toys(
@@ -177,18 +217,22 @@ def kept_toys(
     mu: float,
     toys: int,
     seed: int,
-    folder: Path | None = None,
-    identity: Mapping[str, Any] | None = None,
+    folder: Path | None,
+    identity: Mapping[str, Any] | None,
+    clock: Clock,
+    what: str,
 ) -> np.ndarray:
     """Return t of toys at one signal strength as ``toys_at``, from the folder's file if it has these toys.
 
     Args:
-        statistic: As for ``make_belt``.
+        statistic: As for ``all_toys``, like all that follows.
         mu: Signal strength.
         toys: Their number.
         seed: Decides them together with mu.
-        folder: Keeps them; they are made anew without one.
-        identity: As for ``make_belt``.
+        folder: Keeps them.
+        identity: What else decides them.
+        clock: Of the time.
+        what: What they are for.
     """
     if folder is None:
         return toys_at(statistic, mu, toys, seed)
@@ -197,7 +241,8 @@ def kept_toys(
         content = read_object(path, "remove it to make its toys again")
         if {name: value for name, value in content.items() if name != "t"} == wanted:
             return np.array([math.inf if value is None else value for value in content["t"]])
-    found = toys_at(statistic, mu, toys, seed)
+    with clock(f"{what} {mu:g}"):
+        found = toys_at(statistic, mu, toys, seed)
     write_json(path, {**wanted, "t": [value if math.isfinite(value) else None for value in found.tolist()]})
     return found
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import kstest
+from scipy.stats import chi2, expon, kstest, norm
 
 from examples.interference import four_leptons, sampling
 from examples.interference.gaussian import GaussianAmplitudes
-from examples.interference.oracle import coefficients, draw_oracle
+from examples.interference.oracle import MIXTURE, coefficients, draw_oracle
 from examples.interference.problems import problem_of
 from sage.errors import SettingsError
 
@@ -99,6 +99,70 @@ def test_integrals_of_the_four_lepton_problem():
     assert (i / s, b / s) == pytest.approx((-2.2970, 6.5468), abs=1e-4)
 
 
+def proposed(rng, n):
+    """Return events of simple independent distributions, in which every process has support, and their density."""
+    gamma = rng.gamma(1.0, 45.0, n)
+    x = np.column_stack(
+        [
+            falling_masses(rng.random(n)),
+            *rng.uniform(-1, 1, (3, n)),
+            rng.uniform(-math.pi, math.pi, n),
+            gamma,
+            rng.normal(0.0, 1.4, n),
+        ]
+    )
+    low, high = four_leptons.LOW**-2, four_leptons.HIGH**-2
+    mass = 2 * x[:, 0] ** -3 / (low - high)
+    return x, mass / 8 / (2 * math.pi) * expon.pdf(gamma, scale=45.0) * norm.pdf(x[:, 6], scale=1.4)
+
+
+def falling_masses(uniform):
+    """Return masses that fall with the third power."""
+    low, high = four_leptons.LOW**-2, four_leptons.HIGH**-2
+    return (low - uniform * (low - high)) ** -0.5
+
+
+@pytest.fixture(scope="module")
+def integrated():
+    """Return events of 7-dimensional Monte Carlo integration, and the weights of the five processes."""
+    x, density = proposed(np.random.default_rng(21), 600_000)
+    return x, four_leptons.components(x) / density[:, None] / len(x)
+
+
+def test_integrals_by_quadrature_are_those_in_seven_dimensions(integrated):
+    _, weights = integrated
+    error = np.sqrt(len(weights)) * weights.std(axis=0)
+    assert (error / abs(four_leptons.yields()) < 0.02).all()
+    assert (abs(weights.sum(axis=0) - four_leptons.yields()) < 4 * error).all()
+
+
+@pytest.mark.parametrize("name", ["S", "SBI 0", "SBI 1", "SBI 4", "spin2", "qqZZ"])
+def test_four_lepton_events_follow_their_density(integrated, name):
+    """Every feature, and pairs that the interference ties together, beside weighted events of another origin."""
+    x, weights = integrated
+    process, _, mu = name.partition(" ")
+    value = float(mu or 1)
+    factors = {"S": [1, 0, 0, 0, 0], "SBI": [value, math.sqrt(value), 1, 0, 0]}
+    factors |= {"spin2": [0, 0, 0, 1, 0], "qqZZ": [0, 0, 0, 0, 1]}
+    theirs = weights @ factors[process]
+    ours = sampling.sample(np.random.default_rng(22), 30_000, process, value)
+
+    def observables(rows):
+        m, c, c1, c2, phi, pt, y = rows.T
+        across = np.sqrt((1 - c1**2) * (1 - c2**2))
+        return [m, c, c1, c2, phi, pt, y, c1 * c2, across * np.cos(phi), across * np.sin(phi), m * c**2]
+
+    for drawn, integrated_one in zip(observables(ours), observables(x), strict=True):
+        inner = np.quantile(drawn, np.linspace(0, 1, 11))[1:-1]
+        found, index = (
+            np.histogram(np.searchsorted(inner, drawn), np.arange(11))[0],
+            np.searchsorted(inner, integrated_one),
+        )
+        fractions = np.bincount(index, theirs, 10) / theirs.sum()
+        errors = np.bincount(index, theirs**2, 10) / theirs.sum() ** 2 + fractions / len(drawn)
+        assert ((found / len(drawn) - fractions) ** 2 / errors).sum() < chi2(9).isf(1e-5)
+
+
 @pytest.fixture(scope="module")
 def oracle():
     return draw_oracle(problem_of("four_leptons"), np.random.default_rng(4), 300_000)
@@ -164,6 +228,15 @@ def test_intervals_of_the_four_lepton_problem(oracle, exact, low, high, sigmas):
     assert math.sqrt(t(0.0)) == pytest.approx(sigmas, rel=0.01)
     assert brentq(lambda mu: t(mu) - 1, 0.0, 1.0, xtol=1e-4) == pytest.approx(low, abs=0.01)
     assert brentq(lambda mu: t(mu) - 1, 1.0, 5.0, xtol=1e-3) == pytest.approx(high, rel=0.01)
+
+
+def test_the_second_derivative_says_little_of_the_interval(oracle):
+    """The error from it is 1.58, and t(0) would be 0.4 instead of 4."""
+    first = MIXTURE.at_mu(1.0)[1]
+    total = oracle.densities @ coefficients(1.0)
+    information = oracle.weights @ (oracle.densities @ first / total) ** 2
+    assert 1 / math.sqrt(information) == pytest.approx(1.58, rel=0.01)
+    assert oracle.expected_t(0.0) > 5 * information
 
 
 def test_the_rate_alone_excludes_nothing(oracle):

@@ -87,9 +87,7 @@ def test_grids_that_are_none_are_refused(grid, toys):
 
 
 def test_a_belt_goes_on_and_depends_on_no_other_point(tmp_path):
-    done = []
-    first = make_belt(parabola, [1.0, 2.0], 50, folder=tmp_path, each=done.append)
-    assert done == [1.0, 2.0]
+    first = make_belt(parabola, [1.0, 2.0], 50, folder=tmp_path)
 
     def never(rng, mu):
         raise AssertionError
@@ -103,6 +101,13 @@ def test_a_belt_goes_on_and_depends_on_no_other_point(tmp_path):
     theirs = make_belt(lambda rng, mu: 7.0, [1.0], 50, folder=tmp_path, identity={"network": 2})
     assert ours.quantiles[0, 0] != theirs.quantiles[0, 0] == 7.0
     np.testing.assert_array_equal(toys_at(parabola, 1.0, 60, 1), np.sort(toys_at(parabola, 1.0, 60, 1)))
+
+
+def test_a_belt_is_the_same_for_any_number_of_workers(tmp_path):
+    mus = [0.0, 0.5, 1.0, 2.0]
+    one, other = (make_belt(bounded, mus, 40, folder=tmp_path / str(n), workers=n) for n in (1, 3))
+    np.testing.assert_array_equal(one.quantiles, other.quantiles)
+    assert len(list((tmp_path / "3").glob("belt_*.json"))) == len(mus)
 
 
 def test_quantile():

@@ -9,9 +9,11 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from examples.interference.belts import belt_and_coverage
+from examples.interference.clock import Clock
 from examples.interference.oracle import MIXTURE, coefficients, draw_oracle
 from examples.interference.problems import problem_of, simulated
-from examples.interference.study import Clock, Learned, sample_sizes, spread
+from examples.interference.study import Learned, StudySettings, flags, learn, sample_sizes, spread
 from nsbi import diagnostics
 from nsbi.networks import CHUNK, PAIRWISE, Ensemble, Yields
 from nsbi.train import TrainingSettings, cross_entropy, finish, make_network, slices, train, train_ensemble
@@ -215,6 +217,39 @@ def test_samples_are_seen_equally_often():
     assert set(seen) == {70}
 
 
+def test_weights_count_events():
+    """Those of weight 0 or of opposite weights are not there; negative ones are trained on."""
+    drawn, network = samples(), make_network(SMALL, YIELDS, samples())
+    other = PROBLEM.inputs(PROBLEM.sample(np.random.default_rng(5), 150, "SBI 2"))
+
+    @torch.no_grad()
+    def loss(more, weight):
+        sizes = {name: len(x) + len(more) for name, x in drawn.items()}
+        x = np.concatenate([np.concatenate([x, more]) for x in drawn.values()])
+        own = np.concatenate([np.ones(400), weight])
+        weights = torch.as_tensor(np.tile(own / own.mean(), len(drawn)), dtype=torch.float32)
+        return float(cross_entropy(network.logits(torch.as_tensor(x)), slices(sizes), weights))
+
+    plain = torch.cat([torch.as_tensor(x) for x in drawn.values()])
+    with torch.no_grad():
+        without = float(cross_entropy(network.logits(plain), slices({name: len(x) for name, x in drawn.items()})))
+    assert loss(other, np.zeros(150)) == pytest.approx(without, rel=1e-5)
+    assert loss(np.concatenate([other, other]), np.repeat([0.7, -0.7], 150)) == pytest.approx(without, rel=1e-5)
+    assert abs(loss(other, np.ones(150)) - without) > 1e-4
+    ones = {name: np.full(len(x), 3.0) for name, x in drawn.items()}
+    states = []
+    for weights in (None, ones):
+        network = make_network(SMALL, YIELDS, drawn)
+        train(network, drawn, SMALL, 0, weights)
+        states.append(network.ratios(drawn["S"]))
+    np.testing.assert_allclose(*states, rtol=1e-3)
+    negative = np.random.default_rng(6).choice([1.0, -0.3], 400)
+    assert math.isfinite(train(network, drawn, SMALL, 0, {"SBI 0": negative}))
+    for bad in (np.ones(399), np.full(400, -1.0), np.full(400, math.nan)):
+        with pytest.raises(InputError, match="weights of sample 'S'"):
+            train(network, drawn, SMALL, 0, {"S": bad})
+
+
 @pytest.mark.parametrize("kind", ["joint", "pairwise"])
 def test_finishing_ends_at_a_minimum_of_all_events(kind):
     """Its gradient in the last layers vanishes, and the loss falls."""
@@ -237,22 +272,62 @@ def test_finishing_ends_at_a_minimum_of_all_events(kind):
 
 
 def test_a_run_that_goes_on_knows_how_long_its_steps_took(tmp_path):
-    clock = Clock(tmp_path / "seconds.json")
+    clock = Clock(tmp_path)
     with clock("training network 0"):
-        time.sleep(0.05)
+        start = time.process_time()
+        while time.process_time() < start + 0.05:
+            pass
     with clock("training network 1"):
-        pass
-    again = Clock(tmp_path / "seconds.json")
+        time.sleep(0.05)
+    again = Clock(tmp_path)
     with again("training network 0"):
         pass
-    assert again.seconds["training network 0"] >= 0.05
-    assert again.by_part()["training"] == pytest.approx(sum(again.seconds.values()))
+    busy, asleep = again.by_step().values()
+    assert busy.wall >= busy.processor >= 0.05
+    assert asleep.wall >= 0.05 > asleep.processor
+    assert again.by_part() == {"training": busy + asleep}
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_bit(tmp_path):
+    """Neither of the events, nor of the networks, nor of the toys of belt and coverage."""
+    x, found = PROBLEM.inputs(PROBLEM.sample(np.random.default_rng(1), 50, "total 1")), []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        settings = StudySettings("gaussian", 2000, 2, 2000, 1000, 3, 8, 1, SMALL, workers)
+        learned, _ = learn(settings, folder, Clock(folder / "seconds"))
+        belt, covered = belt_and_coverage(learned, settings, folder, Clock(folder / "seconds"))
+        found.append((learned.ensemble.each(x), belt.quantiles, np.array(list(covered.values()))))
+        steps = Clock(folder / "seconds").by_part()
+        assert steps.keys() == {"simulation", "training", "constants", "belt", "coverage"}
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_reference_without_support_is_flagged():
     target = np.linspace(0, 1, 1000)
+    both, half = np.stack([target, target[::-1]], axis=1), target < 0.5
+    assert diagnostics.unsupported(both, both) == 0
+    assert diagnostics.unsupported(both, both[half]) == pytest.approx(0.5, abs=0.05)
+    assert diagnostics.unsupported(both, both[:0]) == 1
+    hole = abs(target - 0.5) > 0.1
+    assert diagnostics.unsupported(both, both[hole]) == pytest.approx(0.2, abs=0.1)
     with pytest.raises(InputError, match="widen the reference"):
         diagnostics.closure(target, target[:300], np.ones(300))
+
+
+def test_what_is_not_to_be_trusted_is_said():
+    assert flags(0.0, 0.0, 1e-9, 0.0) == []
+    assert flags(5e-4, 5e-4, 1.0, 3.0) == []
+    for values, words in (
+        ((2e-3, 0, 1, 0), "clamped"),
+        ((0, 0.02, 1, 0), "reference has none"),
+        ((0, 0, -1e-3, 0), "joint"),
+        ((0, 0, 1, 5.0), "biased"),
+    ):
+        (found,) = flags(*values)
+        assert words in found
+    assert len(flags(1, 1, math.nan, math.nan)) == 4
 
 
 def test_a_damaged_sample_is_refused(tmp_path):

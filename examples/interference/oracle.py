@@ -62,7 +62,7 @@ class Oracle:
 def draw_oracle(problem: Problem, rng: np.random.Generator, n: int) -> Oracle:
     """Draw n events for the expected data at mu = 1."""
     half = n // 2
-    events = np.concatenate([problem.sample(rng, half, "S"), problem.sample(rng, n - half, "total")])
+    events = np.concatenate([problem.sample(rng, half, "S"), problem.sample(rng, n - half, "total 1")])
     densities, expected = problem.exact(events), problem.yields().array()
     total = densities @ coefficients(1.0)
     drawn = half * densities[:, 0] / expected[0] + (n - half) * total / expected.sum()

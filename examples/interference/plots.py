@@ -25,6 +25,7 @@ STYLES = {
     "rate": ("rate only", GREY, "-"),
     "ln(S/SBI)": ("histogram of ln(S/SBI)", GREEN, "-"),
     "learned": ("learned ratio", BLUE, "-"),
+    "without constants": ("learned, without constants", BLUE, ":"),
     "exact": ("exact ratio", BLACK, "--"),
 }
 LABELS = {
@@ -41,6 +42,8 @@ LABELS = {
 }
 """Of the features, with units."""
 COVERAGE_NAMES = ("68.27 %", "95.45 %")
+UNDER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+"""Behind text that a line may cross."""
 
 
 def label(feature: str) -> str:
@@ -106,7 +109,7 @@ def draw_closures(closures: Sequence[Closure], features: Sequence[str], target: 
         # The outermost events are far away.
         axes.set_xlim(*(closure.edges[[1, -2]] + np.array([-1.0, 1.0]) * np.diff(closure.edges)[[1, -2]]))
         axes.set_xlabel(label(name), fontsize=9)
-        axes.text(0.04, 0.05, rf"$\chi^2$/bin = {closure.chi2:.2f}", transform=axes.transAxes, fontsize=8)
+        axes.text(0.04, 0.05, rf"$\chi^2$/bin = {closure.chi2:.2f}", transform=axes.transAxes, fontsize=8, bbox=UNDER)
     for axes in flat[::columns]:
         axes.set_ylabel(f"ratio to {target}", fontsize=9)
     figure.legend(*flat[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside upper center", ncols=2)
@@ -159,13 +162,17 @@ def draw_belt(belt: Belt) -> Any:
     """Draw the quantiles of t against mu, with what a parabola would give."""
     figure, axes = new_figure(6.0, 4.0)
     for i, (name, colour) in enumerate(zip(COVERAGE_NAMES, (BLUE, RED), strict=True)):
-        axes.errorbar(belt.mu, belt.quantiles[i], yerr=belt.errors[i], fmt="o-", color=colour, ms=3, label=name)
+        options = {"color": colour, "ms": 3, "label": f"coverage {name}", "clip_on": False, "zorder": 3}
+        axes.errorbar(belt.mu, belt.quantiles[i], yerr=belt.errors[i], fmt="o-", **options)
     for value in (1.0, 4.0):
         axes.axhline(value, color=GREY, lw=0.8, ls=":", label="parabola" if value == 1.0 else None)
     axes.set_ylabel(rf"quantile of $t(\mu)$ in {belt.toys} toys")
-    axes.set_ylim(0, None)
+    highest = belt.quantiles + belt.errors
+    # Room for the legend.
+    axes.set_ylim(0, 1.15 * float(highest[np.isfinite(highest)].max(initial=4.0)))
+    axes.set_xlim(0, float(belt.mu[-1]))
     rooted(axes)
-    axes.legend(frameon=False, title="coverage", fontsize=8, title_fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", ncols=3)
     return figure
 
 

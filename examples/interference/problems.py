@@ -31,7 +31,7 @@ class Problem(Protocol):
         """Return expected events, one nuisance parameter moved."""
 
     def sample(self, rng: np.random.Generator, n: int, name: str) -> np.ndarray:
-        """Draw a sample: ``S``, ``SBI mu``, ``rest``, or ``total`` (all at mu = 1)."""
+        """Draw a sample: ``S``, ``SBI mu``, ``rest``, or ``total mu``, which is all of them."""
 
     def inputs(self, x: np.ndarray) -> np.ndarray:
         """Return what networks read, float32."""
@@ -57,7 +57,7 @@ class Gaussian:
         """Draw a sample by name."""
         if name == "S":
             return rng.normal(size=(n, self.problem.dimension))
-        return self.problem.sample(rng, n, 1.0 if name == "total" else float(name.removeprefix("SBI ")))
+        return self.problem.sample(rng, n, float(name.partition(" ")[2]))
 
     def inputs(self, x: np.ndarray) -> np.ndarray:
         """Return the events themselves."""
@@ -82,13 +82,13 @@ class FourLeptons:
 
     def sample(self, rng: np.random.Generator, n: int, name: str) -> np.ndarray:
         """Draw a sample by name."""
-        if name == "total":
-            return sampling.sample_total(rng, n)
+        process, _, mu = name.partition(" ")
+        if process == "total":
+            return sampling.sample_total(rng, n, float(mu))
         if name == "rest":
             first = rng.binomial(n, four_leptons.SPIN2_YIELD / (four_leptons.SPIN2_YIELD + four_leptons.QUARK_YIELD))
             parts = [sampling.sample(rng, first, "spin2"), sampling.sample(rng, n - first, "qqZZ")]
             return np.asarray(rng.permutation(np.concatenate(parts)))
-        process, _, mu = name.partition(" ")
         return sampling.sample(rng, n, process, float(mu or 1))
 
     def inputs(self, x: np.ndarray) -> np.ndarray:

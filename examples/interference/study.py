@@ -6,33 +6,31 @@ without one trains a classifier for each.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from examples.interference.clock import Clock
+from examples.interference.constants import with_constants
 from examples.interference.oracle import MIXTURE, Oracle, coefficients, draw_oracle
 from examples.interference.problems import Problem, problem_of, simulated
 from nsbi import diagnostics
-from nsbi.fitting import Impact, Spurious, best_fit, impacts, t_at
+from nsbi.constants import Constants
+from nsbi.fitting import Impact, Spurious, best_fit, impacts
 from nsbi.interpolation import interpolation
 from nsbi.likelihood import Deviation, MixtureLikelihood, Rows, unbinned
 from nsbi.networks import FLAGGED_FRACTION, Ensemble
 from nsbi.train import REFERENCE, Samples, TrainingSettings, train_ensemble
-from sage.errors import FitError
-from studies.neyman import Belt, Resampler, Statistic, kept_toys, make_belt
-from workshop.files import read_object, write_json
+from workshop.jobs import process_pool
 
 MUS = (0.0, 0.25, 0.5, 1.5, 2.0, 3.0, 4.0)
-COVERAGE_MUS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
 REST_SHARE = 0.5
 """Of the simulated events that are of the processes without mu."""
-LARGEST_MU = 5.0
-"""End of the belt."""
+LARGEST_BIAS = 4.0
+"""Of t with the constants, in its errors, above which it is flagged."""
 SCAN = np.linspace(0.0, 2.2, 45) ** 2
 """Signal strengths of curves, to 4.84."""
 
@@ -45,58 +43,38 @@ class StudySettings:
         problem: One of ``PROBLEMS``.
         events: Simulated events for the training, all samples together.
         members: Networks of the ensemble.
+        constants: Events after the training that the constants of the processes are fitted to.
         oracle: Events for checks with the exact ratio.
         belt: Points of the belt.
         toys: Toys at each, and for the coverage.
         seed: Of everything random.
         training: How networks are trained.
+        workers: Processes; results do not depend on it.
     """
 
     problem: str
     events: int
     members: int
+    constants: int
     oracle: int
     belt: int
     toys: int
     seed: int
     training: TrainingSettings
+    workers: int = 1
 
-
-class Clock:
-    """How long each step took when it was done, kept in a folder: a run that goes on finds most steps done.
-
-    Args:
-        path: The JSON file of the seconds by step.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = {}
-        if path.exists():
-            self.seconds = {name: float(value) for name, value in read_object(path, "remove it").items()}
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        """Time a step; one whose result was there already keeps its older, longer time."""
-        start = time.perf_counter()
-        yield
-        found = time.perf_counter() - start
-        if found > self.seconds.get(step, 0.0):
-            self.seconds[step] = round(found, 3)
-            write_json(self.path, self.seconds)
-
-    def by_part(self) -> dict[str, float]:
-        """Return the seconds of all steps that begin with the same word, added up."""
-        found: dict[str, float] = {}
-        for step, seconds in self.seconds.items():
-            part = step.partition(" ")[0]
-            found[part] = found.get(part, 0.0) + seconds
-        return found
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the networks besides the seed, as JSON values."""
+        training = {**asdict(self.training), "mus": list(self.training.mus)}
+        return {"events": self.events, "members": self.members, "training": training}
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What the networks say: the problem, its samples, the ensemble, and ratios at the oracle's events."""
+    """What the networks say: the problem, its samples, the ensemble, and ratios at the oracle's events.
+
+    ``ratios`` are of the mean, shape (N, 4), ``each`` of the members, (M, N, 4), both with their constants.
+    """
 
     problem: Problem
     samples: Mapping[str, np.ndarray]
@@ -125,27 +103,45 @@ def sample_sizes(names: Sequence[str], events: int) -> dict[str, int]:
     return {name: max(1, round(events * alone.get(name, other))) for name in names}
 
 
-def learn(settings: StudySettings, folder: Path, clock: Clock) -> Learned:
-    """Simulate and train, or take what the folder has."""
+def learn(settings: StudySettings, folder: Path, clock: Clock) -> tuple[Learned, Constants]:
+    """Simulate and train, or take what the folder has; return also what the constants are fitted to."""
     problem = problem_of(settings.problem)
     names = ["S", *(f"SBI {mu:g}" for mu in settings.training.mus), "rest"]
     if not problem.yields().rest:
         names.remove("rest")
-    sizes, samples = sample_sizes(names, settings.events), {}
-    for name in names:
-        with clock(f"simulation {name}"):
-            samples[name] = simulated(problem, folder / "events", name, sizes[name], settings.seed)
+    sizes = sample_sizes(names, settings.events)
+    requests = [(folder / "events", name, sizes[name], settings.seed) for name in names]
+    with process_pool(settings.workers) as pool:
+        for request in requests:
+            pool.submit(request, simulate, problem, *request, clock)
+        for _ in pool.finished():
+            pass
+    samples = {name: simulated(problem, *request) for name, request in zip(names, requests, strict=True)}
     with clock("simulation for checks"):
         oracle = draw_oracle(problem, np.random.default_rng(settings.seed + 1), settings.oracle)
     inputs: Samples = {name: problem.inputs(x) for name, x in samples.items()}
     networks = folder / f"networks_{settings.training.kind}"
-    ensemble = train_ensemble(networks, inputs, problem.yields(), settings.training, settings.members, clock)
+    trained = train_ensemble(
+        networks, inputs, problem.yields(), settings.training, settings.members, settings.workers, clock
+    )
+    ensemble, constants = with_constants(
+        *(problem, trained, settings.constants, settings.seed, networks / "constants.json", settings.identity()),
+        *(settings.workers, clock),
+    )
     read = problem.inputs(oracle.events)
-    each = ensemble.each(read)
-    return Learned(problem, samples, ensemble, oracle, each.mean(axis=0), each)
+    learned = Learned(problem, samples, ensemble, oracle, ensemble.ratios(read), ensemble.each(read))
+    return learned, constants
 
 
-def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[diagnostics.Closure]], Any]:
+def simulate(problem: Problem, folder: Path, name: str, n: int, seed: int, clock: Clock) -> None:
+    """Write a sample as ``simulated`` does, for which another process need not send it."""
+    with clock(f"simulation {name}"):
+        simulated(problem, folder, name, n, seed)
+
+
+def check(
+    learned: Learned, constants: Constants, seed: int
+) -> tuple[dict[str, Any], dict[str, list[diagnostics.Closure]], Any]:
     """Return the diagnostics as JSON values, the closures by target, and the calibration of S."""
     problem, yields = learned.problem, learned.problem.yields()
     fresh = np.random.default_rng((seed, 99))
@@ -159,8 +155,10 @@ def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[d
     factors = {"S": (np.array([1.0, 0, 0, 0]), yields.signal), "rest": (np.array([0, 0, 0, 1.0]), yields.rest)}
     factors["SBI 1"] = (np.array([1.0, 1, 1, 0]), yields.gluons(1.0))
     closures: dict[str, list[diagnostics.Closure]] = {}
-    found: dict[str, Any] = {"clamped": clamped, "clamped_flag": clamped > FLAGGED_FRACTION, "auc": {}, "chi2": {}}
+    found: dict[str, Any] = {"clamped": clamped, "auc": {}, "chi2": {}}
     found["normalisation"] = {}
+    everything = problem.sample(fresh, n, "total 1")
+    found["unsupported"] = diagnostics.unsupported(problem.inputs(everything), problem.inputs(reference))
     for name, target in targets.items():
         factor, total = factors[name]
         weights = np.maximum(at_reference @ factor / total, 0.0)
@@ -181,7 +179,23 @@ def check(learned: Learned, seed: int) -> tuple[dict[str, Any], dict[str, list[d
         {"mu": mu, "learned": ours[0], "exact": theirs[0], "parabolic_error": theirs[1]}
         for mu, ours, theirs in zip(MUS, scan, exact, strict=True)
     ]
+    bias = float(np.abs(constants.after / constants.errors).max())
+    found["flags"] = flags(clamped, found["unsupported"], found["least_density"], bias)
     return found, closures, curve
+
+
+def flags(clamped: float, unsupported: float, least_density: float, bias: float) -> list[str]:
+    """Return why ratios are not to be trusted, one sentence each; the bias is one of t in its errors."""
+    found = []
+    if not abs(bias) < LARGEST_BIAS:
+        found.append(f"t is biased by {bias:.1f} times its error in spite of the constants: train longer")
+    if clamped > FLAGGED_FRACTION:
+        found.append(f"{clamped:.2%} of the ratios are beyond e^12 or e^-12 and were clamped: train longer")
+    if unsupported > FLAGGED_FRACTION:
+        found.append(f"{unsupported:.2%} of the events lie where the reference has none: leave that region out")
+    if not least_density > 0:
+        found.append(f"a density is {least_density:.3g} of its reference: train one joint network")
+    return found
 
 
 def expected_curves(learned: Learned, mus: Sequence[float]) -> dict[str, list[float]]:
@@ -191,6 +205,8 @@ def expected_curves(learned: Learned, mus: Sequence[float]) -> dict[str, list[fl
     score = np.log(oracle.densities[:, 0] / oracle.densities.sum(axis=1))
     columns = {"rate": (first, 1), learned.problem.features[0]: (first, 20), "ln(S/SBI)": (score, 30)}
     found = {name: oracle.binned_t(mus, observable, bins) for name, (observable, bins) in columns.items()}
+    bare = learned.ratios / learned.ensemble.constants
+    found["without constants"] = [learned.expected_t(mu, bare) for mu in mus]
     return found | {
         "exact": [oracle.expected_t(mu) for mu in mus],
         "learned": [learned.expected_t(mu) for mu in mus],
@@ -250,56 +266,3 @@ def systematics(learned: Learned, events: int = 8_000) -> tuple[list[Impact], di
         "learned_all_nuisances_and_training": everything.sigma_mu,
     }
     return impacts(MIXTURE, likelihood, best), errors
-
-
-def statistics(learned: Learned, mus: Sequence[float], seed: int) -> tuple[Statistic, Statistic]:
-    """Return t of toys with the learned ratio: drawn by its own reweighting, and by the exact one.
-
-    The toys' events are simulated at mu = 1, positive, and reweighted to each mu.
-    """
-    rng = np.random.default_rng((seed, 7))
-    pool = learned.problem.sample(rng, min(500_000, len(learned.oracle.weights)), "total")
-    ratios, exact = learned.ensemble.ratios(learned.problem.inputs(pool)), learned.problem.exact(pool)
-    yields = learned.problem.yields().array()
-    expected = float(yields @ coefficients(1.0)) / len(pool)
-
-    def statistic(densities: np.ndarray) -> Statistic:
-        resamplers = {
-            mu: Resampler.of(
-                np.maximum(expected * (densities @ coefficients(mu)) / (densities @ coefficients(1.0)), 0.0)
-            )
-            for mu in mus
-        }
-
-        def t(rng: np.random.Generator, mu: float) -> float:
-            likelihood = MixtureLikelihood(MIXTURE, (unbinned(ratios[resamplers[mu].draw(rng)], yields),))
-            try:
-                return t_at(likelihood, best_fit(likelihood), mu)
-            except FitError:
-                return float("nan")
-
-        return t
-
-    return statistic(ratios), statistic(exact)
-
-
-def belt_and_coverage(
-    learned: Learned, settings: StudySettings, folder: Path, clock: Clock
-) -> tuple[Belt, dict[float, float]]:
-    """Return the belt of the learned t, and its coverage in toys drawn from the exact density."""
-    grid = sorted({*COVERAGE_MUS, *(np.linspace(0, np.sqrt(LARGEST_MU), settings.belt) ** 2).tolist()})
-    with clock("belt preparation"):
-        own, true = statistics(learned, grid, settings.seed)
-    # Toys of other networks are others.
-    training = {**asdict(settings.training), "mus": list(settings.training.mus)}
-    identity = {"events": settings.events, "members": settings.members, "training": training}
-    for mu in grid:
-        with clock(f"belt {mu:g}"):
-            make_belt(own, [mu], settings.toys, settings.seed, folder=folder / "belt", identity=identity)
-    belt = make_belt(own, grid, settings.toys, settings.seed, folder=folder / "belt", identity=identity)
-    covered = {}
-    for mu in COVERAGE_MUS:
-        with clock(f"coverage {mu:g}"):
-            t = kept_toys(true, mu, settings.toys, settings.seed + 1, folder / "coverage", identity)
-        covered[mu] = float((t <= belt.at(mu)).mean())
-    return belt, covered
