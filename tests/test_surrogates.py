@@ -17,13 +17,13 @@ from sage.fit.objective import MU
 from sage.network.classifier import NetworkClassifier
 from sage.network.dense import Perceptron
 from sage.surrogates import Surrogates
+from sage.unbinned.calibration import RegionEvents, calibrate, isotonic
 from sage.unbinned.ratios import UNBINNED, Calibration
 from sage.unbinned.response import EXACT
 from scripts import train_surrogates as program
 from studies.unbinned import read_nature
 from tests.conftest import ROOT
 from tests.events import small_data
-from training.surrogate_calibration import RegionEvents, calibrate, isotonic
 from training.surrogates import SurrogateConfig, draw_points, pair_loss, train_surrogates
 from workshop.errors import UsageError
 
