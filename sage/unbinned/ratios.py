@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from sage.binned.counting import quantities_of
-from sage.binned.regions import REGION_SETS, RegionSet, bin_numbers, ratios
+from sage.binned.regions import REGION_SETS, RegionSet, bin_numbers, quantities, ratios
 from sage.challenge.features import Derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import Columns
 from sage.errors import EngineError, WeightsError
-from sage.network.classifier import Classifier
+from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import INPUT_SETS, Normalisation
 from sage.network.inputs import network_inputs
 from sage.network.library import LIBRARY, load
@@ -205,13 +204,20 @@ def look(
         What ``sage.binned.regions.bin_numbers`` does, and the events of each unbinned region.
     """
     names = [region.name for region in regions.regions]
-    values = quantities_of(block, classifier)
+    derived = Derived(block)
+    shared = None
+    if isinstance(classifier, NetworkClassifier) and classifier.reads(networks.constants):
+        shared, jets = network_inputs(block, derived, networks.constants)
+        outputs = classifier.outputs_of(shared, jets)
+    else:
+        outputs = classifier.outputs(block, derived)
+    values = quantities(block, derived, outputs)
     found = bin_numbers(regions, values)
     densities = np.stack(ratios(regions, values), axis=1)
     pieces = []
     for name in UNBINNED:
         rows = found[names.index(name)][0]
-        inputs = networks.inputs(of_rows(block, rows))
+        inputs = networks.inputs(of_rows(block, rows)) if shared is None else shared[rows]
         response = networks(inputs, name)
         known = defined(densities[rows], response)
         pieces.append(Inside(rows[known], densities[rows[known]], inputs[known], response[known]))
