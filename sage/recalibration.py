@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.surrogates import DISPLACEMENTS, Surrogates, binned_part
 from sage.unbinned.calibration import Calibrated, RegionEvents, calibrate_regions, collect
-from sage.unbinned.displacement import displacements
+from sage.unbinned.displacement import asimov_data, displacements
 from sage.unbinned.likelihood import UnbinnedLikelihood
 from sage.unbinned.ratios import UNBINNED, ResponseNetworks, is_map
 from sage.unbinned.statistic import pack
@@ -35,7 +35,8 @@ from sage.unbinned.statistic import pack
 SEED = 27182
 """Seed of what ``fit`` draws."""
 N_BOOTSTRAPS = 32
-N_TRUTHS = 6
+N_TRUTHS = {"calibration": 3, "training": 16}
+"""Errors of the calibration move about as much everywhere, those of the responses in proportion to the nuisances."""
 MU_RANGE = (0.1, 3.0)
 """Signal strengths of the truths; nuisances are drawn from their priors."""
 
@@ -84,20 +85,30 @@ def make_surrogates(
         return Surrogates(with_yields).unbinned(packed, with_yields)
 
     places = [bundle.regions.slices[name].start for name in UNBINNED]
-    sources = {"calibration": [likelihood(made, events) for made in bootstrapped], "training": []}
-    for arrays in replicas:
-        own = with_response(events, ResponseNetworks(arrays))
-        sources["training"].append(likelihood(calibrate_regions(own, basis, seed, check=check)[0], own))
     base = likelihood(nominal, events)
     binned = binned_part(np.zeros(bundle.regions.n_bins), bundle)
-    for source, replaced in sources.items():
-        moves = []
-        for truth in draw_truths(bundle, N_TRUTHS, seed):
-            check()
-            moves.append(displacements(base, [asimov(binned, truth)], replaced, truth))
-        if len(replaced) > 1:
-            out[DISPLACEMENTS + source] = np.array(moves)
+
+    def retrained(arrays: Mapping[str, np.ndarray]) -> UnbinnedLikelihood:
+        own = with_response(events, ResponseNetworks(arrays))
+        return likelihood(calibrate_regions(own, basis, seed, check=check)[0], own)
+
+    # One after the other, because each holds coefficients of all events.
+    sources: dict[str, tuple[int, Iterator[UnbinnedLikelihood]]] = {
+        "calibration": (len(bootstrapped), (likelihood(made, events) for made in bootstrapped)),
+        "training": (len(replicas), map(retrained, replicas)),
+    }
+    for source, (n, others) in sources.items():
+        if n > 1:
+            truths = draw_truths(bundle, N_TRUTHS[source], seed)
+            data = [asimov_data(base, [asimov(binned, truth)], truth) for truth in truths]
+            out[DISPLACEMENTS + source] = displacements(data, _checked(others, check))
     return out
+
+
+def _checked(items: Iterable[UnbinnedLikelihood], check: Callable[[], None]) -> Iterator[UnbinnedLikelihood]:
+    for item in items:
+        check()
+        yield item
 
 
 def with_response(events: Sequence[RegionEvents], networks: ResponseNetworks) -> list[RegionEvents]:
@@ -117,7 +128,7 @@ def recalibrated(
         deadline: Value of ``time.monotonic`` at which to give up.
 
     Raises:
-        InputError: If the events leave a process out of a region.
+        InputError: If a process is gone from a region.
         TimeoutError: If the deadline passes.
     """
 
@@ -132,10 +143,11 @@ def recalibrated(
     events = collect(
         blocks, bundle.regions, classifier, networks, lambda ids: rng.poisson(1.0, (N_BOOTSTRAPS, len(ids))), check
     )
-    for name, own in zip(UNBINNED, events, strict=True):
-        missing = [process for process, expected in zip(PROCESSES, own.yields, strict=True) if not expected > 0]
-        if missing:
-            msg = f"the training events have no {missing[0]} in {name}; the bundled calibration is used"
-            raise InputError(msg)
+    expected = np.stack([own.yields for own in events], axis=1)
+    gone = np.argwhere((expected <= 0) & (bundle.surrogates["yields"] > 0))
+    if len(gone):
+        process, region = PROCESSES[gone[0][0]], UNBINNED[gone[0][1]]
+        msg = f"the training events have no {process} in {region}, where the bundled ones have some; these are used"
+        raise InputError(msg)
     kept = {name: array for name, array in bundle.surrogates.items() if not is_map(name)}
     return make_surrogates(kept, events, bundle, SEED, check=check)

@@ -18,12 +18,12 @@ from sage.challenge.nuisances import CHALLENGE
 from sage.fit.newton import fit_global
 from sage.rates import Rates
 from sage.unbinned.calibration import Calibrated, RegionEvents, calibrate_regions
-from sage.unbinned.displacement import asimov_events, covariance, displacements
+from sage.unbinned.displacement import asimov_data, covariance, displacements
 from sage.unbinned.likelihood import UnbinnedLikelihood
 from sage.unbinned.norms import Factors
 from sage.unbinned.ratios import Calibration
 from sage.unbinned.response import EXACT
-from sage.unbinned.statistic import kernel, pack, weighted
+from sage.unbinned.statistic import kernel, pack
 from training.surrogates import pair_loss
 
 Model = Callable[[np.ndarray], np.ndarray]
@@ -144,7 +144,7 @@ def test_c_v_c_is_the_spread_of_retrainings():
     one = Simulation.draw(rng)
     base = one.calibrated(one.models()).likelihood
     replicas = [one.calibrated(one.models(rng), rng).likelihood for _ in range(n)]
-    expected = covariance(displacements(base, [], replicas, TRUTH)[None])
+    expected = covariance(displacements([asimov_data(base, [], TRUTH)], replicas))
     for i, name in ((0, "mu"), (1, "tes")):
         found, predicted = float(estimates[:, i].std(ddof=1)), float(np.sqrt(expected[i, i]))
         print(f"{name}: retrainings {found:.4f} +- {found / np.sqrt(2 * n):.4f}, C V C {predicted:.4f}")
@@ -163,11 +163,10 @@ def test_wrong_responses_move_nothing_where_the_simulation_is():
     wrong = [lambda x, of=model: 1.02 * of(x) for model in right]
     base, replica = (simulation.calibrated(models).likelihood for models in (right, wrong))
     nominal = np.array([1.0, 0.0, 0.0, -5.0, 0.0, 0.0, 0.0])
-    there, here = (displacements(base, [], [replica], truth)[0] for truth in (TRUTH, nominal))
+    data = [asimov_data(base, [], truth) for truth in (TRUTH, nominal)]
+    (there,), (here,) = displacements(data, [replica])
     # d = -C s says where the minimum is, as a fit does.
-    data = asimov_events(base, TRUTH)
-    shown = (weighted(replica.events[0], data.events[0].blocks[:, 0].ravel()),)
-    fitted = fit_global(replace(replica, events=shown, centres=TRUTH[1:])).parameters - TRUTH
+    fitted = fit_global(data[0].of(replica)).parameters - TRUTH
     assert there[1] == pytest.approx(-0.02 * TRUTH[1], rel=0.2)
     np.testing.assert_allclose(fitted[:2], there[:2], atol=0.002)
     np.testing.assert_allclose(here[:2], 0.0, atol=0.001)

@@ -124,7 +124,7 @@ def collect(
                 own = kept[start + inside.rows]
                 weights = sample.weights[own]
                 parts = (inside.densities, inside.response, weights, sample.classes[own], inside.inputs)
-                piece.append((*parts, (often[:, own] * weights).T))
+                piece.append((*parts, (often[:, own] * weights).T.astype(np.float32)))
     scales = np.divide(totals, drawn, out=np.ones_like(drawn), where=drawn > 0)
     joined = [RegionEvents(*map(np.concatenate, zip(*piece, strict=True))) for piece in pieces]
     return [replace(own, bootstraps=own.bootstraps.T * scales[:, own.classes]) for own in joined]

@@ -13,8 +13,8 @@ truths drawn from the priors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,41 +23,60 @@ from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
 from sage.unbinned.statistic import weighted
 
 
-def asimov_events(of: UnbinnedLikelihood, truth: np.ndarray) -> UnbinnedLikelihood:
-    """Return the likelihood of its own events, taken for the nominal sample, with the weights expected at a truth.
+@dataclass(frozen=True)
+class Asimov:
+    """Data that are as the nominal surrogates expect them at a truth.
 
     Args:
-        of: Its events have the weights of the nominal sample.
-        truth: (mu, nu...); the constraints are centred there.
-    """
-    pairs = zip(of.events, of.densities(truth), strict=True)
-    events = tuple(weighted(each, each.blocks[:, 0].ravel() * density) for each, density in pairs)
-    return replace(of, events=events, centres=truth[1:])
-
-
-def displacements(
-    nominal: UnbinnedLikelihood, others: Sequence[Objective], replicas: Sequence[UnbinnedLikelihood], truth: np.ndarray
-) -> np.ndarray:
-    """Return how far each replica moves the minimum of the Asimov data of the nominal surrogates.
-
-    Args:
-        nominal: Its events are the nominal sample.
-        others: What else is measured, at its Asimov data and centred at the truth.
-        replicas: The same events with coefficients and norms of their own.
         truth: (mu, nu...).
+        weights: Of the events of each region, those that fill up the last block included.
+        curvature: Hessian of the negative log-likelihood there, constraints centred at the truth.
+        gradient: Of the unbinned part; of all together it vanishes.
+    """
+
+    truth: np.ndarray
+    weights: tuple[np.ndarray, ...]
+    curvature: np.ndarray
+    gradient: np.ndarray
+
+    def of(self, likelihood: UnbinnedLikelihood) -> UnbinnedLikelihood:
+        """Return a likelihood of the same events with these weights."""
+        pairs = zip(likelihood.events, self.weights, strict=True)
+        events = tuple(weighted(events, weights) for events, weights in pairs)
+        return replace(likelihood, events=events, centres=self.truth[1:])
+
+
+def asimov_data(nominal: UnbinnedLikelihood, others: Sequence[Objective], truth: np.ndarray) -> Asimov:
+    """Return the data expected at a truth.
+
+    Args:
+        nominal: Its events, with their weights, are the nominal sample.
+        others: What else is measured, at its own Asimov data and centred at the truth.
+        truth: (mu, nu...).
+    """
+    pairs = zip(nominal.events, nominal.densities(truth), strict=True)
+    weights = tuple(events.blocks[:, 0].ravel() * density for events, density in pairs)
+    data = Asimov(truth, weights, np.empty(0), np.empty(0))
+    expected = data.of(nominal)
+    curvature = SumLikelihood((expected, *others)).evaluate(truth).hessian
+    return replace(data, curvature=curvature, gradient=expected.evaluate(truth).gradient)
+
+
+def displacements(data: Sequence[Asimov], replicas: Iterable[UnbinnedLikelihood]) -> np.ndarray:
+    """Return how far each replica moves the minimum of Asimov data of the nominal surrogates.
+
+    Args:
+        data: At T truths.
+        replicas: K likelihoods of the same events with coefficients and norms of their own.
 
     Returns:
-        d, shape (K, 1 + n_nuisances).
+        d, shape (T, K, 1 + n_nuisances).
     """
-    expected = asimov_events(nominal, truth)
-    curvature = SumLikelihood((expected, *others)).evaluate(truth).hessian
-    base = expected.evaluate(truth).gradient
-    out = np.empty((len(replicas), len(truth)))
-    for row, replica in zip(out, replicas, strict=True):
-        pairs = zip(replica.events, expected.events, strict=True)
-        events = tuple(weighted(own, like.blocks[:, 0].ravel()) for own, like in pairs)
-        row[:] = replace(replica, events=events, centres=truth[1:]).evaluate(truth).gradient - base
-    return -np.linalg.solve(curvature, out.T).T
+    gradients = np.array(
+        [[each.of(replica).evaluate(each.truth).gradient - each.gradient for each in data] for replica in replicas]
+    )
+    moved = [-np.linalg.solve(each.curvature, gradients[:, t].T).T for t, each in enumerate(data)]
+    return np.array(moved)
 
 
 def covariance(moves: np.ndarray) -> np.ndarray:
