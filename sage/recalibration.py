@@ -6,8 +6,8 @@ surrogates' errors move the parameters is found from replicas (``sage.unbinned.d
 ``training``     response networks that were trained on bootstrapped events
 ``calibration``  shares, norms and expected events of bootstrapped simulated events
 
-and stands as ``displacements.SOURCE``, shape (T, K, 7), among the arrays. Retraining the network that gives the shares
-would take days; their errors are those of the calibration that follows it.
+and stands as ``displacements.SOURCE``, shape (T, K, 7), among the arrays. The network that gives the shares is too dear
+to retrain; their errors are those of the calibration that follows it.
 """
 
 from __future__ import annotations

@@ -206,13 +206,13 @@ def calibrate_regions(
         for start in range(0, len(own.weights), CHUNK):
             check()
             rows = slice(start, start + CHUNK)
-            shares = np.stack(
-                [weights[r][rows, None] * of[r](own.ratios[rows]) for weights, of in zip(given, made, strict=True)]
-            )
-            growth = np.exp(own.response[rows] @ terms.T).astype(np.float64)
+            pairs = zip(given, made, strict=True)
+            shares = np.stack([(weights[r][rows, None] * of[r](own.ratios[rows])).T for weights, of in pairs], axis=1)
+            growth = np.exp(own.response[rows].swapaxes(0, 1) @ terms.T).astype(np.float64)
             for p in range(len(PROCESSES)):
-                norms[:, :, p, r] += shares[..., p] @ growth[:, p]
+                norms[:, :, p, r] += shares[p] @ growth[p]
     precision = np.where(np.arange(len(points)) < len(grid), 1.0, DRAWN_PRECISION)
-    return [
-        Calibrated(tuple(of), sums[0], fit_norms(points, sums, precision)) for of, sums in zip(made, norms, strict=True)
-    ]
+    # All weightings at once: the least-squares problem is the same.
+    stacked = np.moveaxis(norms, 1, 0).reshape(len(points), -1, len(events))
+    coefficients = fit_norms(points, stacked, precision).reshape(len(given), len(PROCESSES), len(events), -1)
+    return [Calibrated(tuple(of), sums[0], fitted) for of, sums, fitted in zip(made, norms, coefficients, strict=True)]
