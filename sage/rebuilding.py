@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -156,7 +156,9 @@ def _counted(
     count_points(pilot, [NOMINAL], *arguments, NOISE, deadline)
     counted = time.monotonic()
     if refit is not None:
-        refit(bundle, pilot, classifier, deadline)
+        # Only for its time: so few rows may leave a rare process out of a region.
+        with suppress(InputError):
+            refit(bundle, pilot, classifier, deadline)
     now = time.monotonic()
     seconds = (counted - before) * NOISE.evaluations(points) + now - counted
     affordable = int(SHARE_OF_TIME * (deadline - now) * len(pilot) / seconds)

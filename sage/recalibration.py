@@ -143,11 +143,11 @@ def recalibrated(
     events = collect(
         blocks, bundle.regions, classifier, networks, lambda ids: rng.poisson(1.0, (N_BOOTSTRAPS, len(ids))), check
     )
-    expected = np.stack([own.yields for own in events], axis=1)
-    gone = np.argwhere((expected <= 0) & (bundle.surrogates["yields"] > 0))
+    kept = {name: array for name, array in bundle.surrogates.items() if not is_map(name)}
+    made = make_surrogates(kept, events, bundle, SEED, check=check)
+    gone = np.argwhere((made["yields"] <= 0) & (bundle.surrogates["yields"] > 0))
     if len(gone):
         process, region = PROCESSES[gone[0][0]], UNBINNED[gone[0][1]]
         msg = f"the training events have no {process} in {region}, where the bundled ones have some; these are used"
         raise InputError(msg)
-    kept = {name: array for name, array in bundle.surrogates.items() if not is_map(name)}
-    return make_surrogates(kept, events, bundle, SEED, check=check)
+    return made
