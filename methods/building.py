@@ -44,6 +44,7 @@ class Build:
         output: Folder that becomes the submission.
         intermediate: Folder for counts, from which an interrupted build goes on.
         training: Folder of other events that train, all of them; the training part of ``data`` if absent.
+        replicas: Folder whose sub-folders hold replicas of what trains, for methods that take some.
     """
 
     config: Config
@@ -52,6 +53,7 @@ class Build:
     output: Path
     intermediate: Path
     training: Path | None = None
+    replicas: Path | None = None
 
     def training_rows(self, most: int = 0) -> Events:
         """Read the events that train; the first ones if there are more than ``most``, unless that is 0."""

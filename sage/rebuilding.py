@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -44,11 +44,21 @@ SHARE_OF_TIME = 0.8
 LARGEST_RATIO = 2.0
 """Expected events of a process may differ by this factor from the bundled ones; more means unscaled weights."""
 
+Refit = Callable[[Bundle, Sample, Classifier, float], Arrays]
+"""Makes other surrogates of a bundle from its simulated events until a value of ``time.monotonic``."""
+
+OF_SURROGATES = "surrogates/"
+"""Begins the names of arrays that are none of counts."""
+
 _BACKGROUND_ROWS = [PROCESSES.index(name) for name in BACKGROUNDS]
 
 
 def rebuild(
-    bundle: Bundle, how: Rebuilding, get_train_set: Callable[..., Any] | None, classifier: Classifier
+    bundle: Bundle,
+    how: Rebuilding,
+    get_train_set: Callable[..., Any] | None,
+    classifier: Classifier,
+    refit: Refit | None = None,
 ) -> tuple[Bundle, dict[str, Any]]:
     """Rebuild the tables if that is possible and worth it. Never raises.
 
@@ -57,6 +67,7 @@ def rebuild(
         how: The settings.
         get_train_set: The challenge's loader of training events.
         classifier: Gives the class probabilities that the bundle's regions are made for.
+        refit: Makes the surrogates of an unbinned method anew, from the events that the tables are counted from.
 
     Returns:
         The bundle to measure with, and a report of plain values: ``mode``, whether the rebuilt tables were ``adopted``
@@ -66,7 +77,7 @@ def rebuild(
     began = time.monotonic()
     report: dict[str, Any] = {"mode": how.mode, "adopted": False}
     try:
-        bundle = _rebuilt(bundle, how, get_train_set, classifier, began + how.time_budget, report)
+        bundle = _rebuilt(bundle, how, get_train_set, classifier, began + how.time_budget, report, refit)
         report |= {"adopted": True, "reason": "tables rebuilt from the training events"}
     except (SageError, TimeoutError) as error:
         report["reason"] = str(error)
@@ -85,6 +96,7 @@ def _rebuilt(
     classifier: Classifier,
     deadline: float,
     report: dict[str, Any],
+    refit: Refit | None,
 ) -> Bundle:
     """Return the bundle with rebuilt tables; raises whatever is in their way."""
     if how.mode == "bundled":
@@ -96,14 +108,23 @@ def _rebuilt(
     points = choose_points(NODES, SEED)
 
     def count(report: Report) -> Arrays:
-        return _counted(bundle, how, get_train_set, classifier, points, deadline, report)
+        return _counted(bundle, how, get_train_set, classifier, points, deadline, report, refit)
 
     # Where no process can be forked the loader runs here, and only what it leaves of the time can be bounded.
     counted = run_in_child(count, report, deadline - time.monotonic()) if can_fork() else count(report)
     response = fit_counts(points, counted["counts"], counted["moved"])
     _check_yields(response, bundle)
     tables = None if bundle.tables is None else YieldTables(default_axes(), fill_grid(response))
-    return replace(bundle, tables=tables, response=response, variances=counted["squares"][0])
+    surrogates = {
+        name.removeprefix(OF_SURROGATES): array for name, array in counted.items() if name.startswith(OF_SURROGATES)
+    }
+    return replace(
+        bundle,
+        tables=tables,
+        response=response,
+        variances=counted["squares"][0],
+        surrogates=surrogates or bundle.surrogates,
+    )
 
 
 def _counted(
@@ -114,8 +135,12 @@ def _counted(
     points: Sequence[Point],
     deadline: float,
     report: Report,
+    refit: Refit | None,
 ) -> Arrays:
-    """Load training events and count as many of them as there is time for; see ``count_points``."""
+    """Load training events and count as many of them as there is time for; see ``count_points``.
+
+    New surrogates have ``OF_SURROGATES`` before their names.
+    """
     before = time.monotonic()
     with _seeded():
         frame = get_train_set(train_size=how.train_size)
@@ -129,14 +154,22 @@ def _counted(
     pilot = sample.take(np.random.default_rng(SEED).permutation(len(sample))[:PILOT_ROWS])
     before = time.monotonic()
     count_points(pilot, [NOMINAL], *arguments, NOISE, deadline)
+    counted = time.monotonic()
+    if refit is not None:
+        # Only for its time: so few rows may leave a rare process out of a region.
+        with suppress(InputError):
+            refit(bundle, pilot, classifier, deadline)
     now = time.monotonic()
-    affordable = int(SHARE_OF_TIME * (deadline - now) * len(pilot) / (now - before) / NOISE.evaluations(points))
+    seconds = (counted - before) * NOISE.evaluations(points) + now - counted
+    affordable = int(SHARE_OF_TIME * (deadline - now) * len(pilot) / seconds)
     if affordable < len(sample):
         sample = thin(sample, affordable)
         _check_weight(sample, how, report)
     report["rows_used"] = len(sample)
 
-    return count_points(sample, points, *arguments, NOISE, deadline)
+    refitted = {} if refit is None else refit(bundle, sample, classifier, deadline)
+    found = count_points(sample, points, *arguments, NOISE, deadline)
+    return found | {OF_SURROGATES + name: array for name, array in refitted.items()}
 
 
 @contextmanager

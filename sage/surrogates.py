@@ -2,8 +2,9 @@
 
 What it needs besides tables of counts stands in ``surrogates.npz`` of the weights: the response networks, the maps that
 calibrate the shares of the processes (``sage.unbinned.ratios``), the ``yields`` these were made for, shape (4, R), and
-``norms`` and ``norm_coefficients``, those of Z (``sage.unbinned.norms``). In the tables an unbinned region
-is one bin: its expected events.
+``norms`` and ``norm_coefficients``, those of Z (``sage.unbinned.norms``). ``displacements.SOURCE``, shape (T, K, 7),
+tell how far errors of the surrogates move the parameters (``sage.recalibration``). In the tables an unbinned region is
+one bin: its expected events.
 """
 
 from __future__ import annotations
@@ -14,27 +15,31 @@ from itertools import product
 
 import numpy as np
 
-from sage.binned.counting import BLOCK, quantities_of
-from sage.binned.regions import RegionSet, bin_numbers, ratios
+from sage.binned.counting import BLOCK
+from sage.binned.regions import RegionSet
 from sage.binned.response import Response
 from sage.binned.statistic import BinnedLikelihood, binned_likelihood
-from sage.challenge.nuisances import PROCESSES, variant
+from sage.challenge.nuisances import NAMES, PROCESSES, variant
 from sage.challenge.shifts import Columns
 from sage.errors import WeightsError
 from sage.files.bundle import SURROGATES, Bundle
 from sage.fit.deadline import NEVER, Deadline
+from sage.fit.displaced import Displaced, Displacement, displaced
 from sage.fit.interval import Interval
 from sage.fit.objective import Objective
 from sage.measurement import fit_interval, likelihood_of, rates_of
 from sage.network.classifier import Classifier
 from sage.rates import Rates
+from sage.unbinned.displacement import covariance
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
 from sage.unbinned.norms import NORM_BASIS, Factors
-from sage.unbinned.ratios import UNBINNED, ResponseNetworks, defined, of_rows, read_calibrations
+from sage.unbinned.ratios import UNBINNED, ResponseNetworks, look, of_rows, read_calibrations
 from sage.unbinned.statistic import LARGEST_EXPONENT, Events, kernel, pack
 
 MOST_OUTSIDE = 1e-3
 """Share of the events with a response out of range from which all regions are binned."""
+DISPLACEMENTS = "displacements."
+"""Begins the names of the arrays of displacements."""
 LEAST_LOST = 1e-9
 """Share of the events that is more than rounding."""
 CORNERS = tuple(product((0.98, 1.02), (0.98, 1.02), (0.0, 5.0)))
@@ -82,6 +87,11 @@ class Surrogates:
         self.networks = ResponseNetworks(arrays)
         self.calibrations = read_calibrations(arrays, arrays["yields"].astype(np.float64))
         self._norms = arrays["norms"].astype(np.float64), arrays["norm_coefficients"].astype(np.float64)
+        self.displacements = tuple(
+            Displacement(f"surrogate_{name.removeprefix(DISPLACEMENTS)}", _covariance(name, moves))
+            for name, moves in arrays.items()
+            if name.startswith(DISPLACEMENTS)
+        )
 
     def interval(
         self, columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline = NEVER
@@ -89,7 +99,8 @@ class Surrogates:
         """Return the interval of some events; see ``sage.measurement.EventsInterval``."""
         objective, flags = self.observe(columns, bundle, classifier, weights, deadline)
         interval = fit_interval(objective, bundle.settings, deadline)
-        return replace(interval, flags=(*flags, *interval.flags))
+        best = objective.marginal(interval.fit) if isinstance(objective, Displaced) else interval.fit
+        return replace(interval, fit=best, flags=(*flags, *interval.flags))
 
     def observe(
         self, columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline = NEVER
@@ -107,7 +118,11 @@ class Surrogates:
             return likelihood_of(observed.counts, bundle), tuple(flags)
         if outside:
             flags.append(f"surrogate_range: the response of {outside:.3%} of the events is out of range")
-        return self.likelihood(observed, bundle), tuple(flags)
+        return self.with_errors(self.likelihood(observed, bundle), bundle), tuple(flags)
+
+    def with_errors(self, objective: Objective, bundle: Bundle) -> Objective:
+        """Return the objective with nuisance parameters of the surrogates' errors, if the settings want them."""
+        return displaced(objective, self.displacements if bundle.settings["surrogate_uncertainty"] else ())
 
     def look(
         self,
@@ -122,27 +137,24 @@ class Surrogates:
         Raises:
             TimeLimitError: If the deadline passes before the last block.
         """
-        numbers = [region.name for region in regions.regions]
 
         def part(start: int) -> Observed:
             deadline.check()
             rows = slice(start, start + BLOCK)
-            block = of_rows(columns, rows)
-            values = quantities_of(block, classifier)
-            found = bin_numbers(regions, values)
+            found, pieces = look(of_rows(columns, rows), regions, classifier, self.networks)
             counts = np.zeros(regions.n_bins)
             for inside, bins in found:
                 counts += np.bincount(bins, weights[rows][inside], minlength=regions.n_bins)
-            pieces = []
-            densities = np.stack(ratios(regions, values), axis=1)
-            for name in UNBINNED:
-                inside = found[numbers.index(name)][0]
-                response = self.networks(of_rows(block, inside), name)
-                known = defined(densities[inside], response)
-                inside, response = inside[known], response[known]
-                shares = self.calibrations[name](densities[inside])
-                pieces.append((shares, response, weights[rows][inside], start + inside))
-            return Observed(counts, *zip(*pieces, strict=True))
+            kept = [
+                (
+                    self.calibrations[name](piece.densities),
+                    piece.response,
+                    weights[rows][piece.rows],
+                    start + piece.rows,
+                )
+                for name, piece in zip(UNBINNED, pieces, strict=True)
+            ]
+            return Observed(counts, *zip(*kept, strict=True))
 
         parts = list(classifier.map(part, range(0, len(weights), BLOCK)))
         joined = (
@@ -196,3 +208,18 @@ def binned_part(counts: np.ndarray, bundle: Bundle) -> BinnedLikelihood:
 def bins_of(response: Response, places: Sequence[int]) -> Response:
     """Return the response of some of the bins."""
     return Response(response.nominal[:, places], response.coefficients[:, places])
+
+
+def _covariance(name: str, moves: np.ndarray) -> np.ndarray:
+    """Return the covariance of displacements of a file.
+
+    Raises:
+        WeightsError: If they are none.
+    """
+    if moves.ndim != 3 or moves.shape[0] < 1 or moves.shape[1] < 2 or moves.shape[2] != 1 + len(NAMES):
+        msg = (
+            f"{SURROGATES}: {name} has shape {moves.shape}, expected (truths, at least 2 replicas, {1 + len(NAMES)}); "
+        )
+        msg += "build the weights again"
+        raise WeightsError(msg)
+    return covariance(moves.astype(np.float64))

@@ -31,6 +31,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_weights(options)
     add_config(options, "seed", "table_fraction", "workers")
     add("--output", type=Path, required=True, help="folder that becomes the submission")
+    add("--replicas", type=Path, help="folder whose sub-folders hold replicas of the response networks, for gollum")
     add("--build", type=Path, help="folder for intermediate results (default: OUTPUT with .build behind it)")
     return options.parse_args(argv)
 
@@ -38,10 +39,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def work(given: argparse.Namespace) -> None:
     """Build the folder and say what is in it."""
     from methods.building import Build, build
+    from workshop.errors import UsageError
 
     output: Path = given.output
     intermediate = given.build or output.with_name(f"{output.name}.build")
-    this = Build(chosen_config(given), given.data, given.weights, output, intermediate, given.train)
+    if given.replicas is not None and given.method != "gollum":
+        msg = f"{given.method} takes no replicas; leave --replicas out"
+        raise UsageError(msg)
+    this = Build(chosen_config(given), given.data, given.weights, output, intermediate, given.train, given.replicas)
     bundle = build(given.method, this)
     bins = ", ".join(f"{region.name} {region.n_bins}" for region in bundle.regions.regions)
     print(f"written {output}; bins: {bins}")

@@ -18,10 +18,11 @@ from sage.challenge.nuisances import PROCESSES
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.surrogates import Surrogates
+from sage.unbinned.calibration import RegionEvents
 from sage.unbinned.ratios import UNBINNED, Calibration
 from training.events import Events, EventsFile
 from training.sampling import uniform
-from training.surrogate_calibration import RegionEvents, read_regions
+from training.surrogate_calibration import read_regions
 from training.surrogates import candidates, moved
 
 GROUPS = 10
@@ -71,7 +72,7 @@ def check(
     surrogates = Surrogates(bundle)
     file = EventsFile(data, table_fraction)
     rows = file.rows("tables")
-    regions = read_regions(file, rows, bundle.regions, classifier, surrogates.networks)
+    regions = read_regions(file, rows, bundle, classifier, surrogates.networks)
     found: dict[str, dict[str, Any]] = {
         name: {"calibration": calibration_table(own, surrogates.calibrations[name]), "auc": {}}
         for name, own in zip(UNBINNED, regions, strict=True)

@@ -54,19 +54,29 @@ class Nature:
         return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
 
     def asimov(self, parameters: np.ndarray) -> SumLikelihood:
-        """Return the likelihood of the Asimov data set at (mu, nu...)."""
+        """Return the likelihood of the Asimov data set at (mu, nu...), without the surrogates' errors."""
         pairs = zip(self.observed.weights, self.densities(parameters), strict=True)
         weights = [own * density for own, density in pairs]
         binned = asimov(binned_part(self.observed.counts, self.bundle), parameters)
         return SumLikelihood((self._with_weights(weights).centred(parameters[1:]), binned))
 
-    def toy(self, parameters: np.ndarray, rng: np.random.Generator) -> SumLikelihood:
-        """Return the likelihood of a toy at (mu, nu...), with constraints centred on 0."""
-        pairs = zip(self.observed.weights, self.densities(parameters), strict=True)
+    def toy(self, parameters: np.ndarray, rng: np.random.Generator) -> Objective:
+        """Return the likelihood of a toy at (mu, nu...).
+
+        Data and auxiliary measurements, which are at 0, are displaced as far as the surrogates' errors displace what
+        is measured, if the settings allow for them.
+        """
+        at, aims = parameters.copy(), np.zeros(len(parameters))
+        if self.bundle.settings["surrogate_uncertainty"]:
+            for source in self.surrogates.displacements:
+                aims += rng.multivariate_normal(np.zeros(len(at)), source.covariance)
+        at += aims
+        pairs = zip(self.observed.weights, self.densities(at), strict=True)
         drawn = [rng.poisson(own * np.maximum(density, 0.0)).astype(float) for own, density in pairs]
         binned = binned_part(self.observed.counts, self.bundle)
-        counts = rng.poisson(binned.expected(parameters)).astype(float)
-        return SumLikelihood((self._with_weights(drawn), with_counts(binned, counts)))
+        counts = rng.poisson(np.maximum(binned.expected(at), 0.0)).astype(float)
+        both = SumLikelihood((self._with_weights(drawn), with_counts(binned, counts))).centred(aims[1:])
+        return self.surrogates.with_errors(both, self.bundle)
 
     def _with_weights(self, weights: list[np.ndarray]) -> UnbinnedLikelihood:
         kept = [np.flatnonzero(each) for each in weights]
@@ -129,8 +139,8 @@ def toy_row(nature: Nature, settings: ToySettings, number: int) -> dict[str, Any
 def expected(nature: Nature) -> dict[str, dict[str, float]]:
     """Return the distances to both limits at mu = 1 and nuisances at their centres.
 
-    Of all, with the binned templates' simulation uncertainty; with exact templates; with all nuisances held as well;
-    and of the unbinned and the binned regions alone, with exact templates.
+    Of all, with the surrogates' errors and the binned templates' simulation uncertainty; without the first, and without
+    either; with all nuisances held as well; and of the unbinned and the binned regions alone, with exact templates.
     """
     truth = np.array([1.0, *np.zeros(len(nuisances_of(nature.bundle)))])
     whole = nature.asimov(truth)
@@ -139,7 +149,8 @@ def expected(nature: Nature) -> dict[str, dict[str, float]]:
     exact = SumLikelihood((unbinned, with_exact_templates(binned)))
     names = [nuisance.name for nuisance in whole.nuisances]
     objectives: dict[str, Objective] = {
-        "all": whole,
+        "all": nature.surrogates.with_errors(whole, nature.bundle),
+        "exact surrogates": whole,
         "exact templates": exact,
         "statistical": frozen(exact, truth, names),
         "unbinned regions": unbinned,

@@ -50,6 +50,10 @@ MAY_IMPORT = {
         *("sage.binned", "sage.challenge", "sage.errors", "sage.files", "sage.fit", "sage.measurement", "sage.network"),
         *("sage.rates", "sage.unbinned"),
     },
+    "sage.recalibration": {
+        *("sage.binned", "sage.challenge", "sage.errors", "sage.files", "sage.network", "sage.surrogates"),
+        "sage.unbinned",
+    },
     "sage.submission": {"sage.challenge", "sage.errors", "sage.files", "sage.measurement", "sage.network"},
     "model": {"sage"},
     "workshop": {"sage.errors"},

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from sage.binned.counting import Sample
 from sage.challenge.nuisances import PROCESSES
-from sage.errors import SettingsError, WeightsError
+from sage.challenge.shifts import select, shift
+from sage.errors import InputError, SettingsError, WeightsError
 from sage.files.bundle import read_bundle
+from sage.files.settings import Rebuilding
 from sage.fit.interval import measure_interval
 from sage.fit.objective import MU
 from sage.network.classifier import NetworkClassifier
 from sage.network.dense import Perceptron
+from sage.rebuilding import rebuild
+from sage.recalibration import recalibrated
 from sage.surrogates import Surrogates
+from sage.unbinned.calibration import RegionEvents, calibrate, isotonic
 from sage.unbinned.ratios import UNBINNED, Calibration
 from sage.unbinned.response import EXACT
+from scripts import make_method
 from scripts import train_surrogates as program
-from studies.unbinned import read_nature
+from studies.toys import ToySettings
+from studies.unbinned import expected, read_nature, toy_row
 from tests.conftest import ROOT
-from tests.events import small_data
-from training.surrogate_calibration import RegionEvents, calibrate, isotonic
+from tests.events import columns_of, embedded_frame, full_weights, small_data
+from training.surrogate_calibration import read_replicas
 from training.surrogates import SurrogateConfig, draw_points, pair_loss, train_surrogates
 from workshop.errors import UsageError
 
@@ -138,12 +148,15 @@ def nature(trained, tmp_path_factory):
     from methods.building import Build, build
     from tests.test_methods import CONFIG
 
-    data, _, networks, _ = trained
+    data, settings, networks, _ = trained
     folder = tmp_path_factory.mktemp("gollum")
     (folder / "build").mkdir()
     networks.rename(folder / "build" / "surrogates")
+    for number in (1, 2):
+        train_surrogates(replace(settings, replica=number), data, ROOT / "weights", folder / "replicas" / str(number))
     config = replace(CONFIG, table_fraction=1.0)
-    bundle = build("gollum", Build(config, data, ROOT / "weights", folder / "made", folder / "build"))
+    made = Build(config, data, ROOT / "weights", folder / "made", folder / "build", replicas=folder / "replicas")
+    bundle = build("gollum", made)
     classifier = NetworkClassifier(bundle.network, bundle.normalisation, threads=1)
     return read_nature(bundle, data, 1.0, classifier)
 
@@ -151,7 +164,7 @@ def nature(trained, tmp_path_factory):
 def test_norms_give_the_expected_events_at_every_point(nature):
     for nus in ([0, 0, -5, 0, 0, 0], [1, -1, 0, 1, 1, 1], [-1.5, 0.5, 1, 0, 0, 0]):
         at = np.array([1.5, *nus], dtype=float)
-        expected = nature.surrogates.unbinned(nature.toy(at, np.random.default_rng(1)).parts[0].events, nature.bundle)
+        expected = nature.asimov(at).parts[0]
         sums = [w @ density for w, density in zip(nature.observed.weights, nature.densities(at), strict=True)]
         np.testing.assert_allclose(sums, expected.rates.expected(at), rtol=2e-3)
 
@@ -181,3 +194,114 @@ def test_weights_without_surrogates_are_refused(nature):
     with pytest.raises(WeightsError, match="yields is missing"):
         Surrogates(read_bundle(ROOT / "weights"))
     assert Surrogates(nature.bundle).networks.basis == EXACT
+
+
+def test_errors_of_the_surrogates_widen_the_interval(nature):
+    sources = {source.name: source for source in nature.surrogates.displacements}
+    assert set(sources) == {"surrogate_calibration", "surrogate_training"}
+    truth = np.array([1.0, *np.zeros(6)])
+    exact = nature.asimov(truth)
+    objective = nature.surrogates.with_errors(exact, nature.bundle)
+    assert [each.name for each in objective.nuisances[6:]] == list(sources)
+    narrow, wide = (measure_interval(each) for each in (exact, objective))
+    added = sum(source.covariance for source in sources.values())
+    assert added[MU, MU] > 0.1
+    half = (wide.high - wide.low) / 2
+    assert half == pytest.approx(np.hypot((narrow.high - narrow.low) / 2, np.sqrt(added[MU, MU])), rel=0.02)
+    np.testing.assert_allclose(
+        objective.marginal(wide.fit).covariance, narrow.fit.covariance + added, rtol=0.02, atol=1e-3
+    )
+    without = {**nature.bundle.settings, "surrogate_uncertainty": False}
+    assert nature.surrogates.with_errors(exact, replace(nature.bundle, settings=without)) is exact
+    found = expected(nature)
+    assert found["all"]["up"] > found["exact surrogates"]["up"] > found["exact templates"]["up"]
+
+
+def test_toys_are_displaced_and_an_answer_tells_all(nature):
+    frame = embedded_frame(4000)
+    selected, kept = select(shift(columns_of(frame)))
+    columns = {name: column.astype(np.float32) for name, column in selected.items()}
+    weights = full_weights(len(kept))
+    arguments = columns, nature.bundle, NetworkClassifier(nature.bundle.network, nature.bundle.normalisation), weights
+    interval = nature.surrogates.interval(*arguments)
+    assert interval.fit.parameters.shape == (7,)
+    off = {**nature.bundle.settings, "surrogate_uncertainty": False}
+    alone = nature.surrogates.interval(columns, replace(nature.bundle, settings=off), *arguments[2:])
+    assert interval.high - interval.low > alone.high - alone.low
+    assert interval.fit.mu == pytest.approx(alone.fit.mu, abs=1e-4)
+    assert (np.diag(interval.fit.covariance) >= np.diag(alone.fit.covariance)).all()
+    settings = ToySettings(ROOT / "weights", 3, (1.0,))
+    rows = [toy_row(nature, settings, number) for number in range(3)]
+    assert all(math.isfinite(row["pull"]) for row in rows)
+
+
+def test_replicas_have_to_belong_together(trained, nature, tmp_path):
+    data, settings, _, _ = trained
+    folder = tmp_path / "replicas"
+    train_surrogates(replace(settings, replica=1), data, ROOT / "weights", folder / "one")
+    with pytest.raises(UsageError, match=r"1 sub-folders hold .* takes 2; train replicas with"):
+        read_replicas(folder, folder / "one")
+    shutil.copytree(folder / "one", folder / "two")
+    with pytest.raises(UsageError, match=r"two: is replica 1, as .*one is; take replicas of different numbers"):
+        read_replicas(folder, folder / "one")
+    report = json.loads((folder / "two" / "surrogates.json").read_text())
+    for config, reason in (({"replica": 2, "epochs": 9}, "another epochs"), ({"replica": 0}, "which is none")):
+        changed = {**report, "config": {**report["config"], **config}}
+        (folder / "two" / "surrogates.json").write_text(json.dumps(changed))
+        with pytest.raises(UsageError, match=reason):
+            read_replicas(folder, folder / "one")
+    (folder / "two" / "surrogates.json").unlink()
+    with pytest.raises(UsageError, match=r"surrogates.json is missing"):
+        read_replicas(folder, folder / "one")
+
+
+def test_other_methods_take_no_replicas(tmp_path, capsys):
+    arguments = ["--method", "mass_histogram", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert make_method.main([*arguments, "--replicas", str(tmp_path)]) == 2
+    assert "mass_histogram takes no replicas" in capsys.readouterr().err
+
+
+def test_recalibrated_on_the_same_events_the_surrogates_are_the_same(nature):
+    """And on events whose shares are others, they are those of these events."""
+    frame = embedded_frame(4000)
+    weights = frame["weights"].to_numpy(np.float64)
+    classes = np.array([PROCESSES.index(name) for name in frame["detailed_labels"]])
+    scaled = weights * (1_051_383.0 / weights.sum())
+    sample = Sample(columns_of(frame), scaled, classes, np.arange(len(weights)))
+    classifier = NetworkClassifier(nature.bundle.network, nature.bundle.normalisation, threads=1)
+    found = recalibrated(nature.bundle, sample, classifier)
+    old = nature.bundle.surrogates
+    assert set(found) == set(old)
+    for name, array in found.items():
+        if not name.startswith(("norm_coefficients", "displacements.calibration")):
+            np.testing.assert_allclose(array, old[name], rtol=1e-5, atol=1e-12, err_msg=name)
+    more = np.where(classes == PROCESSES.index("ttbar"), 1.5, 1.0)
+    other = recalibrated(nature.bundle, replace(sample, weights=scaled * more), classifier)
+    np.testing.assert_allclose(other["yields"][2], 1.5 * old["yields"][2], rtol=1e-5)
+    shares = Surrogates(replace(nature.bundle, surrogates=other)).calibrations[UNBINNED[0]].stages[-1][2][1]
+    assert shares.max() > Surrogates(nature.bundle).calibrations[UNBINNED[0]].stages[-1][2][1].max() - 1e-9
+    with pytest.raises(TimeoutError, match="recalibrating the surrogates took longer"):
+        recalibrated(nature.bundle, sample, classifier, deadline=0.0)
+    with pytest.raises(InputError, match="the training events have no diboson in"):
+        recalibrated(nature.bundle, sample.take(np.flatnonzero(classes != 3)), classifier)
+
+
+def test_fit_recalibrates_within_its_time(nature, monkeypatch):
+    monkeypatch.setattr("sage.rebuilding.NODES", 20)
+    frame = embedded_frame(4000)
+    frame = frame.assign(weights=frame["weights"] * (1_051_383.0 / frame["weights"].sum()))
+    frame.loc[frame["detailed_labels"] == "ttbar", "weights"] *= 1.5
+    classifier = NetworkClassifier(nature.bundle.network, nature.bundle.normalisation, threads=1)
+    how = Rebuilding(mode="rebuild", train_size=1.0)
+    bundle, report = rebuild(nature.bundle, how, lambda train_size: frame, classifier, recalibrated)
+    assert report["adopted"], report
+    np.testing.assert_allclose(bundle.surrogates["yields"][2], 1.5 * nature.bundle.surrogates["yields"][2], rtol=1e-3)
+    places = [bundle.regions.slices[name].start for name in UNBINNED]
+    np.testing.assert_allclose(bundle.response.nominal[:, places], bundle.surrogates["yields"], rtol=1e-3)
+    rebuilt = Surrogates(bundle)
+    assert len(rebuilt.displacements) == 2
+    short, report = rebuild(
+        nature.bundle, replace(how, time_budget=0.2), lambda train_size: frame, classifier, recalibrated
+    )
+    assert not report["adopted"]
+    assert short is nature.bundle

@@ -1,172 +1,119 @@
-r"""Calibrates the shares of the processes and fits the norms Z, from events that trained neither.
-
-A share g_p is calibrated if, among events with this g_p, a fraction g_p is of process p. Each stage maps every g_p by
-isotonic regression (pool adjacent violators) of "is p" on bins of g_p, and normalises the four anew; as that moves what
-was calibrated, further stages follow. Bins hold equal parts of the events and of the process, in equal shares.
-
-The norms Z (``sage.unbinned.norms``) are sums over the same events, at a grid of points and at some drawn from the
-priors, which count more in the fit.
-"""
+"""Calibrates surrogates on the table part of an events file; see ``sage.recalibration``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sage.binned.counting import BLOCK, draw_points, quantities_of
-from sage.binned.regions import RegionSet, bin_numbers, ratios
-from sage.challenge.nuisances import PROCESSES
-from sage.challenge.shifts import Columns, select, shift
+from sage.binned.counting import Sample
+from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
-from sage.unbinned.norms import fit_norms, norm_points
-from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, defined, map_name, normalised, of_rows
+from sage.recalibration import N_BOOTSTRAPS, make_surrogates
+from sage.unbinned.calibration import RegionEvents, collect
+from sage.unbinned.ratios import ResponseNetworks
 from training.config import Config
 from training.events import EventsFile
+from training.sampling import BOOTSTRAP, poisson
+from training.surrogates import REPORT_FILE, SURROGATES_FILE
+from workshop.errors import UsageError
+from workshop.files import read_arrays
 
-STAGES = 3
-BINS = 40
-NORM_DRAWS = 64
-DRAWN_PRECISION = 10.0
-"""Precision asked of the norms at points drawn from the priors, in units of that on the grid."""
-
-
-@dataclass(frozen=True)
-class RegionEvents:
-    """Simulated nominal events of one region.
-
-    Args:
-        ratios: Densities of the processes relative to a mixture of all, shape (n, 4).
-        response: A, shape (n, 4, C), float32.
-        weights: Shape (n,).
-        classes: Shape (n,).
-    """
-
-    ratios: np.ndarray
-    response: np.ndarray
-    weights: np.ndarray
-    classes: np.ndarray
-
-    @property
-    def yields(self) -> np.ndarray:
-        """Expected events of the processes, shape (4,)."""
-        return np.bincount(self.classes, self.weights, minlength=len(PROCESSES))
+LEAST_REPLICAS = 2
 
 
 def read_regions(
-    file: EventsFile, rows: range, regions: RegionSet, classifier: Classifier, networks: ResponseNetworks
+    file: EventsFile,
+    rows: range,
+    bundle: Bundle,
+    classifier: Classifier,
+    networks: ResponseNetworks,
+    seed: int = 1,
+    bootstraps: int = 0,
 ) -> list[RegionEvents]:
     """Return the nominal events of the unbinned regions.
 
     Args:
         file: The events.
         rows: Which of them; their weights are scaled to the full expectation.
-        regions: Regions among which are the unbinned ones.
+        bundle: Regions among which are the unbinned ones.
         classifier: Gives the class probabilities.
         networks: Give the response.
+        seed: Seed of the bootstraps.
+        bootstraps: How many there are, by showered event.
     """
-    names = [region.name for region in regions.regions]
-    pieces: list[list[tuple[np.ndarray, ...]]] = [[] for _ in UNBINNED]
-    for events in file.stream(rows):
-        selected, kept = select(shift(events.columns))
-        columns: Columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
-        for start in range(0, len(kept), BLOCK):
-            block = of_rows(columns, slice(start, start + BLOCK))
-            values = quantities_of(block, classifier)
-            densities = np.stack(ratios(regions, values), axis=1)
-            found = bin_numbers(regions, values)
-            for name, piece in zip(UNBINNED, pieces, strict=True):
-                inside = found[names.index(name)][0]
-                own = kept[start + inside]
-                response = networks(of_rows(block, inside), name)
-                known = defined(densities[inside], response)
-                piece.append(
-                    tuple(
-                        part[known] for part in (densities[inside], response, events.weights[own], events.classes[own])
-                    )
-                )
-    return [RegionEvents(*map(np.concatenate, zip(*piece, strict=True))) for piece in pieces]
+
+    def repeats(keys: np.ndarray) -> np.ndarray:
+        drawn = [poisson(keys, seed, BOOTSTRAP, number) for number in range(1, bootstraps + 1)]
+        return np.array(drawn, dtype=float).reshape(bootstraps, len(keys))
+
+    samples = (Sample(part.columns, part.weights, part.classes, part.keys) for part in file.stream(rows))
+    return collect(samples, bundle.regions, classifier, networks, repeats)
 
 
-def isotonic(
-    share: np.ndarray, own: np.ndarray, weights: np.ndarray, bins: int = BINS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a monotone map to the fraction of events that are of a process.
+def read_replicas(folder: Path, nominal: Path) -> list[dict[str, np.ndarray]]:
+    """Return the arrays of all replicas in the sub-folders of a folder.
 
     Args:
-        share: Predicted fraction, shape (n,).
-        own: Whether each event is of the process, shape (n,).
-        weights: Shape (n,).
-        bins: Bins from which neighbours are pooled.
+        folder: Each sub-folder is what ``training.surrogates`` wrote for one replica.
+        nominal: Folder of the response networks that they are replicas of.
 
-    Returns:
-        Increasing shares and what they are mapped to; both 0 and 1 if there is nothing to fit.
+    Raises:
+        UsageError: If there are fewer than two, one is not whole, or they were not trained as the nominal ones were.
     """
-    order = np.argsort(share, kind="stable")
-    x, w, y = share[order].astype(np.float64), weights[order], weights[order] * own[order]
-    if not (len(x) and w.sum() > 0 and y.sum() > 0):
-        return np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    position = (np.cumsum(w) / w.sum() + np.cumsum(y) / y.sum()) / 2
-    number = np.minimum((bins * position).astype(np.int64), bins - 1)
-    total, mine, middle = (np.bincount(number, part, minlength=bins) for part in (w, y, w * x))
-    filled = total > 0
-    # Each block: weight, weight of the process, weighted sum of the shares.
-    blocks: list[np.ndarray] = []
-    for block in np.stack([total, mine, middle], axis=1)[filled]:
-        blocks.append(block)
-        while len(blocks) > 1 and blocks[-2][1] * blocks[-1][0] >= blocks[-1][1] * blocks[-2][0]:
-            last = blocks.pop()
-            blocks[-1] = blocks[-1] + last
-    pooled = np.array(blocks)
-    return pooled[:, 2] / pooled[:, 0], pooled[:, 1] / pooled[:, 0]
+    places = sorted(path.parent for path in folder.glob(f"*/{SURROGATES_FILE}"))
+    if len(places) < LEAST_REPLICAS:
+        msg = f"{folder}: {len(places)} sub-folders hold {SURROGATES_FILE}, and a covariance takes {LEAST_REPLICAS}; "
+        msg += "train replicas with python -m scripts.train_surrogates --replica NUMBER --output FOLDER/NUMBER"
+        raise UsageError(msg)
+    expected, _ = _training(nominal)
+    numbers: dict[int, Path] = {}
+    for place in places:
+        found, number = _training(place)
+        differing = [key for key in expected if found.get(key) != expected[key]]
+        if differing or number == 0 or number in numbers:
+            reason = f"has another {differing[0]} than {nominal}" if differing else f"is replica {number}, "
+            reason += "" if differing else "which is none" if number == 0 else f"as {numbers[number]} is"
+            msg = f"{place}: {reason}; take replicas of different numbers that differ by nothing else"
+            raise UsageError(msg)
+        numbers[number] = place
+    return [read_arrays(place / SURROGATES_FILE) for place in numbers.values()]
 
 
-def calibrate(events: RegionEvents, stages: int = STAGES) -> Calibration:
-    """Fit the maps of one region."""
-    made = Calibration(events.yields)
-    shares = made(events.ratios)
-    for _ in range(stages):
-        fitted = [isotonic(shares[:, p], events.classes == p, events.weights) for p in range(len(PROCESSES))]
-        made = replace(made, stages=(*made.stages, tuple(fitted)))
-        shares = normalised(np.stack([np.interp(shares[:, p], *fitted[p]) for p in range(len(PROCESSES))], axis=1))
-    return made
+def _training(folder: Path) -> tuple[dict[str, Any], int]:
+    """Return how response networks were trained, and the number of the replica."""
+    path = folder / REPORT_FILE
+    if not path.is_file():
+        msg = f"{path} is missing; take folders as python -m scripts.train_surrogates leaves them"
+        raise UsageError(msg)
+    report = json.loads(path.read_text(encoding="utf-8"))
+    settings = dict(report["config"])
+    return {"data": report["data"], **settings, "replica": None}, settings["replica"]
 
 
-def make_surrogates(
+def calibrated_surrogates(
     config: Config,
     data: Path,
-    regions: RegionSet,
+    bundle: Bundle,
     classifier: Classifier,
-    trained: dict[str, np.ndarray],
+    trained: Mapping[str, np.ndarray],
+    replicas: Sequence[Mapping[str, np.ndarray]] = (),
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of ``sage.surrogates``: the response networks with calibration and norms of the table part.
+    """Return the arrays of ``sage.surrogates`` for a bundle's tables.
 
     Args:
         config: The settings.
         data: Folder of the events file.
-        regions: Regions of the weights.
+        bundle: Tables and regions.
         classifier: Gives the class probabilities.
         trained: Arrays of the response networks.
+        replicas: Arrays of their replicas.
     """
-    networks = ResponseNetworks(trained)
     file = EventsFile(data, config.table_fraction)
-    events = read_regions(file, file.rows("tables"), regions, classifier, networks)
-    grid = norm_points()
-    points = np.concatenate([grid, draw_points(NORM_DRAWS, config.seed)])
-    terms = networks.basis.terms(points).astype(np.float32)
-    arrays = dict(trained)
-    norms = np.zeros((len(points), len(PROCESSES), len(UNBINNED)))
-    for r, (name, own) in enumerate(zip(UNBINNED, events, strict=True)):
-        made = calibrate(own)
-        for stage, maps in enumerate(made.stages):
-            for process, pair in zip(PROCESSES, maps, strict=True):
-                arrays |= {map_name(name, process, stage, axis): part for axis, part in zip("xy", pair, strict=True)}
-        weighted = own.weights[:, None] * made(own.ratios)
-        for b, v in enumerate(terms):
-            norms[b, :, r] = (weighted * np.exp(own.response @ v)).sum(axis=0)
-    precision = np.where(np.arange(len(points)) < len(grid), 1.0, DRAWN_PRECISION)
-    arrays["norms"] = norms[0]
-    arrays["norm_coefficients"] = fit_norms(points, norms, precision)
-    arrays["yields"] = np.stack([own.yields for own in events], axis=1)
-    return arrays
+    networks = ResponseNetworks(trained)
+    rows = file.rows("tables")
+    events = read_regions(file, rows, bundle, classifier, networks, config.seed, N_BOOTSTRAPS)
+    return make_surrogates(trained, events, bundle, config.seed, replicas)

@@ -364,7 +364,7 @@ def _train_process(
         msg = f"{file.path}: no {name} comes into the regions {', '.join(UNBINNED)}; give more events"
         raise InputError(msg)
     log.info("%s: %d events in or near the regions", name, len(events))
-    torch.manual_seed(config.seed * len(PROCESSES) + process)
+    torch.manual_seed(int(np.random.SeedSequence([config.seed, process, config.replica]).generate_state(1)[0]))
     networks, losses = ResponseTraining(events, constants, config, process).networks(progress)
     arrays = {
         network_name(region, name, key): value for region, found in networks.items() for key, value in found.items()

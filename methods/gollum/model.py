@@ -10,6 +10,7 @@ from sage.files.bundle import Bundle
 from sage.measurement import measure
 from sage.network.classifier import NetworkClassifier
 from sage.rebuilding import rebuild
+from sage.recalibration import recalibrated
 from sage.submission import Submission
 from sage.surrogates import Surrogates
 
@@ -20,11 +21,15 @@ class Model(Submission):
     _reads = ("gollum",)
 
     def fit(self) -> None:
-        """Rebuild the tables from the training events if there are enough of them, as SAGE does.
+        """Rebuild tables and surrogates from the training events if there are enough of them, as SAGE rebuilds tables.
 
-        They hold the expected events of the unbinned regions as well; the networks and their calibration stay.
+        Those of the unbinned regions are expected events; the same events calibrate the shares and give the norms.
+        The networks stay.
         """
-        self.bundle, self.fit_report = rebuild(self.bundle, self.rebuilding, self.get_train_set, self._ready())
+        classifier = self._ready()
+        self.bundle, self.fit_report = rebuild(
+            self.bundle, self.rebuilding, self.get_train_set, classifier, recalibrated
+        )
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""

@@ -4,6 +4,7 @@ nuisances               variant of the nuisance table
 mu_range                bounds on mu, [low, high]; None for none
 templates               ``smooth`` for the response, ``grid`` for the tables
 simulation_uncertainty  whether the fit takes the templates' variances into account
+surrogate_uncertainty   whether an unbinned fit takes the errors of the surrogates into account that its weights hold
 profile                 ``newton``, ``published`` for the published recipe, or ``slice`` for that of the unbinned method
 flat_prior              range [low, high] of a flat prior on mu: p16 and p84 are the ends of the posterior's central
                         68 % (``sage.fit.posterior``), and mu_hat may lie outside of them; None for the limits of
@@ -35,6 +36,7 @@ DEFAULT_SETTINGS: dict[str, Any] = {
     "flat_prior": None,
     "templates": "smooth",
     "simulation_uncertainty": False,
+    "surrogate_uncertainty": True,
     "profile": "newton",
     "thresholds": None,
     "rebuilding": {},
@@ -130,6 +132,7 @@ def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         ("templates", TEMPLATES, "templates"),
         ("profile", PROFILES, "profile"),
         ("simulation_uncertainty", (True, False), "simulation_uncertainty"),
+        ("surrogate_uncertainty", (True, False), "surrogate_uncertainty"),
     ):
         if settings[key] not in allowed:
             msg = f"{path}: unknown {what} {settings[key]!r}; choose one of {list(allowed)}"

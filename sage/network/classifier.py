@@ -83,6 +83,12 @@ class NetworkClassifier:
         """
         return self.outputs_of(*network_inputs(events, derived, self._normalisation))
 
+    def reads(self, normalisation: Normalisation) -> bool:
+        """Tell whether inputs with these feature constants are its own."""
+        own = self._normalisation
+        pairs = ((own.mean, normalisation.mean), (own.std, normalisation.std))
+        return own.inputs == normalisation.inputs and all(np.array_equal(*pair) for pair in pairs)
+
     def outputs_of(self, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
         """Return the same of normalised inputs, shape (n, number of inputs), with jet masks, shape (n, 2)."""
         probabilities = self.engine.probabilities(values, jets)

@@ -21,7 +21,7 @@ from sage.challenge.nuisances import Nuisance
 from sage.fit.objective import Constrained, Counted, Evaluation, Objective, Totals
 from sage.rates import Rates
 from sage.unbinned.response import Basis
-from sage.unbinned.statistic import EventKernel, Events, EventSums, event_sums
+from sage.unbinned.statistic import EventKernel, Events, EventSums, densities, event_sums
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,12 @@ class UnbinnedLikelihood:
         constraint = np.diag(np.concatenate([[0.0], precisions]))
         value = self._total(at.rate, [each.value for each in sums], parameters)
         return Evaluation(value, gradient, hessian + constraint, fisher + constraint)
+
+    def densities(self, parameters: np.ndarray) -> list[np.ndarray]:
+        """Return R of the events of each region at (mu, nu...), those that fill up the last block included."""
+        factors = self._by_region(self.factors.expected(parameters))
+        terms = self._terms(parameters)[0]
+        return [densities(events, c, terms) for events, c in zip(self.events, factors, strict=True)]
 
     def outside(self, parameters: np.ndarray) -> float:
         """Return the share of the events, by weight, whose response is beyond the range of exponents at (mu, nu...)."""

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from sage.binned.regions import REGION_SETS, RegionSet
+from sage.binned.regions import REGION_SETS, RegionSet, bin_numbers, quantities, ratios
 from sage.challenge.features import Derived
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import Columns
 from sage.errors import EngineError, WeightsError
+from sage.network.classifier import Classifier, NetworkClassifier
 from sage.network.graph import INPUT_SETS, Normalisation
 from sage.network.inputs import network_inputs
 from sage.network.library import LIBRARY, load
@@ -38,6 +39,10 @@ QUADRATIC_MARK = "quadratic"
 """Array that is there where the terms are those of the published method."""
 
 
+MAP = "/calibration."
+"""Part of the names of the arrays of a map."""
+
+
 def network_name(region: str, process: str, parameter: str) -> str:
     """Return the name of a parameter of a response network among the arrays of a file."""
     return f"{region}/{process}/{NAME}.{parameter}"
@@ -45,7 +50,12 @@ def network_name(region: str, process: str, parameter: str) -> str:
 
 def map_name(region: str, process: str, stage: int, axis: str) -> str:
     """Return the name of one axis of a map of calibration among the arrays of a file."""
-    return f"{region}/{process}/calibration.{stage}.{axis}"
+    return f"{region}/{process}{MAP}{stage}.{axis}"
+
+
+def is_map(name: str) -> bool:
+    """Tell whether an array of a file is an axis of a map of calibration."""
+    return MAP in name
 
 
 @dataclass(frozen=True)
@@ -119,17 +129,20 @@ class ResponseNetworks:
             msg = f"the response network of {process} in {region} is missing or its layers do not fit"
             raise WeightsError(msg)
 
-    def __call__(self, columns: Columns, region: str) -> np.ndarray:
-        """Return A of n selected events of a region.
+    def inputs(self, columns: Columns) -> np.ndarray:
+        """Return the normalised inputs of n selected events, shape (n, number of inputs), float32."""
+        return network_inputs(columns, Derived(columns), self.constants)[0]
+
+    def __call__(self, values: np.ndarray, region: str) -> np.ndarray:
+        """Return A of n events of a region.
 
         Args:
-            columns: Their primary columns, shape (n,), float32.
+            values: What ``inputs`` returns.
             region: One of ``UNBINNED``.
 
         Returns:
             Shape (n, P, C), float32.
         """
-        values = network_inputs(columns, Derived(columns), self.constants)[0]
         return np.stack([self.of_inputs(values, region, process) for process in PROCESSES], axis=1)
 
     def of_inputs(self, values: np.ndarray, region: str, process: str) -> np.ndarray:
@@ -157,6 +170,58 @@ def read_calibrations(arrays: Mapping[str, np.ndarray], yields: np.ndarray) -> d
             stages.append(tuple((arrays[x], arrays[y]) for x, y in names))
         out[region] = Calibration(yields[:, r], tuple(stages))
     return out
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Events of one unbinned region.
+
+    Args:
+        rows: Which of the events these are, shape (n,); those without numbers for everything are left out.
+        densities: Of the processes relative to a mixture of all, shape (n, P).
+        inputs: Of the response networks, shape (n, number of inputs), float32.
+        response: A, shape (n, P, C), float32.
+    """
+
+    rows: np.ndarray
+    densities: np.ndarray
+    inputs: np.ndarray
+    response: np.ndarray
+
+
+def look(
+    block: Columns, regions: RegionSet, classifier: Classifier, networks: ResponseNetworks
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Inside]]:
+    """Find the bins of some selected events, and what the surrogates say of those in unbinned regions.
+
+    Args:
+        block: Their primary columns, shape (n,), float32.
+        regions: All regions; their names tell the unbinned ones.
+        classifier: Gives the class probabilities.
+        networks: Give the response.
+
+    Returns:
+        What ``sage.binned.regions.bin_numbers`` does, and the events of each unbinned region.
+    """
+    names = [region.name for region in regions.regions]
+    derived = Derived(block)
+    shared = None
+    if isinstance(classifier, NetworkClassifier) and classifier.reads(networks.constants):
+        shared, jets = network_inputs(block, derived, networks.constants)
+        outputs = classifier.outputs_of(shared, jets)
+    else:
+        outputs = classifier.outputs(block, derived)
+    values = quantities(block, derived, outputs)
+    found = bin_numbers(regions, values)
+    densities = np.stack(ratios(regions, values), axis=1)
+    pieces = []
+    for name in UNBINNED:
+        rows = found[names.index(name)][0]
+        inputs = networks.inputs(of_rows(block, rows)) if shared is None else shared[rows]
+        response = networks(inputs, name)
+        known = defined(densities[rows], response)
+        pieces.append(Inside(rows[known], densities[rows[known]], inputs[known], response[known]))
+    return found, pieces
 
 
 def of_rows(values: Mapping[str, Any], rows: slice | np.ndarray) -> dict[str, Any]:

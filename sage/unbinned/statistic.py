@@ -12,7 +12,7 @@ event does not change with the shapes any more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -68,6 +68,25 @@ def pack(shares: np.ndarray, response: np.ndarray, weights: np.ndarray | None = 
     rows[1 + n_processes :, :n] = response.reshape(n, n_processes * n_terms).T
     blocks = np.ascontiguousarray(rows.reshape(len(rows), n_blocks, BLOCK).swapaxes(0, 1))
     return Events(blocks, n_processes, n_terms, float(np.sum(weights)))
+
+
+def densities(events: Events, factors: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Return R of the events, shape (n,), those that fill up the last block included; see ``event_sums``."""
+    p, c = events.n_processes, events.n_terms
+    found = []
+    for start in range(0, len(events.blocks), CHUNK // BLOCK):
+        rows = events.blocks[start : start + CHUNK // BLOCK].astype(np.float64)
+        exponents = np.einsum("bpci,c->bpi", rows[:, 1 + p :].reshape(len(rows), p, c, BLOCK), terms)
+        grown = np.exp(np.clip(exponents, -LARGEST_EXPONENT, LARGEST_EXPONENT))
+        found.append(np.einsum("p,bpi,bpi->bi", factors, rows[:, 1 : 1 + p], grown).ravel())
+    return np.concatenate([np.zeros(0), *found])
+
+
+def weighted(events: Events, weights: np.ndarray) -> Events:
+    """Return the events with other weights, shape (n,), those that fill up the last block included."""
+    blocks = events.blocks.copy()
+    blocks[:, 0] = weights.reshape(len(blocks), BLOCK)
+    return replace(events, blocks=blocks, observed=float(weights.sum()))
 
 
 @dataclass(frozen=True)

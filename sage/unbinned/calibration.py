@@ -1,0 +1,218 @@
+r"""Calibrates the shares of the processes and fits the norms Z, from events that trained neither.
+
+A share g_p is calibrated if, among events with this g_p, a fraction g_p is of process p. Each stage maps every g_p by
+isotonic regression (pool adjacent violators) of "is p" on bins of g_p, and normalises the four anew; as that moves what
+was calibrated, further stages follow. Bins hold equal parts of the events and of the process, in equal shares.
+
+The norms Z (``sage.unbinned.norms``) are sums over the same events, at a grid of points and at some drawn from the
+priors, which count more in the fit.
+
+Weightings of the same events, such as those of a bootstrap, are calibrated together: they share the exponentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sage.binned.counting import BLOCK, Sample, draw_points
+from sage.binned.regions import RegionSet
+from sage.challenge.nuisances import PROCESSES
+from sage.challenge.shifts import Columns, select, shift
+from sage.network.classifier import Classifier
+from sage.unbinned.norms import fit_norms, norm_points
+from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, look, map_name, normalised, of_rows
+from sage.unbinned.response import Basis
+
+STAGES = 3
+BINS = 40
+NORM_DRAWS = 64
+DRAWN_PRECISION = 10.0
+"""Precision asked of the norms at points drawn from the priors, in units of that on the grid."""
+CHUNK = 2048
+"""Events per pass over the points; bounds the memory."""
+
+
+@dataclass(frozen=True)
+class RegionEvents:
+    """Simulated nominal events of one region.
+
+    Args:
+        ratios: Densities of the processes relative to a mixture of all, shape (n, 4).
+        response: A, shape (n, 4, C), float32.
+        weights: Shape (n,).
+        classes: Shape (n,).
+        inputs: Of the response networks, shape (n, number of inputs), float32; empty if absent.
+        bootstraps: Weights in each of K bootstraps, shape (K, n); none if absent.
+    """
+
+    ratios: np.ndarray
+    response: np.ndarray
+    weights: np.ndarray
+    classes: np.ndarray
+    inputs: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    bootstraps: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def yields(self) -> np.ndarray:
+        """Expected events of the processes, shape (4,)."""
+        return np.bincount(self.classes, self.weights, minlength=len(PROCESSES))
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What one weighting of the events makes.
+
+    Args:
+        calibrations: Of each unbinned region.
+        norms: Z at the nominal point, shape (P, R).
+        norm_coefficients: Of ln Z, shape (P, R, M).
+    """
+
+    calibrations: tuple[Calibration, ...]
+    norms: np.ndarray
+    norm_coefficients: np.ndarray
+
+    @property
+    def yields(self) -> np.ndarray:
+        """Expected events that the maps were made for, shape (P, R)."""
+        return np.stack([made.yields for made in self.calibrations], axis=1)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return it as arrays of the weights, see ``sage.surrogates``."""
+        out = {"norms": self.norms, "norm_coefficients": self.norm_coefficients, "yields": self.yields}
+        for region, made in zip(UNBINNED, self.calibrations, strict=True):
+            for stage, maps in enumerate(made.stages):
+                for process, pair in zip(PROCESSES, maps, strict=True):
+                    out |= {map_name(region, process, stage, axis): part for axis, part in zip("xy", pair, strict=True)}
+        return out
+
+
+def collect(
+    samples: Iterable[Sample],
+    regions: RegionSet,
+    classifier: Classifier,
+    networks: ResponseNetworks,
+    repeats: Callable[[np.ndarray], np.ndarray],
+    check: Callable[[], None] = lambda: None,
+) -> list[RegionEvents]:
+    """Return the nominal events of the unbinned regions.
+
+    Args:
+        samples: Simulated events, some at a time.
+        regions: Regions among which are the unbinned ones.
+        classifier: Gives the class probabilities.
+        networks: Give the response.
+        repeats: How often each of K bootstraps has events with given ids, shape (K, n).
+        check: Called between blocks; may raise if there is no more time.
+    """
+    pieces: list[list[tuple[np.ndarray, ...]]] = [[] for _ in UNBINNED]
+    totals, drawn = np.zeros(len(PROCESSES)), np.zeros(())
+    for sample in samples:
+        often = repeats(sample.ids)
+        # Process by process: cross sections are known, so a bootstrap has as many expected events as there are.
+        of = np.eye(len(PROCESSES))[sample.classes] * sample.weights[:, None]
+        totals, drawn = totals + of.sum(axis=0), drawn + often @ of
+        selected, kept = select(shift(sample.columns))
+        columns: Columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+        for start in range(0, len(kept), BLOCK):
+            check()
+            found = look(of_rows(columns, slice(start, start + BLOCK)), regions, classifier, networks)[1]
+            for piece, inside in zip(pieces, found, strict=True):
+                own = kept[start + inside.rows]
+                weights = sample.weights[own]
+                parts = (inside.densities, inside.response, weights, sample.classes[own], inside.inputs)
+                piece.append((*parts, (often[:, own] * weights).T.astype(np.float32)))
+    scales = np.divide(totals, drawn, out=np.ones_like(drawn), where=drawn > 0)
+    joined = [RegionEvents(*map(np.concatenate, zip(*piece, strict=True))) for piece in pieces]
+    return [replace(own, bootstraps=own.bootstraps.T * scales[:, own.classes]) for own in joined]
+
+
+def isotonic(
+    share: np.ndarray, own: np.ndarray, weights: np.ndarray, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a monotone map to the fraction of events that are of a process.
+
+    Args:
+        share: Predicted fraction, shape (n,).
+        own: Whether each event is of the process, shape (n,).
+        weights: Shape (n,).
+        bins: Bins from which neighbours are pooled.
+
+    Returns:
+        Increasing shares and what they are mapped to; both 0 and 1 if there is nothing to fit.
+    """
+    order = np.argsort(share, kind="stable")
+    x, w, y = share[order].astype(np.float64), weights[order], weights[order] * own[order]
+    if not (len(x) and w.sum() > 0 and y.sum() > 0):
+        return np.array([0.0, 1.0]), np.array([0.0, 1.0])
+    position = (np.cumsum(w) / w.sum() + np.cumsum(y) / y.sum()) / 2
+    number = np.minimum((bins * position).astype(np.int64), bins - 1)
+    total, mine, middle = (np.bincount(number, part, minlength=bins) for part in (w, y, w * x))
+    filled = total > 0
+    # Each block: weight, weight of the process, weighted sum of the shares.
+    blocks: list[np.ndarray] = []
+    for block in np.stack([total, mine, middle], axis=1)[filled]:
+        blocks.append(block)
+        while len(blocks) > 1 and blocks[-2][1] * blocks[-1][0] >= blocks[-1][1] * blocks[-2][0]:
+            last = blocks.pop()
+            blocks[-1] = blocks[-1] + last
+    pooled = np.array(blocks)
+    return pooled[:, 2] / pooled[:, 0], pooled[:, 1] / pooled[:, 0]
+
+
+def calibrate(events: RegionEvents, stages: int = STAGES) -> Calibration:
+    """Fit the maps of one region."""
+    made = Calibration(events.yields)
+    shares = made(events.ratios)
+    for _ in range(stages):
+        fitted = [isotonic(shares[:, p], events.classes == p, events.weights) for p in range(len(PROCESSES))]
+        made = replace(made, stages=(*made.stages, tuple(fitted)))
+        shares = normalised(np.stack([np.interp(shares[:, p], *fitted[p]) for p in range(len(PROCESSES))], axis=1))
+    return made
+
+
+def calibrate_regions(
+    events: Sequence[RegionEvents],
+    basis: Basis,
+    seed: int,
+    weightings: Sequence[Sequence[np.ndarray]] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> list[Calibrated]:
+    """Fit the maps and norms of all unbinned regions.
+
+    Args:
+        events: Events of the regions.
+        basis: Terms of the response.
+        seed: Of the points drawn from the priors.
+        weightings: Weights for each region, K times, in place of the events' own.
+        check: Called between passes; may raise if there is no more time.
+
+    Returns:
+        One for each weighting.
+    """
+    given = weightings or [[own.weights for own in events]]
+    grid = norm_points()
+    points = np.concatenate([grid, draw_points(NORM_DRAWS, seed)])
+    terms = basis.terms(points).astype(np.float32)
+    norms = np.zeros((len(given), len(points), len(PROCESSES), len(events)))
+    made: list[list[Calibration]] = [[] for _ in given]
+    for r, own in enumerate(events):
+        for weights, of in zip(given, made, strict=True):
+            check()
+            of.append(calibrate(replace(own, weights=weights[r])))
+        for start in range(0, len(own.weights), CHUNK):
+            check()
+            rows = slice(start, start + CHUNK)
+            pairs = zip(given, made, strict=True)
+            shares = np.stack([(weights[r][rows, None] * of[r](own.ratios[rows])).T for weights, of in pairs], axis=1)
+            growth = np.exp(own.response[rows].swapaxes(0, 1) @ terms.T).astype(np.float64)
+            for p in range(len(PROCESSES)):
+                norms[:, :, p, r] += shares[p] @ growth[p]
+    precision = np.where(np.arange(len(points)) < len(grid), 1.0, DRAWN_PRECISION)
+    # All weightings at once: the least-squares problem is the same.
+    stacked = np.moveaxis(norms, 1, 0).reshape(len(points), -1, len(events))
+    coefficients = fit_norms(points, stacked, precision).reshape(len(given), len(PROCESSES), len(events), -1)
+    return [Calibrated(tuple(of), sums[0], fitted) for of, sums, fitted in zip(made, norms, coefficients, strict=True)]
