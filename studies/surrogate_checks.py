@@ -23,7 +23,8 @@ from sage.unbinned.ratios import UNBINNED, Calibration
 from training.events import Events, EventsFile
 from training.sampling import uniform
 from training.surrogate_calibration import read_regions
-from training.surrogates import candidates, moved
+from training.surrogates import candidates
+from training.variations import move_events
 
 GROUPS = 10
 POINTS: Mapping[str, tuple[float, float, float]] = {
@@ -94,8 +95,8 @@ def told_apart(
     rng = np.random.default_rng(seed)
     constants, networks = surrogates.networks.constants, surrogates.networks
     terms = networks.basis.terms(np.array([point]))[0]
-    nominal = moved(events.columns, None, rng, constants)
-    there = moved(events.columns, np.tile(point, (len(events), 1)), rng, constants)
+    nominal = move_events(events, None, rng, constants)
+    there = move_events(events, np.tile(point, (len(events), 1)), rng, constants)
     train = uniform(events.keys, seed, HALF) < 0.5
     out: dict[str, dict[str, float]] = {}
     for number, region in enumerate(UNBINNED):
