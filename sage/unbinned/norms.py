@@ -112,9 +112,15 @@ class Factors:
 
     @cached_property
     def _coefficients(self) -> np.ndarray:
-        out: np.ndarray = -self.norm_coefficients
-        out[..., _PLACES] += self.yields.coefficients * _UNITS
+        out: np.ndarray = in_norm_basis(self.yields.coefficients) - self.norm_coefficients
         return out
+
+
+def in_norm_basis(coefficients: np.ndarray) -> np.ndarray:
+    """Return coefficients of ``sage.binned.response.POWERS``, shape (..., 13), as those of ``NORM_BASIS``."""
+    out = np.zeros((*coefficients.shape[:-1], len(NORM_BASIS.powers)))
+    out[..., _PLACES] = coefficients * _UNITS
+    return out
 
 
 def spread(values: np.ndarray) -> np.ndarray:

@@ -135,7 +135,7 @@ class ResponseNetworks:
         self._networks = {}
         for region in UNBINNED:
             for process in PROCESSES:
-                own = _own(arrays, network_name(region, process, ""))
+                own = own_parameters(arrays, network_name(region, process, ""))
                 self._check(own, region, process)
                 self._networks[region, process] = Perceptron(own, library=library)
 
@@ -167,7 +167,7 @@ class ResponseNetworks:
         return self._networks[region, process](values)
 
 
-def _own(arrays: Mapping[str, np.ndarray], begin: str) -> dict[str, np.ndarray]:
+def own_parameters(arrays: Mapping[str, np.ndarray], begin: str) -> dict[str, np.ndarray]:
     """Return the arrays whose names begin so, by the names of a perceptron's parameters."""
     return {f"{NAME}.{name.removeprefix(begin)}": array for name, array in arrays.items() if name.startswith(begin)}
 
