@@ -33,9 +33,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     pairs = "events of a process that was or is added, in the challenge's format; labels are not looked at"
     add("--events", action="append", default=[], type=_folder_of, metavar="PROCESS=FOLDER", help=pairs)
-    add(
-        "--rate-width", type=checks.real(0.0, 1.0), default=0.0, help="standard deviation of its rate; 0 if it is known"
-    )
+    width = "standard deviation of its rate relative to the expectation; 0 if that is known (default: 0)"
+    add("--rate-width", type=checks.real(0.0, 1.0), default=0.0, help=width)
     add_table_fraction(options, "rates and norms; the others train", 0.5)
     positive = checks.whole(1)
     add("--width", type=positive, default=64, help="width of the hidden layers (default: %(default)s)")

@@ -17,14 +17,16 @@ import numpy as np
 from sage.binned.statistic import with_counts
 from sage.fit.interval import measure_interval
 from sage.network.classifier import NetworkClassifier
+from sage.surrogates import Observed
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
-from sage.unbinned.statistic import pack
 from studies.impacts import frozen
 from studies.likelihoods import open_weights, weights_hash
+from studies.unbinned import densities
 from training.events import DATA_FILE, EventsFile
 from training.refined import AddedNuisance, AddedProcess, Refined, Refinements
-from training.refined_rates import Sources, look_at_tables
+from training.refined_rates import Sources
 from training.refining import add_nuisance, add_process
+from training.surrogate_calibration import observe_tables
 from training.surrogates import SurrogateConfig
 from workshop.claims import claimed
 from workshop.errors import UsageError
@@ -122,34 +124,24 @@ def refine(
     return Refined(refined.bundle, added, made)
 
 
-def asimov(refined: Refined, file: EventsFile, parameters: np.ndarray) -> SumLikelihood:
-    """Return the likelihood of the Asimov data set of the table part at (mu, nu...)."""
-    classifier = NetworkClassifier(refined.bundle.network, refined.bundle.normalisation, threads=1)
-    observed = look_at_tables(refined, file, classifier)
-    weights = [own * R for own, R in zip(observed.weights, densities(refined, observed, parameters), strict=True)]
-    unbinned = refined.likelihood(replace(observed, weights=tuple(weights))).parts[0]
-    binned = refined.binned(observed.counts)
-    return SumLikelihood(
-        (unbinned.centred(parameters[1:]), with_counts(binned, binned.expected(parameters)).centred(parameters[1:]))
-    )
-
-
-def densities(refined: Refined, observed: Any, parameters: np.ndarray) -> list[np.ndarray]:
-    """Return R of the events of each unbinned region at (mu, nu...)."""
-    empty = tuple(pack(g[:0], a[:0]) for g, a in zip(observed.shares, observed.responses, strict=True))
+def asimov(refined: Refined, observed: Observed, parameters: np.ndarray) -> SumLikelihood:
+    """Return the likelihood of the Asimov data set at (mu, nu...) from nominal events."""
     of = refined.likelihood(observed).parts[0]
     assert isinstance(of, UnbinnedLikelihood)
-    of = replace(of, events=empty)
-    terms = of.basis.expand([of.nuisances[i - 1].alpha(parameters[i])[0] for i in of.shapes])[0]
-    factors = np.split(of.factors.expected(parameters), len(empty))
-    parts = zip(factors, observed.shares, observed.responses, strict=True)
-    return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
+    weights = tuple(own * R for own, R in zip(observed.weights, densities(of, observed, parameters), strict=True))
+    unbinned = refined.likelihood(replace(observed, weights=weights)).parts[0]
+    binned = refined.binned(observed.counts)
+    counted = with_counts(binned, binned.expected(parameters))
+    return SumLikelihood((unbinned.centred(parameters[1:]), counted.centred(parameters[1:])))
 
 
 def expected_intervals(refined: Refined, data: Path, table_fraction: float) -> dict[str, tuple[float, float]]:
     """Return the distances to both limits at mu = 1, with what was added and with its nuisances held."""
     truth = np.array([1.0, *np.zeros(len(refined.nuisances))])
-    whole = asimov(refined, EventsFile(data, table_fraction), truth)
+    classifier = NetworkClassifier(refined.bundle.network, refined.bundle.normalisation, threads=1)
+    file = EventsFile(data, table_fraction)
+    observed = observe_tables(file, lambda columns, w: refined.look(columns, classifier, w))
+    whole = asimov(refined, observed, truth)
     names = [each.name for each in refined.nuisances[len(refined.nuisances) - n_added(refined) :]]
     out = {}
     for label, objective in (("with what was added", whole), ("its nuisances held", frozen(whole, truth, names))):

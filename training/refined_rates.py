@@ -17,17 +17,17 @@ from sage.binned.counting import BLOCK, NOMINAL, choose_points, draw_points, fin
 from sage.binned.regions import RegionSet
 from sage.binned.response import fit_counts
 from sage.challenge.nuisances import PROCESSES
-from sage.challenge.shifts import Columns, select, shift
+from sage.challenge.shifts import Columns
 from sage.errors import InputError
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.surrogates import Observed
 from sage.unbinned.norms import fit_norms, in_norm_basis, norm_points
-from sage.unbinned.ratios import UNBINNED, of_rows
+from sage.unbinned.ratios import UNBINNED
 from sage.unbinned.response import Basis
 from training.counting import Counter
 from training.events import Events, EventsFile
-from training.refined import Refined, Refinements, array_name, mixed_powers
+from training.refined import Refinements, array_name, mixed_powers
 from training.surrogates import candidates
 
 RATE_POINTS = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
@@ -140,22 +140,6 @@ def fit_rates(nus: np.ndarray, counts: np.ndarray, squares: np.ndarray) -> np.nd
     out = np.zeros((counts.shape[1], 2))
     out[filled] = np.linalg.solve(matrix, np.einsum("kn,ki->ni", precision * logs, terms)[:, :, None])[:, :, 0]
     return out
-
-
-def look_at_tables(refined: Refined, file: EventsFile, classifier: Classifier) -> Observed:
-    """Return the nominal events of the table part in the unbinned regions with all coefficients."""
-    pieces = []
-    for events in file.stream(file.rows("tables")):
-        selected, kept = select(shift(events.columns))
-        columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
-        for start in range(0, len(kept), BLOCK):
-            rows = slice(start, start + BLOCK)
-            pieces.append(refined.look(of_rows(columns, rows), classifier, events.weights[kept[rows]]))
-    joined = {
-        name: tuple(map(np.concatenate, zip(*(getattr(piece, name) for piece in pieces), strict=True)))
-        for name in ("shares", "responses", "weights", "rows")
-    }
-    return Observed(np.sum([piece.counts for piece in pieces], axis=0), **joined)
 
 
 def sums_at(observed: Observed, terms: np.ndarray, processes: Sequence[int]) -> np.ndarray:

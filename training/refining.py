@@ -41,11 +41,11 @@ from training.refined_rates import (
     Sources,
     factor_norms,
     factor_rates,
-    look_at_tables,
     moved_counts,
     process_norms,
     process_rates,
 )
+from training.surrogate_calibration import observe_tables
 from training.surrogates import ResponseTraining, SurrogateConfig, candidates
 from training.variations import Copies, Move, Variation, copies_of, draw_scales, exact, moved_columns
 
@@ -195,7 +195,7 @@ def add_nuisance(
             ),
         )
     refined = Refined(bundle, added, out)
-    observed = look_at_tables(refined, sources.file(PROCESSES[0]), classifier)
+    observed = observe_tables(sources.file(PROCESSES[0]), lambda columns, w: refined.look(columns, classifier, w))
     norms = factor_norms(added, number, observed, range(len(added.names)), config.seed)
     alphas = [1.0, *(1.0 + nuisance.width * nu for nu in RATE_POINTS)]
     counted = [moved_counts(sources.file(PROCESSES[0]), bundle.regions, classifier, move, alphas)]
@@ -251,7 +251,8 @@ def add_process(
                 own, train_factor(events, constants, config, number, variation)
             ),
         )
-    observed = look_at_tables(Refined(bundle, added, out), file, classifier)
+    refined = Refined(bundle, added, out)
+    observed = observe_tables(file, lambda columns, w: refined.look(columns, classifier, w))
     out |= process_rates(sources, bundle, name, config.seed)
     out |= process_norms(added, observed, number, config.seed)
     for k, each in enumerate(added.nuisances):
