@@ -55,7 +55,7 @@ def _folder_of(text: str) -> tuple[str, Path]:
 
 def work(given: argparse.Namespace) -> None:
     """Train what is added, write it and say what is expected."""
-    from studies.refined import expected_intervals, refine
+    from studies.refined import expected_errors, observe, refine
 
     found = refine(
         *(given.kind, given.name, given.weights, given.refined, given.data, dict(given.events), given.output),
@@ -64,8 +64,9 @@ def work(given: argparse.Namespace) -> None:
         training={"seed": given.seed, "width": given.width, "epochs": given.epochs},
         overwrite=given.overwrite,
     )
-    for name, (down, up) in expected_intervals(found, given.data, given.table_fraction).items():
-        print(f"{name}: mu = 1 -{down:.4f} +{up:.4f}")
+    observed = observe(found, given.data, given.table_fraction)
+    for name, error in expected_errors(found, observed).items():
+        print(f"{name}: error of mu = 1 is {error:.4f}")
     print(f"written: {given.output / 'refined.npz'}")
 
 

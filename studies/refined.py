@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from sage.binned.statistic import with_counts
-from sage.fit.interval import measure_interval
+from sage.fit.objective import MU
 from sage.network.classifier import NetworkClassifier
 from sage.surrogates import Observed
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
-from studies.impacts import frozen
 from studies.likelihoods import open_weights, weights_hash
 from studies.unbinned import densities
 from training.events import DATA_FILE, EventsFile
@@ -124,30 +123,32 @@ def refine(
     return Refined(refined.bundle, added, made)
 
 
-def asimov(refined: Refined, observed: Observed, parameters: np.ndarray) -> SumLikelihood:
-    """Return the likelihood of the Asimov data set at (mu, nu...) from nominal events."""
+def expected_errors(refined: Refined, observed: Observed, mu: float = 1.0) -> dict[str, float]:
+    """Return the errors of mu that the information of the Asimov data set gives, with what was added and held at it.
+
+    Args:
+        refined: The surrogates.
+        observed: Simulated nominal events.
+        mu: True signal strength; nuisances are at their centres.
+    """
+    truth = np.array([mu, *np.zeros(len(refined.nuisances))])
     of = refined.likelihood(observed).parts[0]
     assert isinstance(of, UnbinnedLikelihood)
-    weights = tuple(own * R for own, R in zip(observed.weights, densities(of, observed, parameters), strict=True))
+    weights = tuple(own * R for own, R in zip(observed.weights, densities(of, observed, truth), strict=True))
     unbinned = refined.likelihood(replace(observed, weights=weights)).parts[0]
     binned = refined.binned(observed.counts)
-    counted = with_counts(binned, binned.expected(parameters))
-    return SumLikelihood((unbinned.centred(parameters[1:]), counted.centred(parameters[1:])))
+    counted = with_counts(binned, binned.expected(truth))
+    fisher = SumLikelihood((unbinned, counted)).evaluate(truth).fisher
+    kept = len(truth) - n_added(refined)
+    errors = {"with what was added": fisher, "its nuisances held": fisher[:kept, :kept]}
+    return {name: float(np.sqrt(np.linalg.inv(each)[MU, MU])) for name, each in errors.items()}
 
 
-def expected_intervals(refined: Refined, data: Path, table_fraction: float) -> dict[str, tuple[float, float]]:
-    """Return the distances to both limits at mu = 1, with what was added and with its nuisances held."""
-    truth = np.array([1.0, *np.zeros(len(refined.nuisances))])
+def observe(refined: Refined, data: Path, table_fraction: float) -> Observed:
+    """Return the nominal events of the table part of a file."""
     classifier = NetworkClassifier(refined.bundle.network, refined.bundle.normalisation, threads=1)
     file = EventsFile(data, table_fraction)
-    observed = observe_tables(file, lambda columns, w: refined.look(columns, classifier, w))
-    whole = asimov(refined, observed, truth)
-    names = [each.name for each in refined.nuisances[len(refined.nuisances) - n_added(refined) :]]
-    out = {}
-    for label, objective in (("with what was added", whole), ("its nuisances held", frozen(whole, truth, names))):
-        interval = measure_interval(objective)
-        out[label] = (interval.fit.mu - interval.low, interval.high - interval.fit.mu)
-    return out
+    return observe_tables(file, lambda columns, w: refined.look(columns, classifier, w))
 
 
 def n_added(refined: Refined) -> int:
