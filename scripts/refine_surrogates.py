@@ -35,7 +35,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--events", action="append", default=[], type=_folder_of, metavar="PROCESS=FOLDER", help=pairs)
     width = "standard deviation of its rate relative to the expectation; 0 if that is known (default: 0)"
     add("--rate-width", type=checks.real(0.0, 1.0), default=0.0, help=width)
-    add_table_fraction(options, "rates and norms; the others train", 0.5)
+    add_table_fraction(options, "for rates and norms; the others train", 0.5)
     positive = checks.whole(1)
     add("--width", type=positive, default=64, help="width of the hidden layers (default: %(default)s)")
     add("--epochs", type=positive, default=30, help="passes over the events (default: %(default)s)")
