@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,13 @@ import numpy as np
 from sage.challenge.nuisances import PROCESSES, SIGNAL, Nuisance
 from sage.fit.objective import MU
 
-PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-"""Axis pairs of the second derivatives, in the order of the terms."""
+
+def pairs_of(n_axes: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of axes of the second derivatives, in the order of the terms."""
+    return (*((axis, axis) for axis in range(n_axes)), *combinations(range(n_axes), 2))
+
+
+PAIRS = pairs_of(3)
 N_TERMS = 1 + 3 + len(PAIRS)
 """The value, its first and its second derivatives along the axes."""
 
@@ -38,23 +44,23 @@ class Templates(Protocol):
     """Templates as a function of the shape nuisances: ``YieldTables`` or ``Response``."""
 
     @property
-    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def axes(self) -> tuple[np.ndarray, ...]:
         """Return, for each shape nuisance, the values at which the slope may jump; flat beyond the ends."""
 
-    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
-        """Return templates, first and second derivatives at (tes, jes, soft_met): a new array, shape (10, P, B)."""
+    def terms(self, point: tuple[float, ...]) -> np.ndarray:
+        """Return templates, first and second derivatives at (tes, jes, soft_met): a new array, shape (10, P, B).
+
+        With more shape nuisances than these three there are as many more terms, see ``pairs_of``.
+        """
 
 
-def signal_times_mu(mu: float) -> np.ndarray:
+def signal_times_mu(mu: float, n_processes: int = len(PROCESSES)) -> np.ndarray:
     """Return the composition of the challenge: mu times the signal, once the backgrounds."""
-    out = _SIGNAL_TIMES_MU.copy()
+    out = np.zeros((3, n_processes))
+    out[0] = 1.0
     out[0, SIGNAL_ROW] = mu
+    out[1, SIGNAL_ROW] = 1.0
     return out
-
-
-_SIGNAL_TIMES_MU = np.zeros((3, len(PROCESSES)))
-_SIGNAL_TIMES_MU[0] = 1.0
-_SIGNAL_TIMES_MU[1, SIGNAL_ROW] = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Expansion:
 
         Second derivatives are linear in the terms, so the terms are summed over the bins first.
         """
-        return self.contract((self.terms.reshape(-1, len(weights)) @ weights).reshape(N_TERMS, -1))
+        return self.contract((self.terms.reshape(-1, len(weights)) @ weights).reshape(len(self.terms), -1))
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,14 @@ class Rates:
         nuisances: The nuisance table; shape nuisances in the order of the templates' axes.
         has_signal: Whether each bin expects signal, shape (B,); None for all.
         composition: How mu composes the processes.
+        processes: Their names.
     """
 
     templates: Templates
     nuisances: tuple[Nuisance, ...]
     has_signal: np.ndarray | None = None
     composition: Composition = signal_times_mu
+    processes: tuple[str, ...] = PROCESSES
 
     def expected(self, parameters: np.ndarray) -> np.ndarray:
         """Return the rates at (mu, nu...), shape (B,)."""
@@ -119,7 +127,7 @@ class Rates:
         """Return the rates at (mu, nu...) to second order."""
         alphas = self._alphas(parameters)
         terms = self._terms(alphas)
-        n_norms = len(self._norms)
+        n_norms, n_shapes = len(self._norms), len(self._shapes)
         products = self._products(alphas)
         composed, along_mu, along_mu_twice = self.composition(parameters[MU])
         factor, slope = products[0] * composed, products[0] * along_mu
@@ -128,16 +136,17 @@ class Rates:
 
         first = np.empty((1 + len(self.nuisances), terms.shape[2]))
         first[MU] = slope @ terms[0]
-        for i, along in zip(self._shapes, factor @ terms[1:4], strict=True):
+        for i, along in zip(self._shapes, factor @ terms[1 : 1 + n_shapes], strict=True):
             first[1 + i] = alphas[i][1] * along
         for i, along in zip(self._norms, factor_1 @ terms[0], strict=True):
             first[1 + i] = along
 
         def contract(summed: np.ndarray) -> np.ndarray:
             factor_2 = products[1 + n_norms :].reshape(n_norms, n_norms, -1) * composed
-            along, crossed = summed @ factor, summed[1:4] @ factor_1.T
+            slopes = summed[1 : 1 + n_shapes]
+            along, crossed = summed @ factor, slopes @ factor_1.T
             by_norms = factor_2 @ summed[0]
-            mu_shapes, mu_norms = summed[1:4] @ slope, (norms * along_mu) @ summed[0]
+            mu_shapes, mu_norms = slopes @ slope, (norms * along_mu) @ summed[0]
             second = np.zeros((1 + len(self.nuisances),) * 2)
             second[MU, MU] = (products[0] * along_mu_twice) @ summed[0]
             for axis, i in enumerate(self._shapes):
@@ -146,9 +155,9 @@ class Rates:
                 second[MU, 1 + i] = second[1 + i, MU] = d_alpha * mu_shapes[axis]
                 for k, j in enumerate(self._norms):
                     second[1 + i, 1 + j] = second[1 + j, 1 + i] = d_alpha * crossed[axis, k]
-            for pair, (axis_a, axis_b) in enumerate(PAIRS):
+            for pair, (axis_a, axis_b) in enumerate(pairs_of(n_shapes), start=1 + n_shapes):
                 i, j = self._shapes[axis_a], self._shapes[axis_b]
-                second[1 + i, 1 + j] += alphas[i][1] * alphas[j][1] * along[4 + pair]
+                second[1 + i, 1 + j] += alphas[i][1] * alphas[j][1] * along[pair]
                 second[1 + j, 1 + i] = second[1 + i, 1 + j]
             for k, i in enumerate(self._norms):
                 second[MU, 1 + i] = second[1 + i, MU] = mu_norms[k]
@@ -179,7 +188,7 @@ class Rates:
     @cached_property
     def _scaled(self) -> np.ndarray:
         """Whether each rate nuisance scales each process, shape (N, P)."""
-        return np.array([[process in self.nuisances[i].scales for process in PROCESSES] for i in self._norms])
+        return np.array([[process in self.nuisances[i].scales for process in self.processes] for i in self._norms])
 
     @cached_property
     def _replacements(self) -> np.ndarray:
@@ -193,8 +202,7 @@ class Rates:
         return [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, nus, strict=True)]
 
     def _terms(self, alphas: Alphas) -> np.ndarray:
-        tes, jes, soft_met = (alphas[i][0] for i in self._shapes)
-        terms = self.templates.terms((tes, jes, soft_met))
+        terms = self.templates.terms(tuple(alphas[i][0] for i in self._shapes))
         if self.has_signal is not None:
             terms[:, SIGNAL_ROW] *= self.has_signal
         return terms

@@ -4,7 +4,8 @@ What it needs besides tables of counts stands in ``surrogates.npz`` of the weigh
 calibrate the shares of the processes (``sage.unbinned.ratios``), the ``yields`` these were made for, shape (4, R), and
 ``norms`` and ``norm_coefficients``, those of Z (``sage.unbinned.norms``). ``displacements.SOURCE``, shape (T, K, 7),
 tell how far errors of the surrogates move the parameters (``sage.recalibration``). In the tables an unbinned region is
-one bin: its expected events.
+one bin: its expected events. The published variant has ``rate_coefficients`` and the responses of the rates in place of
+norms (``sage.unbinned.published``), which no table enters.
 """
 
 from __future__ import annotations
@@ -29,11 +30,21 @@ from sage.fit.interval import Interval
 from sage.fit.objective import Objective
 from sage.measurement import fit_interval, likelihood_of, rates_of
 from sage.network.classifier import Classifier
-from sage.rates import Rates
+from sage.rates import Rates, Templates
 from sage.unbinned.displacement import covariance
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
 from sage.unbinned.norms import NORM_BASIS, Factors
-from sage.unbinned.ratios import UNBINNED, ResponseNetworks, look, of_rows, read_calibrations
+from sage.unbinned.published import SHAPE, SplineTemplates, published_factors
+from sage.unbinned.ratios import (
+    PUBLISHED_MARK,
+    UNBINNED,
+    ResponseNetworks,
+    look,
+    of_rows,
+    rate_name,
+    read_calibrations,
+)
+from sage.unbinned.response import PUBLISHED
 from sage.unbinned.statistic import LARGEST_EXPONENT, Events, kernel, pack
 
 MOST_OUTSIDE = 1e-3
@@ -78,7 +89,12 @@ class Surrogates:
     def __init__(self, bundle: Bundle) -> None:
         arrays = bundle.surrogates
         shape = len(PROCESSES), len(UNBINNED)
-        shapes = {"yields": shape, "norms": shape, "norm_coefficients": (*shape, len(NORM_BASIS.powers))}
+        self._published = PUBLISHED_MARK in arrays
+        if self._published:
+            shapes = {"yields": shape, "rate_coefficients": (*shape, *SHAPE)}
+            shapes |= {rate_name(*names): (len(PUBLISHED.powers),) for names in product(UNBINNED, PROCESSES)}
+        else:
+            shapes = {"yields": shape, "norms": shape, "norm_coefficients": (*shape, len(NORM_BASIS.powers))}
         inputs = np.shape(bundle.surrogates.get("mean", 0.0)) or ("inputs",)
         for name, expected in (shapes | {"mean": inputs, "std": inputs}).items():
             if name not in arrays or arrays[name].shape != expected:
@@ -86,7 +102,7 @@ class Surrogates:
                 raise WeightsError(msg)
         self.networks = ResponseNetworks(arrays)
         self.calibrations = read_calibrations(arrays, arrays["yields"].astype(np.float64))
-        self._norms = arrays["norms"].astype(np.float64), arrays["norm_coefficients"].astype(np.float64)
+        self._arrays = {name: arrays[name].astype(np.float64) for name in shapes}
         self.displacements = tuple(
             Displacement(f"surrogate_{name.removeprefix(DISPLACEMENTS)}", _covariance(name, moves))
             for name, moves in arrays.items()
@@ -179,13 +195,21 @@ class Surrogates:
 
     def unbinned(self, events: tuple[Events, ...], bundle: Bundle) -> UnbinnedLikelihood:
         """Return the likelihood of the events of the unbinned regions."""
-        places = [bundle.regions.slices[name].start for name in UNBINNED]
-        yields = bins_of(bundle.response, places)
         nuisances = variant(bundle.settings["nuisances"])
-        factors = Rates(Factors(yields, *self._norms), nuisances)
+        yields, factors = self.templates(bundle)
         return UnbinnedLikelihood(
-            Rates(yields, nuisances), factors, self.networks.basis, events, np.zeros(len(nuisances)), kernel()
+            *(Rates(yields, nuisances), Rates(factors, nuisances), self.networks.basis, events),
+            *(np.zeros(len(nuisances)), kernel()),
         )
+
+    def templates(self, bundle: Bundle) -> tuple[Templates, Templates]:
+        """Return the expected events of the unbinned regions and the factors of the processes."""
+        if self._published:
+            names = [[rate_name(region, process) for region in UNBINNED] for process in PROCESSES]
+            responses = np.array([[self._arrays[name] for name in row] for row in names])
+            return SplineTemplates(self._arrays["rate_coefficients"]), published_factors(responses)
+        yields = bins_of(bundle.response, [bundle.regions.slices[name].start for name in UNBINNED])
+        return yields, Factors(yields, self._arrays["norms"], self._arrays["norm_coefficients"])
 
 
 def binned_part(counts: np.ndarray, bundle: Bundle) -> BinnedLikelihood:

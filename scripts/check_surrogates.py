@@ -46,7 +46,7 @@ def work(given: argparse.Namespace) -> None:
             ratio = worst["share"] / worst["true"] if worst["true"] else 1.0
             aucs = ", ".join(
                 f"{label} {auc['reweighted']:.4f} (not reweighted {auc['nominal']:.4f}) +- {auc['error']:.4f}"
-                for label, auc in each["auc"][process].items()
+                for label, auc in each["auc"].get(process, {}).items()
             )
             print(f"{region} {process}: worst group {ratio:.3f} +- {error:.3f}; AUC {aucs}")
 

@@ -30,9 +30,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     positive = checks.whole(1)
     fraction = "fraction of the rows, from the first on, that is left for tables and calibration (default: 0)"
     add("--table-fraction", type=checks.fraction, default=0.0, help=fraction)
-    add("--basis", default="exact", help="terms of the response: exact, or quadratic as published (default: exact)")
-    add("--width", type=positive, default=64, help="width of the hidden layers (default: %(default)s)")
-    add("--epochs", type=positive, default=30, help="passes over the events (default: %(default)s)")
+    variants = (
+        "sage, or published for points, terms, schedule and size of the published training (default: %(default)s)"
+    )
+    add("--variant", default="sage", help=variants)
+    add("--basis", help="terms of the response: exact or quadratic (default: exact); published has its own")
+    add("--width", type=positive, help="width of the hidden layers (default: 64; published 128)")
+    add("--epochs", type=positive, help="passes over the events (default: 30; published 200)")
     add("--replica", type=checks.whole(0), default=0, help="number of a bootstrap of the showered events; 0 for none")
     add("--threads", type=checks.whole(1, 1024), default=1, help="threads of the training (default: %(default)s)")
     return options.parse_args(argv)
@@ -42,12 +46,12 @@ def work(given: argparse.Namespace) -> None:
     """Train and say how well."""
     import torch
 
-    from training.surrogates import SURROGATES_FILE, SurrogateConfig, train_surrogates
+    from training.surrogates import PUBLISHED_SETTINGS, SURROGATES_FILE, SurrogateConfig, train_surrogates
 
     torch.set_num_threads(given.threads)
-    config = SurrogateConfig(
-        seed=given.seed, basis=given.basis, width=given.width, epochs=given.epochs, replica=given.replica
-    )
+    chosen = {name: getattr(given, name) for name in ("basis", "width", "epochs") if getattr(given, name) is not None}
+    settings = {"variant": given.variant} if given.variant != "published" else PUBLISHED_SETTINGS
+    config = SurrogateConfig(seed=given.seed, replica=given.replica, **{**settings, **chosen})
     output: Path = given.output
     report = train_surrogates(
         config,

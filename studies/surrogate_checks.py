@@ -23,7 +23,8 @@ from sage.unbinned.ratios import UNBINNED, Calibration
 from training.events import Events, EventsFile
 from training.sampling import uniform
 from training.surrogate_calibration import read_regions
-from training.surrogates import candidates, moved
+from training.surrogates import candidates
+from training.variations import move_events
 
 GROUPS = 10
 POINTS: Mapping[str, tuple[float, float, float]] = {
@@ -88,14 +89,14 @@ def check(
 def told_apart(
     events: Events, point: tuple[float, float, float], surrogates: Surrogates, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Return AUC and its error, with and without reweighting, by region; of events of one process."""
+    """Return AUC and its error, with and without reweighting, by region with events; of events of one process."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rng = np.random.default_rng(seed)
     constants, networks = surrogates.networks.constants, surrogates.networks
     terms = networks.basis.terms(np.array([point]))[0]
-    nominal = moved(events.columns, None, rng, constants)
-    there = moved(events.columns, np.tile(point, (len(events), 1)), rng, constants)
+    nominal = move_events(events, None, rng, constants)
+    there = move_events(events, np.tile(point, (len(events), 1)), rng, constants)
     train = uniform(events.keys, seed, HALF) < 0.5
     out: dict[str, dict[str, float]] = {}
     for number, region in enumerate(UNBINNED):
@@ -105,6 +106,8 @@ def told_apart(
         x = np.concatenate([nominal.inputs[here], there.inputs[shifted]])
         y = np.repeat([0, 1], [len(here), len(shifted)])
         training = np.concatenate([train[here], train[shifted]])
+        if min(np.bincount(2 * training + y, minlength=4)) == 0:
+            continue  # a half without events
         out[region] = {}
         for kind, factor in (("reweighted", np.exp(response)), ("nominal", np.ones(len(here)))):
             weights = np.concatenate([events.weights[here] * factor, events.weights[shifted]])
@@ -120,11 +123,15 @@ def told_apart(
 
 
 def area(score: np.ndarray, label: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Return the weighted area under the ROC curve, and its error from the effective numbers of events."""
-    order = np.argsort(score, kind="stable")
-    w, positive = weights[order], label[order] == 1
-    below = np.cumsum(np.where(positive, 0.0, w))
-    total_0, total_1 = w[~positive].sum(), w[positive].sum()
-    value = float((w * below)[positive].sum() / (total_0 * total_1))
-    numbers = [total**2 / (w[part] ** 2).sum() for total, part in ((total_0, ~positive), (total_1, positive))]
+    """Return the weighted area under the ROC curve, and its error from the effective numbers of events.
+
+    Equal scores count half: a moved event mostly has that of the nominal one. The error is too large for the same
+    reason.
+    """
+    _, place = np.unique(score, return_inverse=True)
+    negative, positive = (np.bincount(place[label == own], weights[label == own], place.max() + 1) for own in (0, 1))
+    below = np.cumsum(negative) - 0.5 * negative
+    total_0, total_1 = negative.sum(), positive.sum()
+    value = float(below @ positive / (total_0 * total_1))
+    numbers = [total**2 / (weights[label == own] ** 2).sum() for own, total in ((0, total_0), (1, total_1))]
     return value, float(np.sqrt(sum(1 / (12 * n) for n in numbers)))

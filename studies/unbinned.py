@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from sage.binned.statistic import asimov, with_counts, with_exact_templates
-from sage.challenge.shifts import select, shift
 from sage.files.bundle import Bundle
 from sage.fit.objective import Objective
 from sage.likelihood import Likelihood
@@ -29,6 +28,7 @@ from studies.impacts import frozen
 from studies.likelihoods import nuisances_of
 from studies.toys import ToySettings, draw_truth
 from training.events import EventsFile
+from training.surrogate_calibration import observe_tables
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,7 @@ class Nature:
 
     def densities(self, parameters: np.ndarray) -> list[np.ndarray]:
         """Return R of the events of each unbinned region at (mu, nu...)."""
-        of = self._empty()
-        terms = of.basis.expand([of.nuisances[i - 1].alpha(parameters[i])[0] for i in of.shapes])[0]
-        factors = np.split(of.factors.expected(parameters), len(of.events))
-        parts = zip(factors, self.observed.shares, self.observed.responses, strict=True)
-        return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
+        return densities(self._empty(), self.observed, parameters)
 
     def asimov(self, parameters: np.ndarray) -> SumLikelihood:
         """Return the likelihood of the Asimov data set at (mu, nu...), without the surrogates' errors."""
@@ -89,6 +85,20 @@ class Nature:
         return self._with_weights(none)
 
 
+def densities(of: UnbinnedLikelihood, observed: Observed, parameters: np.ndarray) -> list[np.ndarray]:
+    """Return R of the events of each unbinned region at (mu, nu...).
+
+    Args:
+        of: The likelihood of any events with the same surrogates.
+        observed: The events.
+        parameters: (mu, nu...).
+    """
+    terms = of.basis.expand([of.nuisances[i - 1].alpha(parameters[i])[0] for i in of.shapes])[0]
+    factors = np.split(of.factors.expected(parameters), len(of.events))
+    parts = zip(factors, observed.shares, observed.responses, strict=True)
+    return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
+
+
 def read_nature(bundle: Bundle, data: Path, table_fraction: float, classifier: Classifier) -> Nature:
     """Read the simulated events of a method's weights.
 
@@ -100,16 +110,8 @@ def read_nature(bundle: Bundle, data: Path, table_fraction: float, classifier: C
     """
     surrogates = Surrogates(bundle)
     file = EventsFile(data, table_fraction)
-    pieces = []
-    for events in file.stream(file.rows("tables")):
-        selected, kept = select(shift(events.columns))
-        columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
-        pieces.append(surrogates.look(columns, bundle.regions, classifier, events.weights[kept]))
-    joined = {
-        name: tuple(map(np.concatenate, zip(*(getattr(piece, name) for piece in pieces), strict=True)))
-        for name in ("shares", "responses", "weights", "rows")
-    }
-    return Nature(surrogates, bundle, Observed(np.sum([piece.counts for piece in pieces], axis=0), **joined))
+    observed = observe_tables(file, lambda columns, w: surrogates.look(columns, bundle.regions, classifier, w))
+    return Nature(surrogates, bundle, observed)
 
 
 def toy_row(nature: Nature, settings: ToySettings, number: int) -> dict[str, Any]:

@@ -72,5 +72,5 @@ def test_only_the_right_processes_are_scaled():
 
 
 def test_unknown_variant_says_which_exist():
-    with pytest.raises(ValueError, match="challenge, published"):
+    with pytest.raises(ValueError, match="challenge, gollum, published"):
         variant("official")

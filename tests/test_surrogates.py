@@ -34,7 +34,8 @@ from studies.unbinned import expected, read_nature, toy_row
 from tests.conftest import ROOT
 from tests.events import columns_of, embedded_frame, full_weights, small_data
 from training.surrogate_calibration import read_replicas
-from training.surrogates import SurrogateConfig, draw_points, pair_loss, train_surrogates
+from training.surrogates import SurrogateConfig, pair_loss, train_surrogates
+from training.variations import draw_points
 from workshop.errors import UsageError
 
 

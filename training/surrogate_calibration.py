@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sage.binned.counting import Sample
+from sage.challenge.shifts import Columns, select, shift
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.recalibration import N_BOOTSTRAPS, make_surrogates
+from sage.surrogates import Observed
 from sage.unbinned.calibration import RegionEvents, collect
 from sage.unbinned.ratios import ResponseNetworks
 from training.config import Config
@@ -52,6 +54,20 @@ def read_regions(
 
     samples = (Sample(part.columns, part.weights, part.classes, part.keys) for part in file.stream(rows))
     return collect(samples, bundle.regions, classifier, networks, repeats)
+
+
+def observe_tables(file: EventsFile, look: Callable[[Columns, np.ndarray], Observed]) -> Observed:
+    """Return what is kept of the nominal events of the table part, by the method ``look`` of some surrogates."""
+    pieces = []
+    for events in file.stream(file.rows("tables")):
+        selected, kept = select(shift(events.columns))
+        columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+        pieces.append(look(columns, events.weights[kept]))
+    joined = {
+        name: tuple(map(np.concatenate, zip(*(getattr(piece, name) for piece in pieces), strict=True)))
+        for name in ("shares", "responses", "weights", "rows")
+    }
+    return Observed(np.sum([piece.counts for piece in pieces], axis=0), **joined)
 
 
 def read_replicas(folder: Path, nominal: Path) -> list[dict[str, np.ndarray]]:

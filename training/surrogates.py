@@ -5,13 +5,13 @@ of that point and natural weights w the loss
 
     sum over nominal events of w softplus(A(x) . v)  +  sum over moved events of w softplus(-A(x) . v)
 
-is smallest where exp(A . v) is the ratio of the moved to the nominal intensity (arXiv:2505.05544, likelihood, where the
-points are 34 fixed ones). Both copies of an event count where they are: which region an event is in is decided after
-it was moved. Rates are thereby learnt as well, and taken out again by the exact normalisation
-(``sage.unbinned.likelihood``).
+is smallest where exp(A . v) is the ratio of the moved to the nominal intensity (arXiv:2505.05544, likelihood). Both
+copies of an event count where they are: which region an event is in is decided after it was moved. Rates are thereby
+learnt as well, and taken out again by the exact normalisation (``sage.unbinned.likelihood``).
 
-Points are twice as wide as the priors. One file for each process holds its networks, so that an interrupted training
-goes on with the next process.
+With ``variant: published`` points, terms, schedule and weights are those of the published training
+(``training.variations``), where networks learn shapes alone. One file for each process holds its networks, so that an
+interrupted training goes on with the next process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -31,22 +30,18 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from tqdm import tqdm
 
-from sage.binned.counting import SCATTER_WIDTH
-from sage.binned.regions import bin_numbers, quantities
-from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
-from sage.challenge.features import Derived
 from sage.challenge.nuisances import PROCESSES
-from sage.challenge.shifts import Columns, select, shift
+from sage.challenge.shifts import Columns
 from sage.errors import InputError, SettingsError
 from sage.network.dense import Perceptron
 from sage.network.graph import Normalisation
-from sage.network.inputs import network_inputs
-from sage.unbinned.ratios import KINEMATIC, QUADRATIC_MARK, UNBINNED, network_name
-from sage.unbinned.response import BASES, QUADRATIC, Basis
+from sage.unbinned.ratios import PUBLISHED_MARK, QUADRATIC_MARK, UNBINNED, network_name, rate_name
+from sage.unbinned.response import BASES, PUBLISHED, QUADRATIC
 from training.config import check_layers
 from training.events import DATA_FILE, Events, EventsFile
 from training.networks import read_network
 from training.sampling import BOOTSTRAP, HeldOut, poisson
+from training.variations import Copies, Variation, exact, published, rate_responses
 from workshop.claims import claimed
 from workshop.files import read_arrays, sha256, write_arrays, write_json
 
@@ -55,6 +50,16 @@ REPORT_FILE = "surrogates.json"
 LEAST_PT_H = 70.0
 """In GeV: six deviations of the largest noise below the cut of the regions."""
 _IN_PT_H = (("PRI_lep_pt", "PRI_lep_phi"), ("PRI_had_pt", "PRI_had_phi"), ("PRI_met", "PRI_met_phi"))
+VARIANTS = ("sage", PUBLISHED.name)
+PUBLISHED_SETTINGS: Mapping[str, Any] = {
+    **{"variant": PUBLISHED.name, "basis": PUBLISHED.name, "width": 128, "epochs": 200, "learning_rate": 1e-3},
+    "weight_decay": 0.0,
+}
+"""Of ``SurrogateConfig``: what the published networks were trained with."""
+PUBLISHED_STEPS = 10
+"""Steps of the published training in an epoch."""
+PUBLISHED_DECAY = 0.25
+"""Share of its epochs, the last ones, in which the learning rate falls to 0, in a straight line."""
 VALIDATION_DRAWS = 4
 """Points of each held-out event."""
 
@@ -76,6 +81,7 @@ class SurrogateConfig:
         weight_decay: AdamW's.
         validation_fraction: Share of the showered events held out to choose the best epoch.
         replica: 0, or the number of a bootstrap of the showered events.
+        variant: ``sage``; or ``published`` for points, schedule and last epoch of the published training.
     """
 
     seed: int = 1
@@ -88,6 +94,7 @@ class SurrogateConfig:
     weight_decay: float = 1e-3
     validation_fraction: float = 0.1
     replica: int = 0
+    variant: str = "sage"
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -98,72 +105,19 @@ class SurrogateConfig:
         if self.basis not in BASES:
             msg = f"basis is {self.basis!r}; choose one of {', '.join(BASES)}"
             raise SettingsError(msg)
+        if self.variant not in VARIANTS or self.published != (self.basis == PUBLISHED.name):
+            msg = f"variant is {self.variant!r} with basis {self.basis!r}; choose one of {', '.join(VARIANTS)}, "
+            msg += f"the second with basis {PUBLISHED.name!r} and the first with another"
+            raise SettingsError(msg)
         check_layers("surrogates", self.width, self.depth)
         if self.width == 0 or min(self.epochs, self.batch_size) < 1 or not 0.0 < self.validation_fraction < 1.0:
             msg = f"{self}: width, epochs and batch_size are positive, validation_fraction lies between 0 and 1"
             raise SettingsError(msg)
 
-
-@dataclass(frozen=True)
-class Copies:
-    """Events at nuisance points of their own.
-
-    Args:
-        inputs: Normalised inputs, shape (n, number of inputs), float32; of events in no region they mean nothing.
-        regions: Number in ``UNBINNED`` of the region each is in, -1 for none; shape (n,).
-    """
-
-    inputs: np.ndarray
-    regions: np.ndarray
-
-
-def draw_points(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Return one point (tes, jes, soft_met) for each of n events, shape (n, 3), within the range of the tables.
-
-    Scales are normal with twice the width of the prior, cut at the ends; soft_met is uniform in log(1 + soft_met).
-    """
-    normal = NormalDist(1.0, SCATTER_WIDTH)
-    low, high = (normal.cdf(end) for end in SCALE_RANGE)
-    quantiles = low + (high - low) * rng.random((n, 2))
-    grid = np.linspace(*SCALE_RANGE, 4001)
-    scales = np.interp(quantiles, [normal.cdf(x) for x in grid.tolist()], grid)
-    soft_met = np.expm1(math.log1p(SOFT_MET_RANGE[1]) * rng.random(n))
-    return np.column_stack([scales, soft_met])
-
-
-def moved(
-    columns: Columns, points: np.ndarray | None, rng: np.random.Generator, constants: Normalisation | None
-) -> Copies:
-    """Move events and find their regions and inputs.
-
-    Args:
-        columns: Primary columns, shape (n,).
-        points: A point for each event, shape (n, 3); None for the nominal point.
-        rng: Source of the noise.
-        constants: Feature constants; None if no inputs are needed.
-    """
-    n = len(columns["PRI_met"])
-    if points is None:
-        shifted = shift(columns)
-    else:
-        noise = (rng.standard_normal(n), rng.standard_normal(n))
-        tes, jes = points[:, :2].T.astype(np.float32)
-        shifted = shift(columns, tes, jes, points[:, 2], noise=noise)
-    selected, kept = select(shifted)
-    selected = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
-    derived = Derived(selected)
-    values = quantities(selected, derived, np.zeros((len(kept), len(PROCESSES))))  # no cut asks for probabilities
-    regions = np.full(n, -1)
-    found = bin_numbers(KINEMATIC, values)[: len(UNBINNED)]
-    for number, (rows, _) in enumerate(found):
-        regions[kept[rows]] = number
-    if constants is None:
-        return Copies(np.empty((n, 0), dtype=np.float32), regions)
-    inputs = np.zeros((n, len(constants.mean)), dtype=np.float32)
-    rows = np.sort(np.concatenate([rows for rows, _ in found]))
-    part = {name: column[rows] for name, column in selected.items()}
-    inputs[kept[rows]] = network_inputs(part, Derived(part), constants)[0]
-    return Copies(inputs, regions)
+    @property
+    def published(self) -> bool:
+        """Whether the training is the published one."""
+        return self.variant == PUBLISHED.name
 
 
 def candidates(columns: Columns) -> np.ndarray:
@@ -182,27 +136,30 @@ class ResponseTraining:
         constants: Feature constants.
         config: The settings.
         process: Number of the process, for the random draws.
+        variation: Moves the events.
     """
 
-    def __init__(self, events: Events, constants: Normalisation, config: SurrogateConfig, process: int) -> None:
-        self._config, self._constants = config, constants
-        self._basis: Basis = BASES[config.basis]
+    def __init__(
+        self, events: Events, constants: Normalisation, config: SurrogateConfig, process: int, variation: Variation
+    ) -> None:
+        self._config, self._constants, self._variation = config, constants, variation
         held_out = HeldOut(config.seed, config.validation_fraction)(events)
         self._rng = np.random.default_rng([config.seed, process, config.replica])
         # Terms of the typical size of 1, so that all outputs are learnt at the same pace.
-        self._scale = np.sqrt((self._basis.terms(draw_points(self._rng, 10_000)) ** 2).mean(axis=0))
+        drawn = variation.terms(variation.draw(self._rng, 10_000))
+        self._scale = np.ones(drawn.shape[1]) if config.published else np.sqrt((drawn**2).mean(axis=0))
         weights = events.weights / events.weights.mean()
         if config.replica:
             weights = weights * poisson(events.keys, config.seed, BOOTSTRAP, config.replica)
         self._weights = weights[~held_out].astype(np.float32)
         self._events = events.take(np.flatnonzero(~held_out))
-        self._nominal = moved(self._events.columns, None, self._rng, constants)
+        self._nominal = variation.move(self._events, None, self._rng, constants)
         self._held_out = self._validation(events.take(np.flatnonzero(held_out)))
 
     def networks(self, progress: Any = None) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[float]]]:
         """Train; return parameters and held-out losses by region."""
         config = self._config
-        sizes = (len(self._constants.mean), *(config.width,) * config.depth, len(self._basis.powers))
+        sizes = (len(self._constants.mean), *(config.width,) * config.depth, len(self._scale))
         models = [Perceptron(sizes) for _ in UNBINNED]
         optimisers = []
         for model in models:
@@ -214,7 +171,7 @@ class ResponseTraining:
             [self._loss(model, *held)] for model, held in zip(models, self._held_out, strict=True)
         ]
         for epoch in range(config.epochs):
-            rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / config.epochs))
+            rate = config.learning_rate * self._slowed(epoch / config.epochs)
             terms, copies = self._draw()
             for r, (model, optimiser) in enumerate(zip(models, optimisers, strict=True)):
                 optimiser.param_groups[0]["lr"] = rate
@@ -224,7 +181,7 @@ class ResponseTraining:
                     torch.autograd.backward(loss)
                     optimiser.step()
                 found = self._loss(model, *self._held_out[r])
-                if found < min(losses[r]):
+                if found < min(losses[r]) or config.published:
                     best[r] = _arrays(model)
                 losses[r].append(found)
             if progress is not None:
@@ -233,27 +190,34 @@ class ResponseTraining:
         return named, dict(zip(UNBINNED, losses, strict=True))
 
     def _draw(self) -> tuple[np.ndarray, Copies]:
-        points = draw_points(self._rng, len(self._events))
-        terms = (self._basis.terms(points) / self._scale).astype(np.float32)
-        return terms, moved(self._events.columns, points, self._rng, self._constants)
+        points = self._variation.draw(self._rng, len(self._events))
+        terms = (self._variation.terms(points) / self._scale).astype(np.float32)
+        return terms, self._variation.move(self._events, points, self._rng, self._constants)
+
+    def _slowed(self, done: float) -> float:
+        """Return the learning rate over the highest one; ``done`` is the share of the epochs that are over."""
+        if self._config.published:
+            return min(1.0, (1.0 - done) / PUBLISHED_DECAY)
+        return 0.5 * (1.0 + math.cos(math.pi * done))
 
     def _batches(self, region: int, terms: np.ndarray, copies: Copies) -> Iterator[tuple[Tensor, ...]]:
         """Yield inputs, terms and signed weights of both copies of some events."""
         rows = np.flatnonzero((self._nominal.regions == region) | (copies.regions == region))
         self._rng.shuffle(rows)
-        for start in range(0, len(rows), self._config.batch_size):
-            yield _pairs(
-                rows[start : start + self._config.batch_size], region, self._nominal, copies, terms, self._weights
-            )
+        size = self._config.batch_size
+        if self._config.published:
+            size = max(-(-len(rows) // PUBLISHED_STEPS), 1)
+        for start in range(0, len(rows), size):
+            yield _pairs(rows[start : start + size], region, self._nominal, copies, terms, self._weights)
 
     def _validation(self, events: Events) -> list[tuple[Tensor, ...]]:
         weights = (events.weights / max(float(events.weights.sum()), 1e-30)).astype(np.float32)
-        nominal = moved(events.columns, None, self._rng, self._constants)
+        nominal = self._variation.move(events, None, self._rng, self._constants)
         parts: list[list[tuple[Tensor, ...]]] = [[] for _ in UNBINNED]
         for _ in range(VALIDATION_DRAWS):
-            points = draw_points(self._rng, len(events))
-            copies = moved(events.columns, points, self._rng, self._constants)
-            terms = (self._basis.terms(points) / self._scale).astype(np.float32)
+            points = self._variation.draw(self._rng, len(events))
+            copies = self._variation.move(events, points, self._rng, self._constants)
+            terms = (self._variation.terms(points) / self._scale).astype(np.float32)
             for region, found in enumerate(parts):
                 rows = np.flatnonzero((nominal.regions == region) | (copies.regions == region))
                 found.append(_pairs(rows, region, nominal, copies, terms, weights))
@@ -284,7 +248,9 @@ def _pairs(
     inputs = np.concatenate([nominal.inputs[here], copies.inputs[there]])
     signs = np.concatenate([np.ones(len(here), np.float32), -np.ones(len(there), np.float32)])
     both = np.concatenate([here, there])
-    return tuple(torch.from_numpy(part) for part in (inputs, terms[both], signs, weights[both]))
+    factors = np.concatenate([nominal.factors[here], copies.factors[there]])
+    scaled = (weights[both] * factors).astype(np.float32)
+    return tuple(torch.from_numpy(part) for part in (inputs, terms[both], signs, scaled))
 
 
 def pair_loss(model: nn.Module, inputs: Tensor, terms: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
@@ -337,6 +303,8 @@ def train_surrogates(
         arrays: dict[str, np.ndarray] = {"mean": constants.mean, "std": constants.std}
         if config.basis == QUADRATIC.name:
             arrays[QUADRATIC_MARK] = np.ones(1)
+        if config.published:
+            arrays[PUBLISHED_MARK] = np.ones(1)
         report: dict[str, Any] = {"config": asdict(config), "data": identity["data"], "processes": {}}
         for name in PROCESSES:
             found = read_arrays(output / f"{name}.npz")
@@ -365,10 +333,16 @@ def _train_process(
         raise InputError(msg)
     log.info("%s: %d events in or near the regions", name, len(events))
     torch.manual_seed(int(np.random.SeedSequence([config.seed, process, config.replica]).generate_state(1)[0]))
-    networks, losses = ResponseTraining(events, constants, config, process).networks(progress)
+    if config.published:
+        rates = rate_responses(events, np.random.default_rng([config.seed, process]))
+        variation = published(rates)
+    else:
+        rates, variation = np.empty((0, 0)), exact(BASES[config.basis])
+    networks, losses = ResponseTraining(events, constants, config, process, variation).networks(progress)
     arrays = {
         network_name(region, name, key): value for region, found in networks.items() for key, value in found.items()
     }
     arrays |= {f"losses/{region}": np.array(found) for region, found in losses.items()}
+    arrays |= {rate_name(region, name): own for region, own in zip(UNBINNED, rates, strict=False)}
     arrays |= {"rows": np.array(float(len(events))), "seconds": np.array(time.perf_counter() - began)}
     write_arrays(output / f"{name}.npz", arrays)

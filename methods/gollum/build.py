@@ -18,13 +18,15 @@ from sage.files.bundle import SURROGATES, Bundle, read_bundle
 from sage.files.manifest import MANIFEST, signed
 from sage.network.classifier import NetworkClassifier
 from sage.network.parameters import split
-from sage.unbinned.ratios import UNBINNED
+from sage.unbinned.ratios import PUBLISHED_MARK, UNBINNED
 from training.networks import read_network, read_shares
 from training.surrogate_calibration import calibrated_surrogates, read_replicas
 from training.surrogates import SURROGATES_FILE, SurrogateConfig, train_surrogates
 from workshop.files import read_arrays, sha256, write_arrays, write_json
 
 log = logging.getLogger("sage.methods.gollum")
+PUBLISHED_CHOICES = {"profile": "slice", "nuisances": "gollum", "simulation_uncertainty": False}
+"""Settings of the measurement that go with networks of the published variant."""
 
 
 def build(this: Build) -> Bundle:
@@ -40,9 +42,11 @@ def build(this: Build) -> Bundle:
     parameters, constants = read_network(this.weights)
     has_scores = bool(split(parameters)[1])
     regions = regions_with(EFFICIENT_SCORE if has_scores else "p_htautau").for_network(read_shares(this.weights))
-    bundle = write_binned("gollum", this, this.weights, regions=regions)
+    trained = read_arrays(path)
+    changes = PUBLISHED_CHOICES if PUBLISHED_MARK in trained else {}
+    bundle = write_binned("gollum", this, this.weights, regions=regions, settings=changes)
     classifier = NetworkClassifier(parameters, constants, threads=1)
-    arrays = calibrated_surrogates(this.config, this.data, bundle, classifier, read_arrays(path), replicas)
+    arrays = calibrated_surrogates(this.config, this.data, bundle, classifier, trained, replicas)
     weights = this.output / "weights"
     write_arrays(weights / SURROGATES, arrays)
     manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))

@@ -80,7 +80,7 @@ class Response:
         """The ends of tes, jes and soft_met, where the slope jumps to 0."""
         return np.array(SCALE_RANGE), np.array(SCALE_RANGE), np.array(SOFT_MET_RANGE)
 
-    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
+    def terms(self, point: tuple[float, ...]) -> np.ndarray:
         """Return the yields and their derivatives at one nuisance point.
 
         Args:
@@ -115,7 +115,7 @@ def monomials(points: np.ndarray) -> np.ndarray:
     return out
 
 
-def _basis_terms(point: tuple[float, float, float]) -> np.ndarray:
+def _basis_terms(point: tuple[float, ...]) -> np.ndarray:
     """Return the monomials at a point and their derivatives in tes, jes and soft_met, shape (10, 13)."""
     table = []
     for axis, (value, (low, high)) in enumerate(zip(point, (SCALE_RANGE, SCALE_RANGE, SOFT_MET_RANGE), strict=True)):

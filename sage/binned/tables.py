@@ -52,7 +52,7 @@ class YieldTables:
     axes: tuple[np.ndarray, np.ndarray, np.ndarray]
     yields: np.ndarray
 
-    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
+    def terms(self, point: tuple[float, ...]) -> np.ndarray:
         """Interpolate at one nuisance point, which is clamped to the grid.
 
         Args:

@@ -1,13 +1,16 @@
 """The one table of processes and nuisance parameters that everything reads.
 
 Each systematic uncertainty is a nuisance parameter ``nu`` with a unit-Gaussian constraint and a map ``nu -> alpha``
-to the physical quantity: an energy scale, a noise width in GeV or a rate factor. Two variants exist:
+to the physical quantity: an energy scale, a noise width in GeV or a rate factor. Three variants exist:
 
 ``challenge``
     The distributions the pseudo-experiments are drawn from (arXiv:2410.02867, section 3 and the challenge's
     ingestion program): clipped normals, and a clipped lognormal for the soft missing energy.
 ``published``
     The maps of the SAGE talks (arXiv:2509.00672): exponential rate factors and ``exp(nu) - 1`` for the soft term.
+``gollum``
+    Those of the published unbinned method (arXiv:2505.05544 and its submission): powers of the rate factors, and for
+    the soft term half a Gaussian in GeV.
 """
 
 from __future__ import annotations
@@ -142,7 +145,37 @@ PUBLISHED = (
     Nuisance("bkg_scale", "norm", Exponential(0.001), clip=(0.0, math.inf), scales=BACKGROUNDS),
 )
 
-VARIANTS: dict[str, tuple[Nuisance, ...]] = {"challenge": CHALLENGE, "published": PUBLISHED}
+WIDE = (-10.0, 10.0)
+GOLLUM = (
+    Nuisance("tes", "shape", Linear(1.0, 0.01), clip=(0.9, 1.1), nu_range=WIDE),
+    Nuisance("jes", "shape", Linear(1.0, 0.01), clip=(0.9, 1.1), nu_range=WIDE),
+    Nuisance(
+        "soft_met",
+        "shape",
+        Linear(0.0, 1.0),
+        clip=(0.0, 5.0),
+        nu_range=(0.0, 5.0),
+        nominal=0.0,
+        unit="GeV",
+        starts=(0.0, 1.0),
+    ),
+    Nuisance(
+        "ttbar_scale", "norm", Exponential(math.log(1.02)), clip=(0.0, math.inf), scales=("ttbar",), nu_range=WIDE
+    ),
+    Nuisance(
+        "diboson_scale",
+        "norm",
+        Exponential(math.log(1.25)),
+        clip=(0.0, math.inf),
+        scales=("diboson",),
+        nu_range=(-4.0, 4.0),
+    ),
+    Nuisance(
+        "bkg_scale", "norm", Exponential(math.log(1.001)), clip=(0.0, math.inf), scales=BACKGROUNDS, nu_range=WIDE
+    ),
+)
+
+VARIANTS: dict[str, tuple[Nuisance, ...]] = {"challenge": CHALLENGE, "published": PUBLISHED, "gollum": GOLLUM}
 NAMES = tuple(nuisance.name for nuisance in CHALLENGE)
 SHAPE_NAMES = tuple(nuisance.name for nuisance in CHALLENGE if nuisance.kind == "shape")
 

@@ -12,7 +12,7 @@ Weightings of the same events, such as those of a bootstrap, are calibrated toge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,8 +23,9 @@ from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import Columns, select, shift
 from sage.network.classifier import Classifier
 from sage.unbinned.norms import fit_norms, norm_points
-from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, look, map_name, normalised, of_rows
-from sage.unbinned.response import Basis
+from sage.unbinned.published import GRID, ORIGINS, SHAPE, UNITS, spline_coefficients
+from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, look, map_name, of_rows, rate_name
+from sage.unbinned.response import PUBLISHED, Basis
 
 STAGES = 3
 BINS = 40
@@ -83,11 +84,18 @@ class Calibrated:
     def arrays(self) -> dict[str, np.ndarray]:
         """Return it as arrays of the weights, see ``sage.surrogates``."""
         out = {"norms": self.norms, "norm_coefficients": self.norm_coefficients, "yields": self.yields}
-        for region, made in zip(UNBINNED, self.calibrations, strict=True):
-            for stage, maps in enumerate(made.stages):
-                for process, pair in zip(PROCESSES, maps, strict=True):
-                    out |= {map_name(region, process, stage, axis): part for axis, part in zip("xy", pair, strict=True)}
-        return out
+        return out | named(self.calibrations)
+
+
+def named(calibrations: Sequence[Calibration]) -> dict[str, np.ndarray]:
+    """Return the maps of the unbinned regions as arrays of the weights."""
+    return {
+        map_name(region, process, stage, axis): part
+        for region, made in zip(UNBINNED, calibrations, strict=True)
+        for stage, maps in enumerate(made.stages)
+        for process, pair in zip(PROCESSES, maps, strict=True)
+        for axis, part in zip("xy", pair, strict=True)
+    }
 
 
 def collect(
@@ -163,14 +171,13 @@ def isotonic(
     return pooled[:, 2] / pooled[:, 0], pooled[:, 1] / pooled[:, 0]
 
 
-def calibrate(events: RegionEvents, stages: int = STAGES) -> Calibration:
+def calibrate(events: RegionEvents, stages: int = STAGES, *, keeps_signal: bool = False) -> Calibration:
     """Fit the maps of one region."""
-    made = Calibration(events.yields)
-    shares = made(events.ratios)
+    made = Calibration(events.yields, keeps_signal=keeps_signal)
     for _ in range(stages):
+        shares = made(events.ratios)
         fitted = [isotonic(shares[:, p], events.classes == p, events.weights) for p in range(len(PROCESSES))]
         made = replace(made, stages=(*made.stages, tuple(fitted)))
-        shares = normalised(np.stack([np.interp(shares[:, p], *fitted[p]) for p in range(len(PROCESSES))], axis=1))
     return made
 
 
@@ -216,3 +223,33 @@ def calibrate_regions(
     stacked = np.moveaxis(norms, 1, 0).reshape(len(points), -1, len(events))
     coefficients = fit_norms(points, stacked, precision).reshape(len(given), len(PROCESSES), len(events), -1)
     return [Calibrated(tuple(of), sums[0], fitted) for of, sums, fitted in zip(made, norms, coefficients, strict=True)]
+
+
+def calibrate_published(
+    events: Sequence[RegionEvents], trained: Mapping[str, np.ndarray], check: Callable[[], None] = lambda: None
+) -> dict[str, np.ndarray]:
+    """Calibrate networks of the published variant: one stage that keeps the signal's share, and rates on a grid.
+
+    Args:
+        events: Events of the regions.
+        trained: Arrays of the response networks.
+        check: Called between passes; may raise if there is no more time.
+
+    Returns:
+        Arrays of the weights, see ``sage.surrogates``.
+    """
+    grid = np.stack(np.meshgrid(*GRID, indexing="ij"), axis=-1).reshape(-1, len(GRID))
+    terms = PUBLISHED.terms(grid * UNITS + ORIGINS).astype(np.float32)
+    made = [calibrate(own, 1, keeps_signal=True) for own in events]
+    rates = np.zeros((len(PROCESSES), len(UNBINNED), len(grid)))
+    for r, (name, own) in enumerate(zip(UNBINNED, events, strict=True)):
+        weighted = (own.weights[:, None] * made[r](own.ratios)).astype(np.float32)
+        for p, process in enumerate(PROCESSES):
+            for start in range(0, len(weighted), CHUNK):
+                check()
+                rows = slice(start, start + CHUNK)
+                rates[p, r] += weighted[rows, p] @ np.exp(own.response[rows, p] @ terms.T)
+            rates[p, r] *= np.exp(terms @ trained[rate_name(name, process)])
+    yields = np.stack([own.yields for own in events], axis=1)
+    coefficients = spline_coefficients(rates.reshape(*rates.shape[:2], *SHAPE))
+    return {"yields": yields, "rate_coefficients": coefficients, **named(made)}

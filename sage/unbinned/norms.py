@@ -88,11 +88,12 @@ class Factors:
         """The ends of tes, jes and soft_met, where the slope jumps to 0."""
         return self.yields.axes
 
-    def terms(self, point: tuple[float, float, float]) -> np.ndarray:
+    def terms(self, point: tuple[float, ...]) -> np.ndarray:
         """Return c with its first and second derivatives at (tes, jes, soft_met), shape (10, P, R P)."""
-        return self._spread(self._at(point))
+        return spread(self.by_region(point))
 
-    def _at(self, point: Sequence[float]) -> np.ndarray:
+    def by_region(self, point: Sequence[float]) -> np.ndarray:
+        """Return the same with regions in place of bins, shape (10, P, R)."""
         value, first, second = NORM_BASIS.expand(point)
         stacked = np.concatenate([[value], first, [second[pair] for pair in PAIRS]])
         exponents = np.moveaxis(self._coefficients @ stacked.T, -1, 0)
@@ -103,15 +104,6 @@ class Factors:
             out[row] = out[0] * (exponents[row] + exponents[1 + a] * exponents[1 + b])
         return out
 
-    def _spread(self, values: np.ndarray) -> np.ndarray:
-        """Put values (10, P, R) where the process is that of the bin."""
-        n_processes, n_regions = self.norms.shape
-        out = np.zeros((N_TERMS, n_processes, n_regions, n_processes))
-        each = np.arange(n_processes)
-        out[:, each, :, each] = np.moveaxis(values, 1, 0)
-        flat: np.ndarray = out.reshape(N_TERMS, n_processes, n_regions * n_processes)
-        return flat
-
     @cached_property
     def _nominal(self) -> np.ndarray:
         filled = self.norms > 0
@@ -120,6 +112,22 @@ class Factors:
 
     @cached_property
     def _coefficients(self) -> np.ndarray:
-        out: np.ndarray = -self.norm_coefficients
-        out[..., _PLACES] += self.yields.coefficients * _UNITS
+        out: np.ndarray = in_norm_basis(self.yields.coefficients) - self.norm_coefficients
         return out
+
+
+def in_norm_basis(coefficients: np.ndarray) -> np.ndarray:
+    """Return coefficients of ``sage.binned.response.POWERS``, shape (..., 13), as those of ``NORM_BASIS``."""
+    out = np.zeros((*coefficients.shape[:-1], len(NORM_BASIS.powers)))
+    out[..., _PLACES] = coefficients * _UNITS
+    return out
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Put values of processes by region, shape (n, P, R), into bins of one process each, shape (n, P, R P)."""
+    n_terms, n_processes, n_regions = values.shape
+    out = np.zeros((n_terms, n_processes, n_regions, n_processes))
+    each = np.arange(n_processes)
+    out[:, each, :, each] = np.moveaxis(values, 1, 0)
+    flat: np.ndarray = out.reshape(n_terms, n_processes, n_regions * n_processes)
+    return flat

@@ -24,7 +24,7 @@ from sage.network.inputs import network_inputs
 from sage.network.library import LIBRARY, load
 from sage.network.library_hash import SHA256
 from sage.network.perceptron import NAME, Perceptron, shapes, widths_of
-from sage.unbinned.response import EXACT, QUADRATIC, Basis
+from sage.unbinned.response import EXACT, PUBLISHED, QUADRATIC, Basis
 
 UNBINNED = ("lowMT_VBF", "highMT_VBF", "lowMT_noVBF_highPtH")
 """Regions whose events are not binned: the first three of ``five``."""
@@ -35,6 +35,8 @@ KINEMATIC = RegionSet(
 """The regions with one bin each, which no class probability decides."""
 
 LEAST_SHARE = 1e-6
+PUBLISHED_MARK = "published"
+"""Array that is there where shares and rates are those of the published method, see ``sage.unbinned.published``."""
 QUADRATIC_MARK = "quadratic"
 """Array that is there where the terms are those of the published method."""
 
@@ -46,6 +48,11 @@ MAP = "/calibration."
 def network_name(region: str, process: str, parameter: str) -> str:
     """Return the name of a parameter of a response network among the arrays of a file."""
     return f"{region}/{process}/{NAME}.{parameter}"
+
+
+def rate_name(region: str, process: str) -> str:
+    """Return the name of the coefficients of a rate among the arrays of a file of the published variant."""
+    return f"{region}/{process}/rate_response"
 
 
 def map_name(region: str, process: str, stage: int, axis: str) -> str:
@@ -65,10 +72,12 @@ class Calibration:
     Args:
         yields: Expected events of the processes in the region, shape (P,).
         stages: For each stage and process, increasing shares and what they are mapped to; linear in between.
+        keeps_signal: Whether only the backgrounds' shares are scaled, as the published method does.
     """
 
     yields: np.ndarray
     stages: tuple[tuple[tuple[np.ndarray, np.ndarray], ...], ...] = ()
+    keeps_signal: bool = False
 
     def __call__(self, ratios: np.ndarray) -> np.ndarray:
         """Return the shares of n events.
@@ -81,7 +90,13 @@ class Calibration:
         """
         shares = normalised(ratios.astype(np.float64) * self.yields)
         for maps in self.stages:
-            shares = normalised(np.stack([np.interp(shares[:, p], *maps[p]) for p in range(len(maps))], axis=1))
+            mapped = np.stack([np.interp(shares[:, p], *maps[p]) for p in range(len(maps))], axis=1)
+            if self.keeps_signal:
+                signal = np.clip(mapped[:, :1], LEAST_SHARE, 1.0 - LEAST_SHARE)
+                others = np.maximum(mapped[:, 1:], LEAST_SHARE)
+                shares = np.hstack([signal, (1.0 - signal) * others / others.sum(axis=1, keepdims=True)])
+            else:
+                shares = normalised(mapped)
         return shares
 
 
@@ -106,6 +121,8 @@ class ResponseNetworks:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.basis: Basis = QUADRATIC if QUADRATIC_MARK in arrays else EXACT
+        if PUBLISHED_MARK in arrays:
+            self.basis = PUBLISHED
         found = [inputs for inputs in INPUT_SETS.values() if len(inputs.columns) == len(arrays["mean"])]
         if not found:
             msg = f"response networks have {len(arrays['mean'])} inputs, which is no choice of inputs of this code"
@@ -118,7 +135,7 @@ class ResponseNetworks:
         self._networks = {}
         for region in UNBINNED:
             for process in PROCESSES:
-                own = _own(arrays, network_name(region, process, ""))
+                own = own_parameters(arrays, network_name(region, process, ""))
                 self._check(own, region, process)
                 self._networks[region, process] = Perceptron(own, library=library)
 
@@ -150,7 +167,7 @@ class ResponseNetworks:
         return self._networks[region, process](values)
 
 
-def _own(arrays: Mapping[str, np.ndarray], begin: str) -> dict[str, np.ndarray]:
+def own_parameters(arrays: Mapping[str, np.ndarray], begin: str) -> dict[str, np.ndarray]:
     """Return the arrays whose names begin so, by the names of a perceptron's parameters."""
     return {f"{NAME}.{name.removeprefix(begin)}": array for name, array in arrays.items() if name.startswith(begin)}
 
@@ -168,7 +185,7 @@ def read_calibrations(arrays: Mapping[str, np.ndarray], yields: np.ndarray) -> d
         while map_name(region, PROCESSES[0], len(stages), "x") in arrays:
             names = [[map_name(region, process, len(stages), axis) for axis in "xy"] for process in PROCESSES]
             stages.append(tuple((arrays[x], arrays[y]) for x, y in names))
-        out[region] = Calibration(yields[:, r], tuple(stages))
+        out[region] = Calibration(yields[:, r], tuple(stages), PUBLISHED_MARK in arrays)
     return out
 
 

@@ -4,14 +4,15 @@ r"""How the density of a process changes with the shape nuisances, event by even
 
 (arXiv:2505.05544). With ``EXACT`` the functions are t = (tes - 1) / 0.01, j = (jes - 1) / 0.01 and
 m = ln(1 + soft_met / GeV), as in ``sage.binned.response``; noise acts by its even powers only, so nothing is linear in
-m. ``QUADRATIC`` is the published choice: all monomials of first and second order, with soft_met itself.
+m. ``QUADRATIC`` is the published choice: all monomials of first and second order, with soft_met itself. ``PUBLISHED``
+is the same with the range of the published fit, far beyond that of the training.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -123,4 +124,7 @@ QUADRATIC = Basis(
     (TES, JES, SOFT_MET),
     ((1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (1, 0, 1), (0, 1, 1)),
 )
-BASES = {basis.name: basis for basis in (EXACT, QUADRATIC)}
+PUBLISHED = Basis(
+    "published", (replace(TES, ends=(0.9, 1.1)), replace(JES, ends=(0.9, 1.1)), SOFT_MET), QUADRATIC.powers
+)
+BASES = {basis.name: basis for basis in (EXACT, QUADRATIC, PUBLISHED)}

@@ -1,0 +1,172 @@
+"""The published variant of the unbinned method: splines, points, rates and what a build makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.interpolate import RegularGridInterpolator, make_interp_spline
+
+from sage.challenge.nuisances import PROCESSES, variant
+from sage.errors import SettingsError, WeightsError
+from sage.files.bundle import SURROGATES
+from sage.fit.interval import measure_interval
+from sage.fit.slice import slice_interval
+from sage.network.classifier import NetworkClassifier
+from sage.rates import PAIRS, Rates
+from sage.surrogates import Surrogates
+from sage.unbinned.published import GRID, ORIGINS, SHAPE, UNITS, SplineTemplates, published_factors, spline_coefficients
+from sage.unbinned.ratios import UNBINNED, Calibration, rate_name
+from sage.unbinned.response import PUBLISHED
+from studies.unbinned import read_nature
+from tests.conftest import ROOT
+from tests.events import small_data
+from training.events import EventsFile
+from training.surrogates import PUBLISHED_SETTINGS, SurrogateConfig, candidates, train_surrogates
+from training.variations import FIXED_POINTS, published, rate_responses
+
+
+@pytest.fixture(scope="module")
+def rates():
+    """Smooth rates of one process and one region on the published grid, with those of the other processes 0."""
+    t, j, m = np.meshgrid(*GRID, indexing="ij")
+    values = np.zeros((len(PROCESSES), len(UNBINNED), *SHAPE))
+    values[1, 2] = 1000 * np.exp(0.02 * t - 0.01 * j + 0.03 * m**2 / (1 + m) + 0.001 * t * j)
+    return values
+
+
+def test_splines_are_those_of_scipy(rates):
+    templates = SplineTemplates(spline_coefficients(rates))
+
+    def one_by_one(point: np.ndarray) -> float:
+        values = rates[1, 2]
+        for x, axis in zip(point, GRID, strict=True):
+            values = make_interp_spline(axis, values, 5)(x)
+        return float(values)
+
+    rng = np.random.default_rng(1)
+    points = np.column_stack([rng.uniform(-10, 10, (20, 2)), rng.uniform(0, 5, 20)])
+    points = np.concatenate([points, [[0, 0, 0], [10, -10, 5], [-2.5, 3, 2.5]]])
+    found = [templates.terms(tuple(point * UNITS + ORIGINS))[0, 1, 2] for point in points]
+    np.testing.assert_allclose(found, [one_by_one(point) for point in points], rtol=1e-10)
+    # What the published weights hold finds its coefficients by iteration, which stops early.
+    whole = RegularGridInterpolator(GRID, rates[1, 2], method="quintic")
+    np.testing.assert_allclose(found, whole(points), rtol=2e-4)
+    assert not templates.terms((1.0, 1.0, 0.0))[:, 0].any()
+
+
+def test_derivatives_of_the_splines(rates):
+    templates = SplineTemplates(spline_coefficients(rates))
+    point = np.array([1.013, 0.988, 1.7])
+    found = templates.terms(tuple(point))[:, 1, 2]
+    steps = np.diag([1e-5, 1e-5, 1e-3])
+
+    def slopes(at: np.ndarray) -> np.ndarray:
+        return templates.terms(tuple(at))[1:4, 1, 2]
+
+    for axis, step in enumerate(steps):
+        up, down = (templates.terms(tuple(point + sign * step))[0, 1, 2] for sign in (1, -1))
+        assert found[1 + axis] == pytest.approx((up - down) / (2 * step[axis]), rel=1e-6)
+    for row, (a, b) in enumerate(PAIRS, start=4):
+        numeric = (slopes(point + steps[a]) - slopes(point - steps[a]))[b] / (2 * steps[a, a])
+        assert found[row] == pytest.approx(numeric, rel=1e-5)
+    outside = templates.terms((1.2, 0.5, 7.0))[:, 1, 2]
+    assert outside[0] == pytest.approx(rates[1, 2, -1, 0, -1])
+    assert not outside[1:].any()
+
+
+def test_factors_are_powers_and_exponentials():
+    responses = np.random.default_rng(2).normal(0, 0.01, (4, 3, 9))
+    factors = Rates(published_factors(responses), variant("gollum"))
+    found = factors.expected(np.array([1.5, 1.0, -2.0, 0.7, 0.5, -1.0, 2.0])).reshape(3, 4)
+    t, j, m = 1.0, -2.0, 0.7
+    v = np.array([t, j, m, t * t, j * j, m * m, t * j, t * m, j * m])
+    scales = np.array([1.5, 1.001**2, 1.001**2 * 1.02**0.5, 1.001**2 / 1.25])
+    np.testing.assert_allclose(found, scales * np.exp(responses @ v).T, rtol=1e-12)
+
+
+def test_the_points_are_thirty_four():
+    nus = (FIXED_POINTS - ORIGINS) / UNITS
+    assert len(np.unique(nus.round(9), axis=0)) == 34
+    near = (np.abs(nus[:, :2]) < 1.5).all(axis=1)
+    assert near.sum() == 26
+    assert set(nus[near, 2].round()) == {0, 1, 2}
+    assert (np.count_nonzero(nus[~near].round(9), axis=1) == 1).all()
+    assert sorted(nus[~near].sum(axis=1).round()) == [-3, -3, -2, -2, 2, 2, 3, 3]
+    drawn = published(np.zeros((3, 9))).draw(np.random.default_rng(1), 5000)
+    assert len(np.unique(drawn, axis=0)) == 34
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Response networks of the published variant, too small and too short, with the events."""
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "data").mkdir()
+    (folder / "build").mkdir()
+    data = small_data(folder / "data", 4000)
+    config = SurrogateConfig(**{**PUBLISHED_SETTINGS, "width": 8, "epochs": 2})
+    report = train_surrogates(config, data, ROOT / "weights", folder / "build" / "surrogates")
+    return data, folder / "build", report
+
+
+def test_moved_events_weigh_as_much_as_nominal_ones(trained):
+    file = EventsFile(trained[0], 0.0)
+    events = file.read(file.rows("all"), keep=lambda events: (events.classes == 1) & candidates(events.columns))
+    responses = rate_responses(events, np.random.default_rng(1))
+    variation, rng = published(responses), np.random.default_rng(2)
+    nominal = variation.move(events, None, rng, None)
+    before = events.weights @ (nominal.regions == 0)
+    for point in ((1.01, 1.0, 0.0), (1.0, 0.97, 0.0)):
+        moved = variation.move(events, np.tile(point, (len(events), 1)), rng, None)
+        inside = moved.regions == 0
+        plain = events.weights[inside].sum() / before
+        assert (events.weights * moved.factors)[inside].sum() / before == pytest.approx(1.0, abs=0.02)
+        assert abs(plain - 1) > 0.02 or point[1] == 1.0
+
+
+def test_weights_of_the_published_variant(trained, tmp_path):
+    from methods.building import Build, build
+    from tests.test_methods import CONFIG
+
+    data, folder, report = trained
+    # Nothing chooses an epoch, so the losses of all are there.
+    assert all(len(losses) == 3 for each in report["processes"].values() for losses in each["losses"].values())
+    config = replace(CONFIG, table_fraction=1.0)
+    bundle = build("gollum", Build(config, data, ROOT / "weights", tmp_path / "made", folder))
+    assert (bundle.settings["profile"], bundle.settings["nuisances"]) == ("slice", "gollum")
+    assert bundle.surrogates[rate_name(UNBINNED[0], "ztautau")].shape == (9,)
+    nature = read_nature(bundle, data, 1.0, NetworkClassifier(bundle.network, bundle.normalisation, threads=1))
+    assert nature.surrogates.networks.basis == PUBLISHED
+
+    # On the grid rates are the sums of the density over the events, at 0 those of the shares.
+    at = np.array([1.5, 1.0, -0.5, 1.0, 1.0, -1.0, 2.0])
+    of = nature.toy(at, np.random.default_rng(1)).parts[0]
+    sums = [w @ density for w, density in zip(nature.observed.weights, nature.densities(at), strict=True)]
+    np.testing.assert_allclose(of.rates.expected(at), sums, rtol=1e-5)
+    shares = nature.observed.shares[0]
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0)
+
+    truth = np.array([1.4, *np.zeros(6)])
+    interval = measure_interval(nature.asimov(truth))
+    assert interval.fit.mu == pytest.approx(1.4, abs=0.02 * interval.fit.sigma_mu)
+    assert slice_interval(nature.asimov(truth)).high <= 3.01
+
+    arrays = {name: array for name, array in bundle.surrogates.items() if name != "rate_coefficients"}
+    with pytest.raises(WeightsError, match=f"{SURROGATES}: rate_coefficients is missing"):
+        Surrogates(replace(bundle, surrogates=arrays))
+
+
+def test_the_signal_keeps_its_share():
+    x, identity = np.array([0.0, 1.0]), (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    maps = ((x, np.array([0.0, 0.5])), identity, identity, identity)
+    ratios = np.array([[0.4, 0.3, 0.2, 0.1]])
+    found = Calibration(np.ones(4), (maps,), keeps_signal=True)(ratios)[0]
+    np.testing.assert_allclose(found, [0.2, 0.4, 0.8 / 3, 0.4 / 3])
+    assert Calibration(np.ones(4), (maps,))(ratios)[0, 0] == pytest.approx(0.25)
+
+
+def test_variants_do_not_mix():
+    for settings in ({"variant": "published"}, {"basis": "published"}, {"variant": "original"}):
+        with pytest.raises(SettingsError, match="choose one of sage, published"):
+            SurrogateConfig(**settings)
