@@ -102,8 +102,8 @@ class Response:
         exponents[4:] += slopes[_FIRST] * slopes[_SECOND]
         yields = self.nominal.ravel() * np.exp(logs)
         exponents[0] = 1.0
-        exponents *= yields
-        return exponents.reshape(N_TERMS, *self.nominal.shape)
+        terms: np.ndarray = yields * exponents
+        return terms.reshape(N_TERMS, *self.nominal.shape)
 
     @cached_property
     def _by_monomial(self) -> np.ndarray:

@@ -68,7 +68,8 @@ class Counts:
     @cached_property
     def _filled(self) -> np.ndarray:
         """Whether each bin has events."""
-        return self.counts > NO_EVENTS
+        filled: np.ndarray = self.counts > NO_EVENTS
+        return filled
 
     @cached_property
     def _n(self) -> np.ndarray:
@@ -78,7 +79,8 @@ class Counts:
     @cached_property
     def _product(self) -> np.ndarray:
         """s^2 n of every bin."""
-        return self.variance * self._n
+        product: np.ndarray = self.variance * self._n
+        return product
 
     @cached_property
     def _uncertain(self) -> np.ndarray:
