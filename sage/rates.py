@@ -127,7 +127,7 @@ class Rates:
     def expected(self, parameters: np.ndarray) -> np.ndarray:
         """Return the rates at (mu, nu...), shape (B,)."""
         mu, alphas = self._physical(parameters)
-        rate: np.ndarray = self._factors(mu, alphas)[0] @ self._terms(alphas)[0]
+        rate: np.ndarray = self._scaled(self._factors(mu, alphas), self._terms(alphas))[0]
         return rate
 
     def by_process(self, parameters: np.ndarray) -> np.ndarray:
@@ -145,7 +145,7 @@ class Rates:
         maps = [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, nus, strict=True)]
         alphas = [alpha for alpha, _, _ in maps]
         terms, factors = self._terms(alphas), self._factors(mu, alphas)
-        scaled = factors[: 2 + len(self._norms)] @ terms[0]
+        scaled = self._scaled(factors, terms)
         slopes, bends = np.array([(1.0, 0.0), *((slope, bend) for _, slope, bend in maps)]).T
         first = (
             np.concatenate([scaled[1:], factors[0] @ terms[1 : 1 + len(self._shapes)]])[self._order] * slopes[:, None]
@@ -221,6 +221,14 @@ class Rates:
         numbers = np.concatenate([(0.0, 1.0), self.composition(mu).ravel(), norms])
         factors: np.ndarray = np.multiply.reduce(numbers[self._entries])
         return factors
+
+    def _scaled(self, factors: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Return the rates and their derivatives in mu and in each alpha that scales, shape (2 + N, B).
+
+        One product for all, so that rates with and without derivatives are the same to the last bit.
+        """
+        scaled: np.ndarray = factors[: 2 + len(self._norms)] @ terms[0]
+        return scaled
 
     def _terms(self, alphas: Sequence[float]) -> np.ndarray:
         terms = self.templates.terms(tuple(alphas[i] for i in self._shapes))
