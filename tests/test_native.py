@@ -360,7 +360,7 @@ def test_other_version_and_other_parameter_count_are_refused(bundle, monkeypatch
         NativeNetwork(bundle.network)
     monkeypatch.undo()
     monkeypatch.setattr("sage.network.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))
-    with pytest.raises(EngineError, match="25916 parameters for 35 inputs and .* width 32 with 3 rounds, not 7"):
+    with pytest.raises(EngineError, match=r"25916 parameters for 35 inputs and .* width 32 with 3 rounds, not 7"):
         NativeNetwork(bundle.network)
 
 
