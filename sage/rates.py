@@ -61,7 +61,7 @@ def signal_times_mu(mu: float, n_processes: int = len(PROCESSES)) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Places:
-    """Which products of a factor and a term the derivatives are; a factor's row times the number of terms, plus the term's.
+    """Which products of factors and terms the derivatives are: a row of the factors, then a term.
 
     Args:
         first: Of the first derivatives, shape (K,).
@@ -145,11 +145,9 @@ class Rates:
         maps = [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, nus, strict=True)]
         alphas = [alpha for alpha, _, _ in maps]
         terms, factors = self._terms(alphas), self._factors(mu, alphas)
-        scaled = self._scaled(factors, terms)
+        scaled, moved = self._scaled(factors, terms), factors[0] @ terms[1 : 1 + len(self._shapes)]
         slopes, bends = np.array([(1.0, 0.0), *((slope, bend) for _, slope, bend in maps)]).T
-        first = (
-            np.concatenate([scaled[1:], factors[0] @ terms[1 : 1 + len(self._shapes)]])[self._order] * slopes[:, None]
-        )
+        first = np.concatenate([scaled[1:], moved])[self._order] * slopes[:, None]
         return Expansion(scaled[0], first, terms, factors, slopes, bends, self._places)
 
     @cached_property
