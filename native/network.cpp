@@ -10,7 +10,8 @@
 //     scores and gates of the attention are affine in the inputs as well;
 //   - the factor 1 - a of the residual mixing goes into the message's weights (a ReLU lets a positive factor through);
 //   - the deterministic branch's MET node receives nothing: it is the same for all events.
-// What remains are 32 x 32 products with nodes and, per edge, 32 multiply-adds with a ReLU (deterministic branch).
+// What remains are products of the hidden width squared with nodes and, per edge, as many multiply-adds with a ReLU as the
+// width (deterministic branch). The hidden width is a template parameter, the number of rounds one of the call.
 //
 // The file reads itself once per instruction set: the part below `#else` is the kernel for one vector width, the part
 // above is what all widths share. No state, no allocation, no exceptions; libc and libm only. The layout of the event
@@ -38,11 +39,13 @@
 
 namespace {
 
-constexpr int kHidden = 32;
+// Hidden widths with a kernel of their own, and the most rounds of message passing of either branch.
+#define SAGE_FOR_EACH_HIDDEN(DO) DO(16) DO(32) DO(48) DO(64)
+constexpr int kMostRounds = 4;
+
 constexpr int kClasses = 4;
 constexpr int kNodes = 5;
 constexpr int kSlots = 3;
-constexpr int kRounds = 3;
 constexpr int kNarrow = 8;
 constexpr float kLeak = 0.01f;
 
@@ -83,14 +86,17 @@ struct LinearParameters {
     float bias[Out];
 };
 
+// With room for the most rounds; the block has those that there are.
+template <int kHidden>
 struct Parameters {
-    float det_mixing[kRounds];
+    int rounds;
+    float det_mixing[kMostRounds];
     LinearParameters<kHidden, kSlots + kNodes> det_node;
     LinearParameters<kHidden, 1> det_edge;
     LinearParameters<kHidden, 1> det_global;
-    LinearParameters<kHidden, 2 * kHidden> det_message[kRounds];
+    LinearParameters<kHidden, 2 * kHidden> det_message[kMostRounds];
     LinearParameters<kHidden, 2 * kHidden> det_readout;
-    float unc_mixing[kRounds];
+    float unc_mixing[kMostRounds];
     LinearParameters<kHidden, kSlots + kNodes> unc_node;
     LinearParameters<kHidden, 1> unc_edge;
     // Here comes the expander of the globals, which is apart because its size depends on the choice of inputs.
@@ -98,7 +104,7 @@ struct Parameters {
     float edge_score[2 * kHidden];
     LinearParameters<1, kHidden> node_gate;
     LinearParameters<1, 2 * kHidden> edge_gate;
-    LinearParameters<kHidden, 3 * kHidden> unc_message[kRounds];
+    LinearParameters<kHidden, 3 * kHidden> unc_message[kMostRounds];
     LinearParameters<kHidden, 2 * kHidden> unc_readout;
     LinearParameters<kHidden, kHidden> gate_hidden;
     LinearParameters<kHidden, kHidden> gate;
@@ -107,12 +113,58 @@ struct Parameters {
     LinearParameters<kNarrow, 2 * kHidden> head_residual;
     LinearParameters<kClasses, kNarrow> classes;
 };
-constexpr size_t kGlobalsAt = offsetof(Parameters, node_score);
-template <int Globals>
-constexpr int64_t parameters() {
-    return (sizeof(Parameters) + sizeof(LinearParameters<kHidden, Globals>)) / sizeof(float);
+
+// Copied rather than cast: the caller's block is an array of floats and need not be aligned for the struct.
+struct Reader {
+    const float* at;
+
+    template <typename T>
+    void operator()(T& to, size_t size = sizeof(T)) {
+        memcpy(&to, at, size);
+        at += size / sizeof(float);
+    }
+};
+
+template <int kHidden, int Globals>
+void read(const float* block, int rounds, Parameters<kHidden>& p, LinearParameters<kHidden, Globals>& expander) {
+    Reader next = {block};
+    p.rounds = rounds;
+    next(p.det_mixing, rounds * sizeof p.det_mixing[0]);
+    next(p.det_node);
+    next(p.det_edge);
+    next(p.det_global);
+    next(p.det_message, rounds * sizeof p.det_message[0]);
+    next(p.det_readout);
+    next(p.unc_mixing, rounds * sizeof p.unc_mixing[0]);
+    next(p.unc_node);
+    next(p.unc_edge);
+    next(expander);
+    next(p.node_score);
+    next(p.edge_score);
+    next(p.node_gate);
+    next(p.edge_gate);
+    next(p.unc_message, rounds * sizeof p.unc_message[0]);
+    next(p.unc_readout);
+    next(p.gate_hidden);
+    next(p.gate);
+    next(p.head_hidden);
+    next(p.head_narrow);
+    next(p.head_residual);
+    next(p.classes);
 }
-static_assert(parameters<kPublishedGlobals>() == 25916, "the parameter block differs from sage/network/parameters.py");
+
+constexpr int64_t linear(int64_t outputs, int64_t inputs) { return outputs * (inputs + 1); }
+
+// Floats in the block.
+constexpr int64_t parameters(int hidden, int rounds, int globals) {
+    const int64_t h = hidden, expanders = linear(h, kSlots + kNodes) + linear(h, 1);
+    const int64_t deterministic = 2 * expanders + linear(h, 1) + rounds * (1 + linear(h, 2 * h)) + linear(h, 2 * h);
+    const int64_t attention = h + 2 * h + linear(1, h) + linear(1, 2 * h);
+    const int64_t uncertainty = linear(h, globals) + attention + rounds * (1 + linear(h, 3 * h)) + linear(h, 2 * h);
+    const int64_t gate = 2 * linear(h, h), narrow = linear(kNarrow, h) + linear(kNarrow, 2 * h);
+    return deterministic + uncertainty + gate + linear(h, 2 * h) + narrow + linear(kClasses, kNarrow);
+}
+static_assert(parameters(32, 3, kPublishedGlobals) == 25916, "the block differs from sage/network/parameters.py");
 
 // A matrix product as the kernel reads it: transposed, so that the weights of neighbouring outputs are neighbours.
 template <int Out, int In>
@@ -128,23 +180,25 @@ struct NodeAffine {
     alignas(64) float slope[kSlots][Out];
 };
 
+template <int kHidden>
 struct Folded {
-    float det_keep[kRounds];  // a of the residual mixing
+    int rounds;
+    float det_keep[kMostRounds];  // a of the residual mixing
     NodeAffine<kHidden> det_node, det_first;
-    Product<kHidden, kHidden> det_round[kRounds];  // [0] is folded into det_first
-    alignas(64) float det_edge_slope[kRounds][kHidden];
+    Product<kHidden, kHidden> det_round[kMostRounds];  // [0] is folded into det_first
+    alignas(64) float det_edge_slope[kMostRounds][kHidden];
     Product<kHidden, kHidden> det_readout;
     alignas(64) float det_global_slope[kHidden];
     alignas(64) float det_met[kHidden];  // readout of the MET node before the global vector joins
 
-    float unc_keep[kRounds];
+    float unc_keep[kMostRounds];
     NodeAffine<kHidden> unc_node, unc_first;
     NodeAffine<1> node_score, node_gate, edge_score, edge_gate;
     float edge_score_slope, edge_gate_slope;
-    Product<kHidden, kHidden> unc_round[kRounds];  // [0] is folded into unc_first
-    Product<kHidden, kHidden> unc_from_global[kRounds];
-    alignas(64) float unc_edge_slope[kRounds][kHidden];
-    alignas(64) float unc_edge_offset[kRounds][kHidden];
+    Product<kHidden, kHidden> unc_round[kMostRounds];  // [0] is folded into unc_first
+    Product<kHidden, kHidden> unc_from_global[kMostRounds];
+    alignas(64) float unc_edge_slope[kMostRounds][kHidden];
+    alignas(64) float unc_edge_offset[kMostRounds][kHidden];
     Product<kHidden, kHidden> unc_readout;
 
     Product<kHidden, kHidden> gate_hidden, gate;
@@ -155,18 +209,19 @@ struct Folded {
 };
 
 // The same with what the uncertainty-aware branch makes of its globals.
-template <int Globals>
-struct FoldedFor : Folded {
+template <int kHidden, int Globals>
+struct FoldedFor : Folded<kHidden> {
     Product<kHidden, Globals> unc_global, unc_readout_global;
 };
 
 // ---------------------------------------------------------------------------------------------------------- folding
 
+template <int kHidden>
 using Column = double[kHidden];
 
-// out = scale * weight[:, first:first + 32] @ in
-template <int Out, int In>
-void multiply(const float (&weight)[Out][In], int first, double scale, const double* in, double* out) {
+// out = scale * weight[:, first:first + hidden] @ in
+template <int kHidden, int Out, int In>
+void multiply(const float (&weight)[Out][In], int first, double scale, const double (&in)[kHidden], double* out) {
     for (int o = 0; o < Out; ++o) {
         double sum = 0.0;
         for (int k = 0; k < kHidden; ++k) sum += static_cast<double>(weight[o][first + k]) * in[k];
@@ -186,13 +241,13 @@ void take(const LinearParameters<Out, In>& linear, Product<Out, In>& product) {
     memcpy(product.bias, linear.bias, sizeof linear.bias);
 }
 
-// The expanded node seen through weight[:, first:first + 32]; offset is added to the constant.
-template <int Out, int In>
+// The expanded node seen through weight[:, first:first + hidden]; offset is added to the constant.
+template <int kHidden, int Out, int In>
 void fold_node(const LinearParameters<kHidden, kSlots + kNodes>& expander, const float (&weight)[Out][In], int first,
                double scale, const double* offset, NodeAffine<Out>& affine) {
     double seen[Out];
     for (int column = 0; column < kSlots + kNodes; ++column) {
-        Column expanded;
+        Column<kHidden> expanded;
         const bool slot = column < kSlots;
         for (int f = 0; f < kHidden; ++f) {
             expanded[f] = expander.weight[f][column];
@@ -209,6 +264,7 @@ void fold_node(const LinearParameters<kHidden, kSlots + kNodes>& expander, const
     }
 }
 
+template <int kHidden>
 void copy_node(const LinearParameters<kHidden, kSlots + kNodes>& expander, NodeAffine<kHidden>& affine) {
     for (int f = 0; f < kHidden; ++f) {
         for (int slot = 0; slot < kSlots; ++slot) affine.slope[slot][f] = expander.weight[f][slot];
@@ -232,13 +288,14 @@ void narrow(const double* in, float (&out)[Out]) {
 
 double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
-void fold_deterministic(const Parameters& p, Folded& f) {
-    Column slope, offset, seen, met;
+template <int kHidden>
+void fold_deterministic(const Parameters<kHidden>& p, Folded<kHidden>& f) {
+    Column<kHidden> slope, offset, seen, met;
     widen(p.det_edge.weight, slope);
     widen(p.det_edge.bias, offset);
     copy_node(p.det_node, f.det_node);
     widen(f.det_node.constant[kMet], met);
-    for (int round = 0; round < kRounds; ++round) {
+    for (int round = 0; round < p.rounds; ++round) {
         const auto& message = p.det_message[round];
         const double keep = sigmoid(p.det_mixing[round]), pass = 1.0 - keep;
         f.det_keep[round] = static_cast<float>(keep);
@@ -255,7 +312,7 @@ void fold_deterministic(const Parameters& p, Folded& f) {
     transpose(readout.weight, 0, 1.0, f.det_readout);
     multiply(readout.weight, 0, 1.0, met, seen);
     narrow(seen, f.det_met);
-    Column global;
+    Column<kHidden> global;
     widen(p.det_global.weight, global);
     multiply(readout.weight, kHidden, 1.0, global, seen);
     narrow(seen, f.det_global_slope);
@@ -265,8 +322,9 @@ void fold_deterministic(const Parameters& p, Folded& f) {
     narrow(seen, f.det_readout.bias);
 }
 
-void fold_attention(const Parameters& p, Folded& f) {
-    Column slope, offset;
+template <int kHidden>
+void fold_attention(const Parameters<kHidden>& p, Folded<kHidden>& f) {
+    Column<kHidden> slope, offset;
     widen(p.unc_edge.weight, slope);
     widen(p.unc_edge.bias, offset);
     float weight[1][2 * kHidden];
@@ -289,13 +347,14 @@ void fold_attention(const Parameters& p, Folded& f) {
     fold_node(p.unc_node, p.edge_gate.weight, 0, 1.0, &bias, f.edge_gate);
 }
 
-void fold_uncertainty(const Parameters& p, Folded& f) {
-    Column slope, offset, seen;
+template <int kHidden>
+void fold_uncertainty(const Parameters<kHidden>& p, Folded<kHidden>& f) {
+    Column<kHidden> slope, offset, seen;
     widen(p.unc_edge.weight, slope);
     widen(p.unc_edge.bias, offset);
     copy_node(p.unc_node, f.unc_node);
     fold_attention(p, f);
-    for (int round = 0; round < kRounds; ++round) {
+    for (int round = 0; round < p.rounds; ++round) {
         const auto& message = p.unc_message[round];
         const double keep = sigmoid(p.unc_mixing[round]), pass = 1.0 - keep;
         f.unc_keep[round] = static_cast<float>(keep);
@@ -315,11 +374,12 @@ void fold_uncertainty(const Parameters& p, Folded& f) {
     memset(f.unc_readout.bias, 0, sizeof f.unc_readout.bias);
 }
 
-template <int Globals>
-void fold_globals(const Parameters& p, const LinearParameters<kHidden, Globals>& expander, FoldedFor<Globals>& f) {
+template <int kHidden, int Globals>
+void fold_globals(const Parameters<kHidden>& p, const LinearParameters<kHidden, Globals>& expander,
+                  FoldedFor<kHidden, Globals>& f) {
     const auto& readout = p.unc_readout;
     take(expander, f.unc_global);
-    Column global, seen;
+    Column<kHidden> global, seen;
     for (int k = 0; k < Globals; ++k) {
         for (int o = 0; o < kHidden; ++o) global[o] = expander.weight[o][k];
         multiply(readout.weight, kHidden, 1.0, global, seen);
@@ -331,7 +391,9 @@ void fold_globals(const Parameters& p, const LinearParameters<kHidden, Globals>&
     narrow(seen, f.unc_readout_global.bias);
 }
 
-void fold(const Parameters& p, Folded& f) {
+template <int kHidden>
+void fold(const Parameters<kHidden>& p, Folded<kHidden>& f) {
+    f.rounds = p.rounds;
     fold_deterministic(p, f);
     fold_uncertainty(p, f);
     take(p.gate_hidden, f.gate_hidden);
@@ -439,12 +501,22 @@ int best_instruction_set() {
 #define SAGE_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Version of this interface, of the parameter block and of the meaning of the inputs.
-SAGE_EXPORT int32_t sage_network_version() { return 3; }
+SAGE_EXPORT int32_t sage_network_version() { return 4; }
 
-// Number of floats in the parameter block of a network with so many inputs; 0 if there is no such network.
-SAGE_EXPORT int64_t sage_network_parameters(int64_t n_inputs) {
-    if (n_inputs == inputs(kPublishedGlobals)) return parameters<kPublishedGlobals>();
-    return n_inputs == inputs(kDitauGlobals) ? parameters<kDitauGlobals>() : 0;
+// Number of floats in the parameter block of such a network; 0 if there is no such network.
+SAGE_EXPORT int64_t sage_network_parameters(int64_t n_inputs, int64_t hidden, int64_t rounds) {
+    const int globals = n_inputs == inputs(kPublishedGlobals) ? kPublishedGlobals
+                        : n_inputs == inputs(kDitauGlobals)   ? kDitauGlobals
+                                                              : 0;
+    if (globals == 0 || rounds < 1 || rounds > kMostRounds) return 0;
+    switch (hidden) {
+#define SAGE_CASE(WIDTH) case WIDTH:
+        SAGE_FOR_EACH_HIDDEN(SAGE_CASE)
+#undef SAGE_CASE
+        return parameters(static_cast<int>(hidden), static_cast<int>(rounds), globals);
+        default:
+            return 0;
+    }
 }
 
 // The widest instruction set this machine has: 1 baseline, 2 AVX2 with FMA, 3 AVX-512.
@@ -452,16 +524,12 @@ SAGE_EXPORT int32_t sage_network_instruction_set() { return best_instruction_set
 
 namespace {
 
-template <int Globals>
-void forward(const float* block, const Batch& batch, int instruction_set) {
-    // Copied rather than cast: the caller's block is an array of floats and need not be aligned for the struct.
-    Parameters raw;
+template <int kHidden, int Globals>
+void forward(const float* block, int rounds, const Batch& batch, int instruction_set) {
+    Parameters<kHidden> raw;
     LinearParameters<kHidden, Globals> expander;
-    constexpr size_t before = kGlobalsAt / sizeof(float), own = sizeof expander / sizeof(float);
-    memcpy(&raw, block, kGlobalsAt);
-    memcpy(&expander, block + before, sizeof expander);
-    memcpy(reinterpret_cast<char*>(&raw) + kGlobalsAt, block + before + own, sizeof raw - kGlobalsAt);
-    FoldedFor<Globals> folded;
+    read(block, rounds, raw, expander);
+    FoldedFor<kHidden, Globals> folded;
     fold(raw, folded);
     fold_globals(raw, expander, folded);
     switch (instruction_set) {
@@ -484,12 +552,12 @@ void forward(const float* block, const Batch& batch, int instruction_set) {
 // column_stride]` is input c of event i; jets is (n, 2) row-major, nonzero where the leading and the subleading jet
 // exist. `offset[i * offset_stride + k]` is added to logit k unless the pointer is null. An event with an input that is not finite gets NaN everywhere, as in the dense module. Returns 0, or which
 // argument is wrong; nothing is written then.
-SAGE_EXPORT int32_t sage_network_forward(const float* block, int64_t n_parameters, int64_t n_inputs,
-                                         const float* values, int64_t row_stride, int64_t column_stride,
+SAGE_EXPORT int32_t sage_network_forward(const float* block, int64_t n_parameters, int64_t n_inputs, int64_t hidden,
+                                         int64_t rounds, const float* values, int64_t row_stride, int64_t column_stride,
                                          const uint8_t* jets, int64_t n_events, const float* offset,
                                          int64_t offset_stride, float* probabilities, float* logits,
                                          int32_t instruction_set) {
-    const int64_t expected = sage_network_parameters(n_inputs);
+    const int64_t expected = sage_network_parameters(n_inputs, hidden, rounds);
     if (expected == 0 || n_parameters != expected) return kWrongParameterCount;
     if (n_events < 0 || !block || (n_events > 0 && (!values || !jets || !probabilities))) return kBadArgument;
     const int best = best_instruction_set();
@@ -499,10 +567,16 @@ SAGE_EXPORT int32_t sage_network_forward(const float* block, int64_t n_parameter
     const Batch batch = {values, row_stride,    column_stride, jets,  n_events,
                          offset, offset_stride, probabilities, logits};
     const int chosen = instruction_set == kAutomatic ? best : instruction_set;
-    if (n_inputs == inputs(kPublishedGlobals)) {
-        forward<kPublishedGlobals>(block, batch, chosen);
-    } else {
-        forward<kDitauGlobals>(block, batch, chosen);
+    const bool published = n_inputs == inputs(kPublishedGlobals);
+    const int times = static_cast<int>(rounds);
+    switch (hidden) {
+#define SAGE_CASE(WIDTH)                                                        \
+    case WIDTH:                                                                 \
+        if (published) forward<WIDTH, kPublishedGlobals>(block, times, batch, chosen); \
+        else forward<WIDTH, kDitauGlobals>(block, times, batch, chosen);        \
+        break;
+        SAGE_FOR_EACH_HIDDEN(SAGE_CASE)
+#undef SAGE_CASE
     }
     return kOk;
 }
@@ -652,7 +726,7 @@ constexpr int tile(int n_nodes) {
     return kLanes == 16 ? (n_nodes == 1 ? 16 : n_nodes <= 3 ? 8 : 4) : (n_nodes == 1 ? 8 : n_nodes <= 3 ? 4 : 2);
 }
 
-template <int N>
+template <int N, int kHidden>
 SAGE_INLINE void multiply_nodes(const Product<kHidden, kHidden>& product, const V* x, V* y) {
     multiply<N, tile(N)>(product, x, y);
 }
@@ -701,7 +775,7 @@ SAGE_INLINE void expand(const NodeAffine<Out>& affine, const NodeInput (&inputs)
 }
 
 // Mean over the nodes of relu(readout + global part).
-template <int N>
+template <int N, int kHidden>
 SAGE_INLINE V pool(const V* y, V global, V start, int n_nodes) {
     V sum = start;
     SAGE_UNROLL
@@ -710,13 +784,13 @@ SAGE_INLINE V pool(const V* y, V global, V start, int n_nodes) {
 }
 
 // Inlined although both choices of inputs call it: that decides which products and sums are fused, hence the last bit.
-template <class G>
-SAGE_INLINE void deterministic(const Folded& f, const V* in, V* h) {
+template <class G, int kHidden>
+SAGE_INLINE void deterministic(const Folded<kHidden>& f, const V* in, V* h) {
     constexpr int n = G::n_det;
     V x[n * kHidden], y[n * kHidden];
     expand<G>(f.det_node, kDetInputs, in, n, x);
     expand<G>(f.det_first, kDetInputs, in, n, y);
-    for (int round = 0; round < kRounds; ++round) {
+    for (int round = 0; round < f.rounds; ++round) {
         if (round > 0) multiply_nodes<n>(f.det_round[round], x, y);
         const float keep = f.det_keep[round];
         for (int o = 0; o < kHidden; ++o) {
@@ -744,13 +818,13 @@ SAGE_INLINE void deterministic(const Folded& f, const V* in, V* h) {
         // The bias of the readout is in y already.
         const V global = f.det_global_slope[o] * in[kDetGlobalColumn];
         const V met = relu(f.det_met[o] + f.det_readout.bias[o] + global);
-        h[o] = pool<n>(y + o, global, met, G::n_nodes);
+        h[o] = pool<n, kHidden>(y + o, global, met, G::n_nodes);
     }
 }
 
 // Attention times gate: of each node, and summed over each node's incoming edges with and without their scalar.
-template <class G>
-SAGE_INLINE void attend(const Folded& f, const V* in, V* node_weight, V* mean_weight, V* mean_scaled) {
+template <class G, int kHidden>
+SAGE_INLINE void attend(const Folded<kHidden>& f, const V* in, V* node_weight, V* mean_weight, V* mean_scaled) {
     constexpr int n = G::n_nodes;
     V score[n], gate[n], edge_score[n], edge_gate[n];
     expand<G>(f.node_score, kUncInputs, in, n, score);
@@ -808,8 +882,8 @@ SAGE_INLINE void attend(const Folded& f, const V* in, V* node_weight, V* mean_we
     }
 }
 
-template <class G, int Globals>
-void uncertainty(const FoldedFor<Globals>& f, const V* in, V* h) {
+template <class G, int kHidden, int Globals>
+void uncertainty(const FoldedFor<kHidden, Globals>& f, const V* in, V* h) {
     constexpr int n = G::n_nodes;
     V node_weight[n], mean_weight[n], mean_scaled[n];
     attend<G>(f, in, node_weight, mean_weight, mean_scaled);
@@ -825,7 +899,7 @@ void uncertainty(const FoldedFor<Globals>& f, const V* in, V* h) {
             y[i * kHidden + o] *= node_weight[i];
         }
     }
-    for (int round = 0; round < kRounds; ++round) {
+    for (int round = 0; round < f.rounds; ++round) {
         if (round > 0) multiply_nodes<n>(f.unc_round[round], x, y);
         multiply_nodes<1>(f.unc_from_global[round], global, from_global);
         const float keep = f.unc_keep[round];
@@ -851,11 +925,12 @@ void uncertainty(const FoldedFor<Globals>& f, const V* in, V* h) {
     multiply_nodes<n>(f.unc_readout, x, y);
     V joined[kHidden];
     multiply<1, tile(1)>(f.unc_readout_global, globals, joined);
-    for (int o = 0; o < kHidden; ++o) h[o] = pool<n>(y + o, joined[o], V{}, n);
+    for (int o = 0; o < kHidden; ++o) h[o] = pool<n, kHidden>(y + o, joined[o], V{}, n);
 }
 
 // Fuses h = (h_det, h_unc) into logits.
-SAGE_INLINE void head(const Folded& f, V* h, V* logits) {
+template <int kHidden>
+SAGE_INLINE void head(const Folded<kHidden>& f, V* h, V* logits) {
     V hidden[kHidden], gate[kHidden], narrow[kNarrow], residual[kNarrow];
     multiply_nodes<1>(f.gate_hidden, h + kHidden, hidden);
     for (int o = 0; o < kHidden; ++o) hidden[o] = leaky(hidden[o]);
@@ -887,8 +962,8 @@ SAGE_INLINE void store(const V* numbers, float* out, const int64_t* rows, int n_
         for (int k = 0; k < kClasses; ++k) out[rows[i] * kClasses + k] = lanes[k][i];
 }
 
-template <bool Jet1, bool Jet2, int Globals>
-void run_pattern(const FoldedFor<Globals>& f, const Batch& batch, int64_t* rows, int n_rows) {
+template <bool Jet1, bool Jet2, int kHidden, int Globals>
+void run_pattern(const FoldedFor<kHidden, Globals>& f, const Batch& batch, int64_t* rows, int n_rows) {
     using G = Graph<Jet1, Jet2>;
     constexpr int n_inputs = inputs(Globals);
     for (int i = 0; i < kLanes - 1; ++i) rows[n_rows + i] = n_rows > 0 ? rows[n_rows - 1] : 0;
@@ -922,8 +997,8 @@ void run_pattern(const FoldedFor<Globals>& f, const Batch& batch, int64_t* rows,
     }
 }
 
-template <int Globals>
-void run(const FoldedFor<Globals>& f, const Batch& batch) {
+template <int kHidden, int Globals>
+void run(const FoldedFor<kHidden, Globals>& f, const Batch& batch) {
     for (int64_t start = 0; start < batch.n_events; start += kChunk) {
         const int64_t stop = start + kChunk < batch.n_events ? start + kChunk : batch.n_events;
         int64_t rows[4][kChunk + kLanes];

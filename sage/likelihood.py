@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from sage.challenge.nuisances import Nuisance
-from sage.fit.objective import Evaluation, Totals
+from sage.fit.objective import Constraint, Evaluation, Totals
 from sage.rates import Rates
 
 
@@ -88,26 +88,17 @@ class Likelihood(Generic[S]):
 
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu...); infinite outside its domain."""
-        return self._constrained(self.statistic.value(self.rates.expected(parameters)), parameters)
+        return self.statistic.value(self.rates.expected(parameters)) + self._constraint(parameters)[0]
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
         """Return value, gradient, Hessian and Fisher information at (mu, nu...)."""
         at = self.rates.expand(parameters)
         value, slope, curvature, information = self.statistic.expand(at.rate)
-        gradient = at.first @ slope
-        gradient[1:] += (parameters[1:] - self.centres) * self._precisions
-        observed = (at.first * curvature) @ at.first.T + at.second(slope) + self._constraint
-        fisher = (at.first * information) @ at.first.T + self._constraint
-        return Evaluation(self._constrained(value, parameters), gradient, observed, fisher)
-
-    def _constrained(self, value: float, parameters: np.ndarray) -> float:
-        pulls = parameters[1:] - self.centres
-        return float(value + 0.5 * (pulls * self._precisions) @ pulls)
+        pull, pull_gradient = self._constraint(parameters)
+        observed = (at.first * curvature) @ at.first.T + at.second(slope) + self._constraint.hessian
+        fisher = (at.first * information) @ at.first.T + self._constraint.hessian
+        return Evaluation(value + pull, at.first @ slope + pull_gradient, observed, fisher)
 
     @cached_property
-    def _precisions(self) -> np.ndarray:
-        return np.array([1.0 / nuisance.width**2 for nuisance in self.nuisances])
-
-    @cached_property
-    def _constraint(self) -> np.ndarray:
-        return np.diag(np.concatenate([[0.0], self._precisions]))
+    def _constraint(self) -> Constraint:
+        return Constraint(self.nuisances, self.centres)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import Protocol
 
 import numpy as np
@@ -31,13 +31,9 @@ N_TERMS = 1 + 3 + len(PAIRS)
 """The value, its first and its second derivatives along the axes."""
 
 SIGNAL_ROW = PROCESSES.index(SIGNAL)
-_UNSCALED = np.array([1.0, 0.0, 0.0])[:, None, None]
-"""Factor of a nuisance on a process it does not scale, with its derivatives."""
 
 Composition = Callable[[float], np.ndarray]
 """mu -> factor of each process with its first and second derivative in mu, shape (3, P)."""
-Alphas = list[tuple[float, float, float]]
-"""Each nuisance's alpha with its first and second derivative in nu."""
 
 
 class Templates(Protocol):
@@ -64,6 +60,19 @@ def signal_times_mu(mu: float, n_processes: int = len(PROCESSES)) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Which products of factors and terms the derivatives are: a row of the factors, then a term.
+
+    Args:
+        first: Of the first derivatives, shape (K,).
+        second: Of the second derivatives, shape (K, K).
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+
+
+@dataclass(frozen=True)
 class Expansion:
     """Rates at one point to second order.
 
@@ -71,20 +80,30 @@ class Expansion:
         rate: Shape (B,).
         first: First derivatives in (mu, nu...), shape (K, B).
         terms: Templates with their derivatives, shape (10, P, B).
-        contract: Makes of terms that are summed over bins, shape (10, P), the second derivatives, shape (K, K).
+        factors: What multiplies the templates with its derivatives, shape (F, P).
+        slopes: First derivatives of mu and of the alphas in (mu, nu...), shape (K,).
+        bends: Second derivatives of the same.
+        places: Of the derivatives among the products of factors and terms.
     """
 
     rate: np.ndarray
     first: np.ndarray
     terms: np.ndarray
-    contract: Callable[[np.ndarray], np.ndarray]
+    factors: np.ndarray
+    slopes: np.ndarray
+    bends: np.ndarray
+    places: Places
 
     def second(self, weights: np.ndarray) -> np.ndarray:
         """Return sum_b weights_b d2 lambda_b, shape (K, K).
 
         Second derivatives are linear in the terms, so the terms are summed over the bins first.
         """
-        return self.contract((self.terms.reshape(-1, len(weights)) @ weights).reshape(len(self.terms), -1))
+        summed = (self.terms.reshape(-1, len(weights)) @ weights).reshape(len(self.terms), -1)
+        products = (self.factors @ summed.T).ravel()
+        second: np.ndarray = products[self.places.second] * (self.slopes[:, None] * self.slopes)
+        second.ravel()[:: 1 + len(second)] += products[self.places.first] * self.bends
+        return second
 
 
 @dataclass(frozen=True)
@@ -107,65 +126,29 @@ class Rates:
 
     def expected(self, parameters: np.ndarray) -> np.ndarray:
         """Return the rates at (mu, nu...), shape (B,)."""
-        alphas = self._alphas(parameters)
-        composed = self._products(alphas)[0] * self.composition(parameters[MU])[0]
-        rate: np.ndarray = composed @ self._terms(alphas)[0]
+        mu, alphas = self._physical(parameters)
+        rate: np.ndarray = self._scaled(self._factors(mu, alphas), self._terms(alphas))[0]
         return rate
 
     def by_process(self, parameters: np.ndarray) -> np.ndarray:
         """Return each process's part of the rates at (mu, nu...), shape (P, B)."""
-        return self.yields(parameters[MU], [alpha for alpha, *_ in self._alphas(parameters)])
+        return self.yields(*self._physical(parameters))
 
     def yields(self, mu: float, alphas: Sequence[float]) -> np.ndarray:
         """Return each process's part of the rates at physical values of all nuisances, shape (P, B)."""
-        values = [(alpha, 0.0, 0.0) for alpha in alphas]
-        composed = self._products(values)[0] * self.composition(mu)[0]
-        parts: np.ndarray = composed[:, None] * self._terms(values)[0]
+        parts: np.ndarray = self._factors(mu, alphas)[0][:, None] * self._terms(alphas)[0]
         return parts
 
     def expand(self, parameters: np.ndarray) -> Expansion:
         """Return the rates at (mu, nu...) to second order."""
-        alphas = self._alphas(parameters)
-        terms = self._terms(alphas)
-        n_norms, n_shapes = len(self._norms), len(self._shapes)
-        products = self._products(alphas)
-        composed, along_mu, along_mu_twice = self.composition(parameters[MU])
-        factor, slope = products[0] * composed, products[0] * along_mu
-        norms = products[1 : 1 + n_norms]
-        factor_1 = norms * composed
-
-        first = np.empty((1 + len(self.nuisances), terms.shape[2]))
-        first[MU] = slope @ terms[0]
-        for i, along in zip(self._shapes, factor @ terms[1 : 1 + n_shapes], strict=True):
-            first[1 + i] = alphas[i][1] * along
-        for i, along in zip(self._norms, factor_1 @ terms[0], strict=True):
-            first[1 + i] = along
-
-        def contract(summed: np.ndarray) -> np.ndarray:
-            factor_2 = products[1 + n_norms :].reshape(n_norms, n_norms, -1) * composed
-            slopes = summed[1 : 1 + n_shapes]
-            along, crossed = summed @ factor, slopes @ factor_1.T
-            by_norms = factor_2 @ summed[0]
-            mu_shapes, mu_norms = slopes @ slope, (norms * along_mu) @ summed[0]
-            second = np.zeros((1 + len(self.nuisances),) * 2)
-            second[MU, MU] = (products[0] * along_mu_twice) @ summed[0]
-            for axis, i in enumerate(self._shapes):
-                _, d_alpha, d2_alpha = alphas[i]
-                second[1 + i, 1 + i] = d2_alpha * along[1 + axis]
-                second[MU, 1 + i] = second[1 + i, MU] = d_alpha * mu_shapes[axis]
-                for k, j in enumerate(self._norms):
-                    second[1 + i, 1 + j] = second[1 + j, 1 + i] = d_alpha * crossed[axis, k]
-            for pair, (axis_a, axis_b) in enumerate(pairs_of(n_shapes), start=1 + n_shapes):
-                i, j = self._shapes[axis_a], self._shapes[axis_b]
-                second[1 + i, 1 + j] += alphas[i][1] * alphas[j][1] * along[pair]
-                second[1 + j, 1 + i] = second[1 + i, 1 + j]
-            for k, i in enumerate(self._norms):
-                second[MU, 1 + i] = second[1 + i, MU] = mu_norms[k]
-                for m, j in enumerate(self._norms):
-                    second[1 + i, 1 + j] = by_norms[k, m]
-            return second
-
-        return Expansion(factor @ terms[0], first, terms, contract)
+        mu, *nus = parameters.tolist()
+        maps = [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, nus, strict=True)]
+        alphas = [alpha for alpha, _, _ in maps]
+        terms, factors = self._terms(alphas), self._factors(mu, alphas)
+        scaled, moved = self._scaled(factors, terms), factors[0] @ terms[1 : 1 + len(self._shapes)]
+        slopes, bends = np.array([(1.0, 0.0), *((slope, bend) for _, slope, bend in maps)]).T
+        first = np.concatenate([scaled[1:], moved])[self._order] * slopes[:, None]
+        return Expansion(scaled[0], first, terms, factors, slopes, bends, self._places)
 
     @cached_property
     def kinks(self) -> tuple[np.ndarray, ...]:
@@ -186,33 +169,72 @@ class Rates:
         return [i for i, nuisance in enumerate(self.nuisances) if nuisance.kind == "norm"]
 
     @cached_property
-    def _scaled(self) -> np.ndarray:
-        """Whether each rate nuisance scales each process, shape (N, P)."""
-        return np.array([[process in self.nuisances[i].scales for process in self.processes] for i in self._norms])
+    def _order(self) -> np.ndarray:
+        """Place of each of (mu, nu...) among mu, the rate nuisances and the shape nuisances, shape (K,)."""
+        return np.argsort([MU, *(1 + i for i in (*self._norms, *self._shapes))])
 
     @cached_property
-    def _replacements(self) -> np.ndarray:
-        """Order of derivative of each rate nuisance in: the factor, its first and second derivatives, (M, N)."""
-        each = np.eye(len(self._norms), dtype=int)
-        pairs = (each[:, None] + each).reshape(-1, len(each))
-        return np.concatenate([np.zeros_like(each[:1]), each, pairs])
+    def _derivatives(self) -> list[tuple[int, ...]]:
+        """What each row of the factors is differentiated by: nothing, one or two of mu (0) and the rate nuisances."""
+        scaling = range(1 + len(self._norms))
+        return [(), *((i,) for i in scaling), *combinations_with_replacement(scaling, 2)]
 
-    def _alphas(self, parameters: np.ndarray) -> Alphas:
-        nus = parameters[1:].tolist()
-        return [nuisance.alpha(nu) for nuisance, nu in zip(self.nuisances, nus, strict=True)]
+    @cached_property
+    def _entries(self) -> np.ndarray:
+        """Which numbers of ``_factors`` are multiplied for each row and process, shape (1 + N, F, P).
 
-    def _terms(self, alphas: Alphas) -> np.ndarray:
-        terms = self.templates.terms(tuple(alphas[i][0] for i in self._shapes))
-        if self.has_signal is not None:
+        A derivative replaces the factors of its nuisances. Dividing them out would not do: a factor may be 0.
+        """
+        entries = np.zeros((1 + len(self._norms), len(self._derivatives), len(self.processes)), dtype=int)
+        for row, by in enumerate(self._derivatives):
+            for p, process in enumerate(self.processes):
+                entries[0, row, p] = 2 + by.count(0) * len(self.processes) + p
+                for k, i in enumerate(self._norms):
+                    alpha = 2 + 3 * len(self.processes) + k
+                    scaled = [alpha, 1, 0] if process in self.nuisances[i].scales else [1, 0, 0]
+                    entries[1 + k, row, p] = scaled[by.count(1 + k)]
+        return entries
+
+    @cached_property
+    def _places(self) -> Places:
+        n_scaling, n_shapes = 1 + len(self._norms), len(self._shapes)
+        along = [(), *((axis,) for axis in range(n_shapes)), *pairs_of(n_shapes)]
+        terms = {by: term for term, by in enumerate(along)}
+        rows = {by: len(terms) * row for row, by in enumerate(self._derivatives)}
+        order = self._order.tolist()
+
+        def place(*by: int) -> int:
+            scaling = tuple(sorted(i for i in by if i < n_scaling))
+            return rows[scaling] + terms[tuple(sorted(i - n_scaling for i in by if i >= n_scaling))]
+
+        return Places(np.array([place(i) for i in order]), np.array([[place(i, j) for j in order] for i in order]))
+
+    def _physical(self, parameters: np.ndarray) -> tuple[float, list[float]]:
+        mu, *nus = parameters.tolist()
+        return mu, [nuisance.alpha(nu)[0] for nuisance, nu in zip(self.nuisances, nus, strict=True)]
+
+    def _factors(self, mu: float, alphas: Sequence[float]) -> np.ndarray:
+        """Return what multiplies the templates, with its derivatives in mu and in alpha, shape (F, P)."""
+        norms = [alphas[i] for i in self._norms]
+        numbers = np.concatenate([(0.0, 1.0), self.composition(mu).ravel(), norms])
+        factors: np.ndarray = np.multiply.reduce(numbers[self._entries])
+        return factors
+
+    def _scaled(self, factors: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Return the rates and their derivatives in mu and in each alpha that scales, shape (2 + N, B).
+
+        One product for all, so that rates with and without derivatives are the same to the last bit.
+        """
+        scaled: np.ndarray = factors[: 2 + len(self._norms)] @ terms[0]
+        return scaled
+
+    def _terms(self, alphas: Sequence[float]) -> np.ndarray:
+        terms = self.templates.terms(tuple(alphas[i] for i in self._shapes))
+        if self._has_none:
             terms[:, SIGNAL_ROW] *= self.has_signal
         return terms
 
-    def _products(self, alphas: Alphas) -> np.ndarray:
-        """Return each process's product of rate factors, its first and second derivatives, shape (1 + N + N N, P)."""
-        n_norms = len(self._norms)
-        orders = np.array([alphas[i] for i in self._norms]).reshape(n_norms, 3)
-        # Each nuisance's factor on each process with its derivatives, shape (3, N, P): 1 where it does not scale it.
-        single = np.where(self._scaled, orders.T[:, :, None], _UNSCALED)
-        # A derivative replaces the factors of its nuisances. Dividing them out would not do: a factor may be 0.
-        products: np.ndarray = single[self._replacements, np.arange(n_norms)].prod(axis=1)
-        return products
+    @cached_property
+    def _has_none(self) -> bool:
+        """Whether some bin expects no signal."""
+        return self.has_signal is not None and not self.has_signal.all()

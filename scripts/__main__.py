@@ -30,6 +30,7 @@ GROUPS = {
     "run": ("run_ingestion", "score", "report"),
     "study": (
         "check_tables",
+        "check_response",
         "asimov",
         "toys",
         "pools",

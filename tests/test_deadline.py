@@ -79,7 +79,7 @@ def test_whenever_the_time_runs_out_there_is_an_answer_that_says_so(model, test_
     assert len(normal.flags) == 1
     assert normal.flags[0].startswith("poor_fit")
     looks = clock.looks
-    assert 1 + BLOCKS + 10 < looks < 200
+    assert 1 + BLOCKS + 5 < looks < 200
     for last in range(1, looks + 1):
         clock.stop_after(last)
         result = measure(test_set, model.bundle, model._ready())

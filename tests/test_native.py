@@ -35,7 +35,7 @@ from sage.network.graph import (
 )
 from sage.network.library_hash import SHA256
 from sage.network.native import INSTRUCTION_SETS, LIBRARY, NativeNetwork, load
-from sage.network.parameters import SHAPES, check_parameters, flatten, inputs_of, shapes
+from sage.network.parameters import DEFAULT_SIZE, GraphSize, check_parameters, flatten, inputs_of, shapes, size_of
 from tests.conftest import REAL_EVENTS, ROOT
 from tests.events import FIVE_WEIGHTS
 
@@ -68,10 +68,12 @@ def random_events(
     return values, jets
 
 
-def random_parameters(seed: int, inputs: InputSet = PUBLISHED) -> dict[str, np.ndarray]:
+def random_parameters(seed: int, inputs: InputSet = PUBLISHED, size: GraphSize = DEFAULT_SIZE) -> dict[str, np.ndarray]:
     torch.manual_seed(seed)
-    state = DualBranchNetwork(inputs).state_dict()
-    return {name: (value + 0.3 * torch.randn_like(value)).numpy() for name, value in state.items()}
+    state = DualBranchNetwork(inputs, size=size).state_dict()
+    # Sums over more numbers of the same size would take the logits to where single precision ends.
+    spread = 0.3 * (DEFAULT_SIZE.hidden / size.hidden) ** 0.5
+    return {name: (value + spread * torch.randn_like(value)).numpy() for name, value in state.items()}
 
 
 def dense_logits(network: torch.nn.Module, values: np.ndarray, jets: np.ndarray) -> np.ndarray:
@@ -79,13 +81,40 @@ def dense_logits(network: torch.nn.Module, values: np.ndarray, jets: np.ndarray)
         return network(torch.from_numpy(values), torch.from_numpy(jets.astype(np.float32))).numpy()
 
 
+SIZES = pytest.mark.parametrize(
+    "size",
+    [DEFAULT_SIZE, GraphSize(16, 1), GraphSize(16, 4), GraphSize(32, 2), GraphSize(48, 3), GraphSize(64, 4)],
+    ids=lambda size: f"{size.hidden}-{size.rounds}",
+)
+
+
+@SIZES
 @CHOICES
-def test_shapes_are_those_of_the_dense_module(inputs):
-    state = DualBranchNetwork(inputs).state_dict()
-    assert {name: tuple(value.shape) for name, value in state.items()} == shapes(inputs)
-    assert list(state) == list(SHAPES)
+def test_shapes_are_those_of_the_dense_module(inputs, size):
+    state = DualBranchNetwork(inputs, size=size).state_dict()
+    assert {name: tuple(value.shape) for name, value in state.items()} == shapes(inputs, size=size)
+    assert list(state) == list(shapes(inputs, size=size))
     assert inputs_of(state) is inputs
+    assert size_of(state) == size
     check_parameters(state, inputs)
+
+
+@pytest.mark.parametrize("size", [GraphSize(24, 3), GraphSize(128, 3), GraphSize(32, 5)])
+def test_sizes_without_a_kernel_are_refused(size):
+    message = rf"hidden width {size.hidden} and {size.rounds} rounds; .* widths 16, 32, 48, 64 and 1 to 4"
+    with pytest.raises(WeightsError, match=message):
+        check_parameters(random_parameters(1, size=size))
+    assert load(LIBRARY, SHA256).sage_network_parameters(len(INPUTS), size.hidden, size.rounds) == 0
+
+
+def test_parameters_of_two_sizes_are_refused():
+    parameters, other = random_parameters(1), random_parameters(1, size=GraphSize(64, 3))
+    for name in ("head_narrow.weight", "gate.weight", "deterministic.messages.2.bias", "uncertainty.node_score.weight"):
+        with pytest.raises(WeightsError, match="does not fit this architecture"):
+            check_parameters(parameters | {name: other[name]})
+    fewer = {name: value for name, value in parameters.items() if ".messages.2." not in name}
+    with pytest.raises(WeightsError, match="does not fit this architecture"):
+        check_parameters(fewer)
 
 
 def test_parameters_for_other_inputs_are_refused():
@@ -107,12 +136,14 @@ def test_parameters_of_another_architecture_are_refused(bundle, damage):
         check_parameters(arrays)
 
 
+@SIZES
 @CHOICES
-def test_flat_block_has_the_length_the_library_states(inputs):
-    flat = flatten(random_parameters(1, inputs))
+def test_flat_block_has_the_length_the_library_states(inputs, size):
+    flat = flatten(random_parameters(1, inputs, size))
     assert flat.dtype == np.float32
-    assert load(LIBRARY, SHA256).sage_network_parameters(len(inputs.columns)) == flat.size
-    assert load(LIBRARY, SHA256).sage_network_parameters(len(inputs.columns) - 1) == 0
+    length = load(LIBRARY, SHA256).sage_network_parameters
+    assert length(len(inputs.columns), size.hidden, size.rounds) == flat.size
+    assert length(len(inputs.columns) - 1, size.hidden, size.rounds) == 0
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
@@ -147,6 +178,24 @@ def test_equal_to_dense_module_and_torch_geometric_for_any_parameters(seed, inpu
     for network in (dense, graph.eval()):
         expected = dense_logits(network, values, jets)
         assert np.abs(found - expected).max() < LARGEST_LOGIT_DIFFERENCE * max(1.0, np.abs(expected).max() / 10)
+
+
+@SIZES
+@CHOICES
+def test_every_size_equals_dense_module_and_torch_geometric(size, inputs):
+    oracle = pytest.importorskip("training.graph_oracle")
+    parameters = random_parameters(6, inputs, size)
+    values, jets = random_events(500, 6, inputs=inputs)
+    dense = from_arrays(parameters)
+    graph = oracle.OracleNetwork(inputs, size)
+    graph.load_state_dict(dense.state_dict())
+    best = NativeNetwork(parameters).instruction_set
+    for network in (dense, graph.eval()):
+        expected = dense_logits(network, values, jets)
+        largest = LARGEST_LOGIT_DIFFERENCE * max(1.0, np.abs(expected).max() / 10)
+        for name in INSTRUCTION_SETS[1 : INSTRUCTION_SETS.index(best) + 1]:
+            found = NativeNetwork(parameters, instruction_set=name).logits(values, jets)
+            assert np.abs(found - expected).max() < largest
 
 
 def test_equal_on_real_events(bundle, trained):
@@ -307,18 +356,18 @@ def test_missing_library_is_refused(bundle, tmp_path):
 
 def test_other_version_and_other_parameter_count_are_refused(bundle, monkeypatch):
     monkeypatch.setattr("sage.network.library.VERSION", 7)
-    with pytest.raises(EngineError, match="version 3, expected 7"):
+    with pytest.raises(EngineError, match="version 4, expected 7"):
         NativeNetwork(bundle.network)
     monkeypatch.undo()
     monkeypatch.setattr("sage.network.native.flatten", lambda arrays: np.zeros(7, dtype=np.float32))
-    with pytest.raises(EngineError, match="25916 parameters for 35 inputs, not 7"):
+    with pytest.raises(EngineError, match=r"25916 parameters for 35 inputs and .* width 32 with 3 rounds, not 7"):
         NativeNetwork(bundle.network)
 
 
 def test_committed_library_is_the_stated_one_and_small():
     content = LIBRARY.read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHA256
-    assert len(content) < 600_000
+    assert len(content) < 2_000_000
 
 
 def test_the_submission_carries_the_library():

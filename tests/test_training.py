@@ -161,6 +161,8 @@ def test_classes_have_their_shares_of_the_weight(data):
         ("share_ztautau", 0.5, "together they are 1"),
         ("share_diboson", 0.0, "each is positive"),
         ("width", 12, "width is 12; it is a multiple of 8"),
+        ("hidden", 24, "hidden is 24 and rounds is 3; hidden is one of 16, 32, 48, 64, rounds is from 1 to 4"),
+        ("rounds", 5, "hidden is 32 and rounds is 5"),
         ("width", 264, "at most 256"),
         ("depth", 4, "depth is 4; it must be from 1 to 3"),
         ("dropout", 1.0, "share below 1"),
@@ -436,7 +438,10 @@ def test_default_settings_are_read():
     ("text", "message"),
     [
         ("sed: 1", r"config.yaml: unknown setting 'sed'; known are seed, table_fraction"),
-        ("training:\n  epoch: 3", r"config.yaml: training: unknown setting 'epoch'; known are inputs, width, depth"),
+        (
+            "training:\n  epoch: 3",
+            r"config.yaml: training: unknown setting 'epoch'; known are inputs, hidden, rounds",
+        ),
         ("seed: one", r"setting 'seed' is 'one'; it must be of type int"),
         ("seed: 1.5", r"setting 'seed' is 1.5; it must be of type int"),
         ("seed: true", r"setting 'seed' is True; it must be of type int"),

@@ -18,6 +18,7 @@ from sage.binned.regions import region_set as find_region_set
 from sage.challenge.nuisances import CHALLENGE, NAMES, PROCESSES
 from sage.errors import SettingsError
 from sage.network.graph import INPUT_SETS
+from sage.network.parameters import DEFAULT_SIZE, HIDDEN_WIDTHS, MOST_ROUNDS, GraphSize
 from sage.network.perceptron import MOST_LAYERS, WIDTHS
 
 DISTRIBUTIONS = ("prior", "uniform", "nominal")
@@ -41,6 +42,8 @@ class TrainingConfig:
     Args:
         inputs: ``published``, the 35 inputs of arXiv:2509.00672, or ``ditau``, with ten di-tau quantities and
             logarithms of momenta and masses; see ``sage.network.graph.INPUT_SETS``.
+        hidden: Numbers of a node of the graph, one of ``sage.network.parameters.HIDDEN_WIDTHS``.
+        rounds: Rounds of message passing in each branch of the graph.
         width: Width of the hidden layers of the perceptron beside the graph, a multiple of 8; 0 for no perceptron.
         depth: Number of those layers.
         dropout: Share of their numbers that a step drops.
@@ -72,6 +75,8 @@ class TrainingConfig:
     """
 
     inputs: str = "published"
+    hidden: int = DEFAULT_SIZE.hidden
+    rounds: int = DEFAULT_SIZE.rounds
     width: int = 0
     depth: int = 2
     dropout: float = 0.0
@@ -123,6 +128,10 @@ class TrainingConfig:
             if getattr(self, name) < least:
                 msg = f"training: {name} is {getattr(self, name)}; it must be at least {least}"
                 raise SettingsError(msg)
+        if not self.size().supported:
+            msg = f"training: hidden is {self.hidden} and rounds is {self.rounds}; hidden is one of "
+            msg += f"{', '.join(map(str, HIDDEN_WIDTHS))}, rounds is from 1 to {MOST_ROUNDS}"
+            raise SettingsError(msg)
         check_layers("training", self.width, self.depth)
         if not self.dropout < 1.0:
             msg = f"training: dropout is {self.dropout}; it is a share below 1"
@@ -133,6 +142,10 @@ class TrainingConfig:
         if not 0.0 < self.validation_fraction < 1.0:
             msg = f"training: validation_fraction is {self.validation_fraction}; it lies between 0 and 1"
             raise SettingsError(msg)
+
+    def size(self) -> GraphSize:
+        """Return the size of the graph."""
+        return GraphSize(self.hidden, self.rounds)
 
     def widths(self) -> tuple[int, ...] | None:
         """Return the widths of the hidden layers of the perceptron beside the graph, None if there is none."""

@@ -17,7 +17,7 @@ from torch_geometric.nn import MessagePassing, global_mean_pool
 from torch_geometric.utils import softmax
 
 from sage.network.graph import N_NODES, N_SLOTS, NODES, PUBLISHED, Branch, InputSet
-from sage.network.parameters import HIDDEN, N_CLASSES, ROUNDS
+from sage.network.parameters import DEFAULT_SIZE, N_CLASSES, GraphSize
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class MeanMessages(MessagePassing):  # type: ignore[misc]  # the library has no 
         super().__init__(aggr="mean")
 
     def forward(self, x: Tensor, edge_index: Tensor, edge: Tensor, linear: nn.Module, activation: nn.Module) -> Tensor:
-        """Aggregate onto targets: x (N, 32), edge (M, C) with whatever the message reads besides the source."""
+        """Aggregate onto targets: x (N, H), edge (M, C) with whatever the message reads besides the source."""
         out: Tensor = self.propagate(edge_index, x=x, edge=edge, linear=linear, activation=activation)
         return out
 
@@ -95,33 +95,33 @@ class MeanMessages(MessagePassing):  # type: ignore[misc]  # the library has no 
 class Readout(nn.Module):
     """Broadcast global, Linear, ReLU, mean over the event's nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: GraphSize) -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * HIDDEN, HIDDEN)
+        self.linear = nn.Linear(2 * size.hidden, size.hidden)
 
     def forward(self, x: Tensor, globals_: Tensor, event: Tensor) -> Tensor:
-        """Map nodes (N, 32) and globals (n, 32) to (n, 32)."""
+        """Map nodes (N, H) and globals (n, H) to (n, H)."""
         joined = torch.relu(self.linear(torch.cat([x, globals_[event]], dim=1)))
         out: Tensor = global_mean_pool(joined, event, size=len(globals_))
         return out
 
 
 class OracleBranch(nn.Module):
-    """What both branches share: expanders, three rounds with residual mixing, readout."""
+    """What both branches share: expanders, rounds with residual mixing, readout."""
 
-    def __init__(self, branch: Branch, inputs: InputSet, message_width: int) -> None:
+    def __init__(self, branch: Branch, inputs: InputSet, size: GraphSize, message_width: int) -> None:
         super().__init__()
         self.branch, self.inputs = branch, inputs
-        self.node_expander = nn.Linear(N_SLOTS + N_NODES, HIDDEN)
-        self.edge_expander = nn.Linear(1, HIDDEN)
-        self.global_expander = nn.Linear(len(branch.globals), HIDDEN)
-        self.messages = nn.ModuleList(nn.Linear(message_width, HIDDEN) for _ in range(ROUNDS))
-        self.mixing = nn.Parameter(torch.zeros(ROUNDS))
-        self.readout = Readout()
+        self.node_expander = nn.Linear(N_SLOTS + N_NODES, size.hidden)
+        self.edge_expander = nn.Linear(1, size.hidden)
+        self.global_expander = nn.Linear(len(branch.globals), size.hidden)
+        self.messages = nn.ModuleList(nn.Linear(message_width, size.hidden) for _ in range(size.rounds))
+        self.mixing = nn.Parameter(torch.zeros(size.rounds))
+        self.readout = Readout(size)
         self.propagate = MeanMessages()
 
     def rounds(self, x: Tensor, graphs: GraphBatch, edge: Tensor, inner: nn.Module, outer: nn.Module) -> Tensor:
-        """Pass messages three times; ``inner`` acts on each message, ``outer`` on the mixed node."""
+        """Pass messages; ``inner`` acts on each message, ``outer`` on the mixed node."""
         for message, parameter in zip(self.messages, self.mixing, strict=True):
             mean = self.propagate(x, graphs.edge_index, edge, message, inner)
             a = torch.sigmoid(parameter)
@@ -132,11 +132,11 @@ class OracleBranch(nn.Module):
 class DeterministicBranch(OracleBranch):
     """Twin of ``sage.network.dense.DeterministicBranch``."""
 
-    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
-        super().__init__(inputs.deterministic, inputs, 2 * HIDDEN)
+    def __init__(self, inputs: InputSet = PUBLISHED, size: GraphSize = DEFAULT_SIZE) -> None:
+        super().__init__(inputs.deterministic, inputs, size, 2 * size.hidden)
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:
-        """Return h_det, shape (n, 32)."""
+        """Return h_det, shape (n, H)."""
         graphs = build_graphs(self.branch, values, jets, self.inputs)
         edge = self.edge_expander(graphs.edge_attr)
         x = self.rounds(self.node_expander(graphs.x), graphs, edge, nn.ReLU(), nn.ReLU())
@@ -147,15 +147,15 @@ class DeterministicBranch(OracleBranch):
 class UncertaintyBranch(OracleBranch):
     """Twin of ``sage.network.dense.UncertaintyBranch``."""
 
-    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
-        super().__init__(inputs.uncertainty, inputs, 3 * HIDDEN)
-        self.node_score = nn.Linear(HIDDEN, 1, bias=False)
-        self.edge_score = nn.Linear(2 * HIDDEN, 1, bias=False)
-        self.node_gate = nn.Linear(HIDDEN, 1)
-        self.edge_gate = nn.Linear(2 * HIDDEN, 1)
+    def __init__(self, inputs: InputSet = PUBLISHED, size: GraphSize = DEFAULT_SIZE) -> None:
+        super().__init__(inputs.uncertainty, inputs, size, 3 * size.hidden)
+        self.node_score = nn.Linear(size.hidden, 1, bias=False)
+        self.edge_score = nn.Linear(2 * size.hidden, 1, bias=False)
+        self.node_gate = nn.Linear(size.hidden, 1)
+        self.edge_gate = nn.Linear(2 * size.hidden, 1)
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:
-        """Return h_unc, shape (n, 32)."""
+        """Return h_unc, shape (n, H)."""
         graphs = build_graphs(self.branch, values, jets, self.inputs)
         x, edge = self.node_expander(graphs.x), self.edge_expander(graphs.edge_attr)
         g = self.global_expander(graphs.globals)
@@ -175,15 +175,15 @@ class UncertaintyBranch(OracleBranch):
 class OracleNetwork(nn.Module):
     """Twin of ``sage.network.dense.DualBranchNetwork``: same inputs, same outputs, same parameter names."""
 
-    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED, size: GraphSize = DEFAULT_SIZE) -> None:
         super().__init__()
-        self.deterministic = DeterministicBranch(inputs)
-        self.uncertainty = UncertaintyBranch(inputs)
-        self.gate_hidden = nn.Linear(HIDDEN, HIDDEN)
-        self.gate = nn.Linear(HIDDEN, HIDDEN)
-        self.head_hidden = nn.Linear(2 * HIDDEN, HIDDEN)
-        self.head_narrow = nn.Linear(HIDDEN, 8)
-        self.head_residual = nn.Linear(2 * HIDDEN, 8)
+        self.deterministic = DeterministicBranch(inputs, size)
+        self.uncertainty = UncertaintyBranch(inputs, size)
+        self.gate_hidden = nn.Linear(size.hidden, size.hidden)
+        self.gate = nn.Linear(size.hidden, size.hidden)
+        self.head_hidden = nn.Linear(2 * size.hidden, size.hidden)
+        self.head_narrow = nn.Linear(size.hidden, 8)
+        self.head_residual = nn.Linear(2 * size.hidden, 8)
         self.classes = nn.Linear(8, N_CLASSES)
 
     def forward(self, values: Tensor, jets: Tensor) -> Tensor:

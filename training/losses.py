@@ -53,7 +53,7 @@ class TrainingLoss:
 
     def network(self) -> nn.Module:
         """Return a new network."""
-        return DualBranchNetwork(self._inputs, self._settings.widths(), self._settings.dropout)
+        return DualBranchNetwork(self._inputs, self._settings.widths(), self._settings.dropout, self._settings.size())
 
     def passes(
         self, network: nn.Module, events: Events, rng: np.random.Generator, n_points: int

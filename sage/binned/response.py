@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -53,11 +54,12 @@ LARGEST_LOG = 5.0
 """Bound on |log(N / N_nominal)| during and after the fit; reached only where there is next to nothing to fit."""
 
 
-_ORDERS = int(POWERS.max()) + 1
+_ORDERS = 5
+"""Powers of each variable, from 0."""
 _ENTRIES = (3 * np.arange(3)[:, None, None] + DERIVATIVES[:, :, None]) * _ORDERS + POWERS.T[:, None, :]
 """Where the factor of each axis, term and monomial is among [axis, order of derivative, power], shape (3, 10, 13)."""
 
-_FIRST, _SECOND = (list(axes) for axes in zip(*PAIRS, strict=True))
+_FIRST, _SECOND = np.array(PAIRS).T
 """First and second axis of each pair."""
 
 _WIDTHS = [nuisance.to_alpha.width for nuisance in CHALLENGE[:2] if isinstance(nuisance.to_alpha, Linear)]
@@ -90,16 +92,23 @@ class Response:
             Shape (10, P, B): the yields, their derivatives in tes, jes and soft_met, and the second derivatives of
             ``PAIRS``. Derivatives along an axis are 0 beyond its ends.
         """
-        flat = self.coefficients.reshape(-1, len(POWERS))
-        exponents = _basis_terms(point) @ flat.T
+        exponents = _basis_terms(point) @ self._by_monomial
+        logs, slopes = exponents[0], exponents[1:4]
         # The bound is met by next to empty bins only; there the yield is constant.
-        exponents[1:, np.abs(exponents[0]) > LARGEST_LOG] = 0.0
-        slopes = exponents[1:4]
+        beyond = np.abs(logs) > LARGEST_LOG
+        if beyond.any():
+            exponents[1:, beyond] = 0.0
+            logs = np.clip(logs, -LARGEST_LOG, LARGEST_LOG)
         exponents[4:] += slopes[_FIRST] * slopes[_SECOND]
-        yields = self.nominal.ravel() * np.exp(np.clip(exponents[0], -LARGEST_LOG, LARGEST_LOG))
+        yields = self.nominal.ravel() * np.exp(logs)
         exponents[0] = 1.0
         terms: np.ndarray = yields * exponents
         return terms.reshape(N_TERMS, *self.nominal.shape)
+
+    @cached_property
+    def _by_monomial(self) -> np.ndarray:
+        """Coefficients of the monomials in a row each, contiguous, shape (13, P B)."""
+        return np.ascontiguousarray(self.coefficients.reshape(-1, len(POWERS)).T)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return yields at points (k, 3), shape (k, *nominal.shape)."""
@@ -127,14 +136,11 @@ def _basis_terms(point: tuple[float, ...]) -> np.ndarray:
             x, dx, d2x = math.log1p(clamped), 1.0 / (1.0 + clamped), -1.0 / (1.0 + clamped) ** 2
         if clamped != value:
             dx = d2x = 0.0
-        powers = [x**n for n in range(_ORDERS)]
-        first = [0.0, *(n * powers[n - 1] for n in range(1, _ORDERS))]
-        second = [0.0, 0.0, *(n * (n - 1) * powers[n - 2] for n in range(2, _ORDERS))]
-        table += [
-            *powers,
-            *(dx * d for d in first),
-            *(dx**2 * d2 + d2x * d for d, d2 in zip(first, second, strict=True)),
-        ]
+        # The powers of x from 0 to 4, then their first and their second derivatives.
+        xx, d = x * x, dx * dx
+        table += [1.0, x, xx, xx * x, xx * xx]
+        table += [0.0, dx, 2.0 * x * dx, 3.0 * xx * dx, 4.0 * xx * x * dx]
+        table += [0.0, d2x, 2.0 * (d + x * d2x), 3.0 * x * (2.0 * d + x * d2x), 4.0 * xx * (3.0 * d + x * d2x)]
     tes, jes, met = np.array(table)[_ENTRIES]
     out: np.ndarray = tes * jes * met
     return out

@@ -23,6 +23,8 @@ from sage.rates import SIGNAL_ROW, Rates
 
 NO_EVENTS = 1e-100
 """Sums of weights up to this are no events: their logarithm would overflow, their term is 0 either way."""
+NOTHING = 1e-100
+"""Least divisor: what it divides is 0 where the divisor is, or the value is infinite."""
 
 
 @dataclass(frozen=True)
@@ -54,52 +56,64 @@ class Counts:
 
     def value(self, rate: np.ndarray) -> float:
         """Return sum_b f_b; infinite where a bin expects nothing but holds events, or expects less than nothing."""
-        return self._value(rate, self._terms(rate))
+        return self._value(rate, *self._expand(rate)[:2])
 
     def expand(self, rate: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """Return the value, and f', f'' and the expectation of f'' in every bin, shape (B,) each."""
-        terms = self._terms(rate)
+        x, slope, curvature = self._expand(rate)
         total = rate + self.variance
-        information = np.divide(1.0, total, out=np.zeros_like(rate), where=total > 0)
-        return self._value(rate, terms), terms[1], terms[2], information
+        information = (total > 0) / np.maximum(total, NOTHING)
+        return self._value(rate, x, slope), slope, curvature, information
 
     @cached_property
-    def _filled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each bin has events, and the counts with 0 where it has none."""
-        filled = self.counts > NO_EVENTS
-        return filled, np.where(filled, self.counts, 0.0)
+    def _filled(self) -> np.ndarray:
+        """Whether each bin has events."""
+        filled: np.ndarray = self.counts > NO_EVENTS
+        return filled
 
-    def _terms(self, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @cached_property
+    def _n(self) -> np.ndarray:
+        """The counts, 0 where a bin has no events."""
+        return np.where(self._filled, self.counts, 0.0)
+
+    @cached_property
+    def _product(self) -> np.ndarray:
+        """s^2 n of every bin."""
+        product: np.ndarray = self.variance * self._n
+        return product
+
+    @cached_property
+    def _uncertain(self) -> np.ndarray:
+        """Bins without events whose expectation is uncertain."""
+        return np.flatnonzero(~self._filled & (self.variance > 0))
+
+    def _expand(self, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return x, f' and f'' of every bin, shape (B,) each; see the head of the module.
 
         By the envelope theorem f' = 1 - n / x, which is also (lambda - x) / s^2.
         """
-        filled, n = self._filled
-        variance = self.variance
+        variance, product = self.variance, self._product
         shifted = rate - variance
-        root = np.hypot(shifted, 2.0 * np.sqrt(variance) * np.sqrt(n))
         # The root of x^2 - shifted x - s^2 n = 0 that is not negative, without cancellation.
-        larger = 0.5 * (np.abs(shifted) + root)
-        smaller = np.divide(variance * n, larger, out=np.zeros_like(rate), where=larger > 0)
-        x = np.where(shifted >= 0, larger, smaller)
-        ratio = np.divide(n, x, out=np.zeros_like(rate), where=x > 0)
-        spread = x + variance * ratio
-        curvature = np.divide(ratio, spread, out=np.zeros_like(rate), where=spread > 0)
-        # Without events x is at 0 while the simulation allows it: f is then a parabola.
-        at_zero = ~filled & (shifted < 0) & (variance > 0)
+        larger = 0.5 * (np.abs(shifted) + np.sqrt(shifted * shifted + 4.0 * product))
+        x = np.where(shifted >= 0, larger, product / np.maximum(larger, NOTHING))
+        ratio = (x > 0) * self._n / np.maximum(x, NOTHING)
         slope = 1.0 - ratio
-        slope[at_zero] = rate[at_zero] / variance[at_zero]
-        curvature[at_zero] = 1.0 / variance[at_zero]
+        curvature = ratio / np.maximum(x + variance * ratio, NOTHING)
+        if len(self._uncertain):
+            # Without events x is at 0 while the simulation allows it: f is then a parabola.
+            at_zero = self._uncertain[shifted[self._uncertain] < 0]
+            slope[at_zero] = rate[at_zero] / variance[at_zero]
+            curvature[at_zero] = 1.0 / variance[at_zero]
         return x, slope, curvature
 
-    def _value(self, rate: np.ndarray, terms: tuple[np.ndarray, ...]) -> float:
-        x, slope, _ = terms
-        filled, n = self._filled
-        if not rate.min(initial=0.0) >= 0 or not x.min(where=filled, initial=math.inf) > 0:
+    def _value(self, rate: np.ndarray, x: np.ndarray, slope: np.ndarray) -> float:
+        if not (rate >= 0).all() or not (x[self._filled] > 0).all():
             return math.inf
+        n = self._n
         excess = x - n
         # Bin by bin and with log1p: the sums of rates and of counts are large and nearly equal.
-        logs = n * np.log1p(np.divide(excess, n, out=np.zeros_like(n), where=filled))
+        logs = n * np.log1p(excess / np.maximum(n, NOTHING))
         total: float = (excess - logs + 0.5 * self.variance * slope**2).sum()
         return total
 

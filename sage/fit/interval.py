@@ -9,11 +9,12 @@ named setting.
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from dataclasses import dataclass
 
 import numpy as np
 
-from sage.fit.newton import EDM_GOAL, FitResult, fit, fit_global, free_parameters, parameter_ranges
+from sage.fit.newton import FitResult, fit, fit_global, free_parameters, parameter_ranges, profiled
 from sage.fit.objective import MU, Objective
 
 RISE = 0.5
@@ -21,6 +22,8 @@ AT_BOUND = "limit_at_bound"
 """Flag of a limit that is no crossing: a bound on mu, or the edge of where events are expected in every bin."""
 TOLERANCE = 1e-5
 """Accuracy of a limit, relative to the parabolic standard deviation."""
+SETTLED, SHORT = 1e-4, 0.03
+"""Distance in nll, and length of a step in standard deviations, whose cubes are below the tolerance: the last ones."""
 MAX_STEPS = 60
 NEWTON_STEPS = 12
 NEW_MINIMUM = 1e-6
@@ -138,30 +141,28 @@ def _newton_limit(
             return None
         if point.value < best.value - NEW_MINIMUM:
             raise _LowerMinimumError(at)
-        free = free_parameters(at, point.gradient, low, high)
-        free[MU] = False
-        block = point.hessian[np.ix_(free, free)]
-        mixed = point.hessian[free, MU]
-        try:
-            np.linalg.cholesky(block)
-        except np.linalg.LinAlgError:
+        profile = profiled(point, MU, free_parameters(at, point.gradient, low, high))
+        if profile is None:
             return None
-        back, ridge = np.linalg.solve(block, np.column_stack([point.gradient[free], mixed])).T
-        # The quadratic that the profiled nll is near this signal strength.
-        distance = 0.5 * float(point.gradient[free] @ back)
-        rise = point.value - distance - best.value - rise_at(float(at[MU]), thresholds)
-        slope = side * float(point.gradient[MU] - mixed @ back)
-        curvature = float(point.hessian[MU, MU] - mixed @ ridge)
-        if distance < EDM_GOAL and abs(rise) < TOLERANCE:
-            return float(at[MU])
-        square = slope**2 - 2.0 * curvature * rise
+        rise = profile.value - best.value - rise_at(float(at[MU]), thresholds)
+        slope = side * profile.slope
+        square = slope**2 - 2.0 * profile.curvature * rise
         if slope <= 0 or square < 0:
             return None
         step = side * max(-2.0 * rise / (slope + math.sqrt(square)), side * (best.mu - at[MU]) / 2)
-        at = at.copy()
-        at[free] -= back + step * ridge
-        at[MU] += step
+        to = at + profile.settling + step * profile.ridge
+        if profile.distance < SETTLED and abs(step) < SHORT * sigma and ((low <= to) & (to <= high)).all():
+            bend = rise_at(float(to[MU]), thresholds) - rise_at(float(at[MU]), thresholds)
+            if abs(bend) < TOLERANCE and not _kink_between(objective, at, to):
+                return float(to[MU])
+        at = to
     return None
+
+
+def _kink_between(objective: Objective, at: np.ndarray, to: np.ndarray) -> bool:
+    """Return whether the slope may jump between two points."""
+    pairs = zip(at[1:].tolist(), to[1:].tolist(), strict=True)
+    return any(bisect(x, a) != bisect(x, b) for x, (a, b) in zip(objective.kinks, pairs, strict=True))
 
 
 def _bracketed_limit(

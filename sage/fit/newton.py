@@ -27,6 +27,12 @@ SAME_START = 0.5
 """Distance in nu, from a minimum or from a step of an earlier descent, within which no further descent is started."""
 SAME_MINIMUM = 1e-3
 """Squared distance to a known minimum, in standard deviations, at which a descent is ended as leading there."""
+STEEPEST = 6.0
+"""Largest slope of a profile, relative to the secant to its minimum, that is steep on the way up and no other valley's.
+
+The root of the rise above a minimum is nearly linear in the distance. A cubic is monotonic only with slopes up to three
+times its secant (Fritsch and Carlson, SIAM J. Numer. Anal. 17 (1980) 238), and the rise has twice the root's.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class FitResult:
         edm: Estimated vertical distance to the true minimum.
         iterations: Newton steps taken.
         converged: Whether ``edm`` is small enough.
+        path: Where the descent went, if that is known.
     """
 
     parameters: np.ndarray
@@ -48,6 +55,7 @@ class FitResult:
     edm: float
     iterations: int
     converged: bool
+    path: tuple[np.ndarray, ...] = ()
 
     @property
     def mu(self) -> float:
@@ -98,17 +106,33 @@ def lowest_valley(
     low, high = parameter_ranges(objective, fixed_mu, mu_range)
     minima = [best]
     for i, nuisance in enumerate(objective.nuisances, start=1):
-        visited = [best.parameters]
+        visited = [best.parameters, *best.path]
         for offset in nuisance.starts:
             start = best.parameters.copy()
             start[i] = min(max(objective.centres[i - 1] + offset, low[i]), high[i])
             if any(abs(at[i] - start[i]) < SAME_START for at in visited):
                 continue
-            descent = _newton(objective, start, low, high, known=minima)
+            point = objective.evaluate(start)
+            free = free_parameters(start, point.gradient, low, high)
+            if best.converged and _falls_to(best, i, start, profiled(point, i, free)):
+                continue
+            descent = _newton(objective, start, low, high, known=minima, point=point)
             visited.extend(descent.path)
             if not _leads_to(descent.at, descent.point, minima):
                 minima.append(_finish(objective, descent, low, high))
     return min(minima, key=lambda result: (not result.converged, result.value))
+
+
+def _falls_to(minimum: FitResult, i: int, at: np.ndarray, profile: Profiled | None) -> bool:
+    """Return whether the profile along a parameter falls from a point to a known minimum, with no valley between.
+
+    Nothing is known where the minimum is at a bound, or the objective has no minimum over the others.
+    """
+    at_bound = not minimum.covariance[i, i] > 0
+    if at_bound or profile is None or not minimum.value < profile.value < math.inf:
+        return False
+    secant = (profile.value - minimum.value) / (at[i] - minimum.parameters[i])
+    return bool(0.0 <= profile.slope / secant <= STEEPEST)
 
 
 def _finish(objective: Objective, descent: _Descent, low: np.ndarray, high: np.ndarray) -> FitResult:
@@ -119,7 +143,9 @@ def _finish(objective: Objective, descent: _Descent, low: np.ndarray, high: np.n
     covariance = np.zeros((len(low), len(low)))
     covariance[np.ix_(free, free)] = np.linalg.inv(_curvature(descent.point, free))
     converged = math.isfinite(descent.point.value) and descent.edm < EDM_ACCEPT
-    return FitResult(descent.at, descent.point.value, covariance, descent.edm, descent.iterations, converged)
+    return FitResult(
+        descent.at, descent.point.value, covariance, descent.edm, descent.iterations, converged, tuple(descent.path)
+    )
 
 
 def parameter_ranges(
@@ -153,9 +179,10 @@ def _newton(
     high: np.ndarray,
     damping: float = 0.0,
     known: Sequence[FitResult] = (),
+    point: Evaluation | None = None,
 ) -> _Descent:
     """Descend by damped Newton steps projected onto the box; end early on the way to a known minimum."""
-    point = objective.evaluate(at)
+    point = objective.evaluate(at) if point is None else point
     edm, iterations, path = math.inf, 0, [at]
     while iterations < MAX_ITERATIONS and not _leads_to(at, point, known):
         free = free_parameters(at, point.gradient, low, high)
@@ -224,6 +251,54 @@ def free_parameters(at: np.ndarray, gradient: np.ndarray, low: np.ndarray, high:
     """Return which parameters may move: not fixed, and not at a bound with the descent pointing outward."""
     outward = ((at <= low) & (gradient > 0)) | ((at >= high) & (gradient < 0))
     return np.asarray((low < high) & ~outward)
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The quadratic in one parameter that an objective, minimised over the others, is near a point.
+
+    Args:
+        value: At the point.
+        slope: First derivative.
+        curvature: Second derivative.
+        distance: By how much the objective is higher at the point than ``value``.
+        settling: Step from the point to the minimum over the others, shape (1 + n_nuisances,).
+        ridge: Step of that minimum with the parameter, shape (1 + n_nuisances,); 1 for the parameter itself.
+    """
+
+    value: float
+    slope: float
+    curvature: float
+    distance: float
+    settling: np.ndarray
+    ridge: np.ndarray
+
+
+def profiled(point: Evaluation, i: int, free: np.ndarray) -> Profiled | None:
+    """Minimise a quadratic objective over the free parameters but one.
+
+    Args:
+        point: The objective.
+        i: The parameter that stays.
+        free: Which parameters may move, shape (1 + n_nuisances,).
+
+    Returns:
+        The profile along the parameter; None where the objective has no minimum over the others.
+    """
+    others = free.copy()
+    others[i] = False
+    block, mixed, gradient = point.hessian[others][:, others], point.hessian[others, i], point.gradient[others]
+    try:
+        np.linalg.cholesky(block)
+    except np.linalg.LinAlgError:
+        return None
+    steps = np.zeros((len(free), 2))
+    steps[others] = -np.linalg.solve(block, np.array([gradient, mixed]).T)
+    steps[i, 1] = 1.0
+    settling, ridge = steps.T
+    distance = -0.5 * float(point.gradient @ settling)
+    slope, curvature = float(point.gradient @ ridge), float(point.hessian[i] @ ridge)
+    return Profiled(point.value - distance, slope, curvature, distance, settling, ridge)
 
 
 def _curvature(point: Evaluation, free: np.ndarray) -> np.ndarray:

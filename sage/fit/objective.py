@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -51,6 +52,38 @@ class Constrained(Protocol):
     @property
     def starts(self) -> tuple[float, ...]:
         """Distances from the centre at which further descents begin; empty where there is one valley."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The Gaussian constraints of nuisance parameters, sum_k (nu_k - c_k)^2 / (2 w_k^2), as a function of (mu, nu...).
+
+    Args:
+        nuisances: The nuisance parameters; their widths are w.
+        centres: c, shape (n_nuisances,).
+    """
+
+    nuisances: Sequence[Constrained]
+    centres: np.ndarray
+
+    def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the negative log-likelihood of the constraints, and its gradient, shape (1 + n_nuisances,)."""
+        pulls = parameters - self._centres
+        gradient = self._precisions * pulls
+        return 0.5 * float(gradient @ pulls), gradient
+
+    @cached_property
+    def hessian(self) -> np.ndarray:
+        """Second derivatives, square; also the expected ones."""
+        return np.diag(self._precisions)
+
+    @cached_property
+    def _centres(self) -> np.ndarray:
+        return np.concatenate([[0.0], self.centres])
+
+    @cached_property
+    def _precisions(self) -> np.ndarray:
+        return np.array([0.0, *(1.0 / nuisance.width**2 for nuisance in self.nuisances)])
 
 
 class Objective(Protocol):

@@ -10,13 +10,14 @@ incoming edges is a weighted sum of nodes.
 
 Readings taken where the sources are garbled or silent:
 
-* Aggregation is the mean over incoming edges; a node without any receives 0. Each of the three rounds has its own
+* Aggregation is the mean over incoming edges; a node without any receives 0. Each of the rounds has its own
   weights and its own residual mixing ``x' = a x + (1 - a) m`` with ``a = sigmoid(parameter)``.
 * The edge score of the attention, ``Linear(64, 1)``, reads (x_target, e). With the source's features they would
   cancel in the softmax over that source's edges. Scores have no bias for the same reason. Gates read (x_source, e).
 * Attention and gate both multiply the features: nodes by their weight and gate, expanded edges by theirs.
 * The fusion gate is ``sigmoid(Linear(LeakyReLU(Linear(h_unc))))``; the head is
-  ``Linear(8, 4)(LeakyReLU(Linear(32, 8)(LeakyReLU(Linear(64, 32)(h)))) + Linear(64, 8)(h))``.
+  ``Linear(8, 4)(LeakyReLU(Linear(32, 8)(LeakyReLU(Linear(64, 32)(h)))) + Linear(64, 8)(h))``
+  where the hidden width H is 32.
 * The 5-node mean before fusion runs over the nodes that are present; the global vector joins every node.
 """
 
@@ -31,7 +32,16 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, leaky_relu, linear, silu
 
 from sage.network.graph import N_NODES, N_SLOTS, NODES, PUBLISHED, Branch, InputSet
-from sage.network.parameters import HIDDEN, N_CLASSES, N_SCORES, NARROW, ROUNDS, check_parameters, inputs_of
+from sage.network.parameters import (
+    DEFAULT_SIZE,
+    N_CLASSES,
+    N_SCORES,
+    NARROW,
+    GraphSize,
+    check_parameters,
+    inputs_of,
+    size_of,
+)
 from sage.network.perceptron import widths_of
 
 
@@ -82,12 +92,12 @@ class Template(nn.Module):
 class Readout(nn.Module):
     """Joins the global vector to every node and averages over the nodes that are present."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: GraphSize) -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * HIDDEN, HIDDEN)
+        self.linear = nn.Linear(2 * size.hidden, size.hidden)
 
     def forward(self, nodes: Tensor, globals_: Tensor, present: Tensor) -> Tensor:
-        """Map nodes (n, 5, 32) and globals (n, 32) to the branch's event vector (n, 32)."""
+        """Map nodes (n, 5, H) and globals (n, H) to the branch's event vector (n, H)."""
         (weight_node, weight_global), bias = _blocks(self.linear)
         joined = linear(nodes, weight_node) + linear(globals_, weight_global, bias).unsqueeze(1)
         weight = present / present.sum(dim=1, keepdim=True)
@@ -97,18 +107,18 @@ class Readout(nn.Module):
 class DeterministicBranch(nn.Module):
     """Message passing with a ReLU on every edge, over features that no energy scale moves."""
 
-    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED, size: GraphSize = DEFAULT_SIZE) -> None:
         super().__init__()
         self.template = Template(inputs.deterministic, inputs)
-        self.node_expander = nn.Linear(N_SLOTS + N_NODES, HIDDEN)
-        self.edge_expander = nn.Linear(1, HIDDEN)
-        self.global_expander = nn.Linear(len(inputs.deterministic.globals), HIDDEN)
-        self.messages = nn.ModuleList(nn.Linear(2 * HIDDEN, HIDDEN) for _ in range(ROUNDS))
-        self.mixing = nn.Parameter(torch.zeros(ROUNDS))
-        self.readout = Readout()
+        self.node_expander = nn.Linear(N_SLOTS + N_NODES, size.hidden)
+        self.edge_expander = nn.Linear(1, size.hidden)
+        self.global_expander = nn.Linear(len(inputs.deterministic.globals), size.hidden)
+        self.messages = nn.ModuleList(nn.Linear(2 * size.hidden, size.hidden) for _ in range(size.rounds))
+        self.mixing = nn.Parameter(torch.zeros(size.rounds))
+        self.readout = Readout(size)
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Map inputs (n, number of inputs) and node masks (n, 5) to h_det (n, 32)."""
+        """Map inputs (n, number of inputs) and node masks (n, 5) to h_det (n, H)."""
         nodes, scalars, mask, globals_ = self.template(values, present)
         x = self.node_expander(nodes)
         mean_in = _mean_in(self.template.into, mask)
@@ -125,22 +135,22 @@ class DeterministicBranch(nn.Module):
 class UncertaintyBranch(nn.Module):
     """Attention and gates on nodes and edges, then linear message passing, over features that the shifts move."""
 
-    def __init__(self, inputs: InputSet = PUBLISHED) -> None:
+    def __init__(self, inputs: InputSet = PUBLISHED, size: GraphSize = DEFAULT_SIZE) -> None:
         super().__init__()
         self.template = Template(inputs.uncertainty, inputs)
-        self.node_expander = nn.Linear(N_SLOTS + N_NODES, HIDDEN)
-        self.edge_expander = nn.Linear(1, HIDDEN)
-        self.global_expander = nn.Linear(len(inputs.uncertainty.globals), HIDDEN)
-        self.node_score = nn.Linear(HIDDEN, 1, bias=False)
-        self.edge_score = nn.Linear(2 * HIDDEN, 1, bias=False)
-        self.node_gate = nn.Linear(HIDDEN, 1)
-        self.edge_gate = nn.Linear(2 * HIDDEN, 1)
-        self.messages = nn.ModuleList(nn.Linear(3 * HIDDEN, HIDDEN) for _ in range(ROUNDS))
-        self.mixing = nn.Parameter(torch.zeros(ROUNDS))
-        self.readout = Readout()
+        self.node_expander = nn.Linear(N_SLOTS + N_NODES, size.hidden)
+        self.edge_expander = nn.Linear(1, size.hidden)
+        self.global_expander = nn.Linear(len(inputs.uncertainty.globals), size.hidden)
+        self.node_score = nn.Linear(size.hidden, 1, bias=False)
+        self.edge_score = nn.Linear(2 * size.hidden, 1, bias=False)
+        self.node_gate = nn.Linear(size.hidden, 1)
+        self.edge_gate = nn.Linear(2 * size.hidden, 1)
+        self.messages = nn.ModuleList(nn.Linear(3 * size.hidden, size.hidden) for _ in range(size.rounds))
+        self.mixing = nn.Parameter(torch.zeros(size.rounds))
+        self.readout = Readout(size)
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Map inputs (n, number of inputs) and node masks (n, 5) to h_unc (n, 32)."""
+        """Map inputs (n, number of inputs) and node masks (n, 5) to h_unc (n, H)."""
         nodes, scalars, mask, globals_ = self.template(values, present)
         x = self.node_expander(nodes)
         g = self.global_expander(globals_)
@@ -168,8 +178,8 @@ class UncertaintyBranch(nn.Module):
         node_weight = node_weight * torch.sigmoid(self.node_gate(x).squeeze(2))
 
         slope, offset = self.edge_expander.weight.squeeze(1), self.edge_expander.bias
-        score_x, score_e = self.edge_score.weight[0, :HIDDEN], self.edge_score.weight[0, HIDDEN:]
-        gate_x, gate_e = self.edge_gate.weight[0, :HIDDEN], self.edge_gate.weight[0, HIDDEN:]
+        score_x, score_e = self.edge_score.weight[0].chunk(2)
+        gate_x, gate_e = self.edge_gate.weight[0].chunk(2)
         score = (x @ score_x)[:, self.template.target] + scalars * (score_e @ slope) + score_e @ offset
         gate = (x @ gate_x)[:, self.template.source] + scalars * (gate_e @ slope) + gate_e @ offset
         leaves = self.template.leaves * mask.unsqueeze(1)
@@ -221,6 +231,7 @@ class DualBranchNetwork(nn.Module):
         inputs: What its inputs are.
         widths: Widths of the hidden layers of the perceptron, whose outputs are added to the logits; None for none.
         drop: See ``Perceptron``.
+        size: Size of the graph.
 
     Shapes:
         values: (n, number of inputs), normalised inputs in the order of ``inputs.columns``.
@@ -228,15 +239,21 @@ class DualBranchNetwork(nn.Module):
         output: (n, 4), logits of htautau, ztautau, ttbar, diboson.
     """
 
-    def __init__(self, inputs: InputSet = PUBLISHED, widths: Sequence[int] | None = None, drop: float = 0.0) -> None:
+    def __init__(
+        self,
+        inputs: InputSet = PUBLISHED,
+        widths: Sequence[int] | None = None,
+        drop: float = 0.0,
+        size: GraphSize = DEFAULT_SIZE,
+    ) -> None:
         super().__init__()
-        self.deterministic = DeterministicBranch(inputs)
-        self.uncertainty = UncertaintyBranch(inputs)
-        self.gate_hidden = nn.Linear(HIDDEN, HIDDEN)
-        self.gate = nn.Linear(HIDDEN, HIDDEN)
-        self.head_hidden = nn.Linear(2 * HIDDEN, HIDDEN)
-        self.head_narrow = nn.Linear(HIDDEN, NARROW)
-        self.head_residual = nn.Linear(2 * HIDDEN, NARROW)
+        self.deterministic = DeterministicBranch(inputs, size)
+        self.uncertainty = UncertaintyBranch(inputs, size)
+        self.gate_hidden = nn.Linear(size.hidden, size.hidden)
+        self.gate = nn.Linear(size.hidden, size.hidden)
+        self.head_hidden = nn.Linear(2 * size.hidden, size.hidden)
+        self.head_narrow = nn.Linear(size.hidden, NARROW)
+        self.head_residual = nn.Linear(2 * size.hidden, NARROW)
         self.classes = nn.Linear(NARROW, N_CLASSES)
         if widths is not None:
             self.perceptron = Perceptron((len(inputs.columns), *widths, N_CLASSES), drop)
@@ -249,7 +266,7 @@ class DualBranchNetwork(nn.Module):
         return logits + self.perceptron(values) if hasattr(self, "perceptron") else logits
 
     def head(self, h_det: Tensor, h_unc: Tensor) -> Tensor:
-        """Fuse the two event vectors (n, 32) into logits (n, 4)."""
+        """Fuse the two event vectors (n, H) into logits (n, 4)."""
         gate = torch.sigmoid(self.gate(leaky_relu(self.gate_hidden(h_unc))))
         h = torch.cat([h_det, h_unc * (1 + gate)], dim=1)
         hidden = leaky_relu(self.head_narrow(leaky_relu(self.head_hidden(h))))
@@ -263,7 +280,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> DualBranchNetwork:
         WeightsError: If a parameter is missing, unknown or of the wrong shape.
     """
     check_parameters(arrays)
-    network = DualBranchNetwork(inputs_of(arrays), widths_of(arrays))
+    network = DualBranchNetwork(inputs_of(arrays), widths_of(arrays), size=size_of(arrays))
     network.load_state_dict(
         {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in arrays.items()}
     )
@@ -308,7 +325,7 @@ def _masked_softmax(score: Tensor, mask: Tensor) -> Tensor:
 
 
 def _blocks(module: nn.Module) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Cut the weight of a Linear over a concatenation into one (32, 32) block per part; return them and the bias."""
+    """Cut the weight of a Linear over a concatenation into one square block per part; return them and the bias."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     bias: Tensor = module.bias  # type: ignore[assignment]
-    return torch.split(weight, HIDDEN, dim=1), bias
+    return torch.split(weight, len(weight), dim=1), bias

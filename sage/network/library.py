@@ -15,7 +15,7 @@ import numpy as np
 from sage.errors import EngineError
 
 LIBRARY = Path(__file__).resolve().with_name("libsage_network.so")
-VERSION = 3
+VERSION = 4
 """Version of the library's interface that this code speaks."""
 
 INPUTS_VERSION = 1
@@ -41,10 +41,10 @@ def load(path: Path, sha256: str) -> ctypes.CDLL:
             raise EngineError(msg)
         library = ctypes.CDLL(str(path))
         pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-        library.sage_network_parameters.argtypes = [count]
+        library.sage_network_parameters.argtypes = [count, count, count]
         library.sage_network_parameters.restype = count
         library.sage_network_forward.argtypes = [
-            *(pointer, count, count),  # parameters, number of inputs
+            *(pointer, count, count, count, count),  # parameters, number of inputs, size of the graph
             *(pointer, count, count, pointer, count),  # values with their strides, jets, number of events
             *(pointer, count),  # what is added to the logits, with its stride
             *(pointer, pointer, number),  # probabilities, logits, instruction set

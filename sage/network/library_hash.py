@@ -1,3 +1,3 @@
 """Written by ``native/build.py``: the library that belongs to this source."""
 
-SHA256 = "576e1cb9d65bcb0cc4dbdbc4fd1f761789c87c6011c07e92981267ae784bdac1"
+SHA256 = "30c59a43c8996d8d80101f5919a441ba4bdfe048eb2fe1f3e508fde614b11bc3"

@@ -14,7 +14,7 @@ from sage.errors import EngineError
 from sage.network.graph import JETS
 from sage.network.library import INSTRUCTION_SETS, LIBRARY, choose_instruction_set, load, strided
 from sage.network.library_hash import SHA256
-from sage.network.parameters import N_CLASSES, flatten, inputs_of
+from sage.network.parameters import N_CLASSES, flatten, inputs_of, size_of
 from sage.network.perceptron import Perceptron, widths_of
 
 
@@ -41,9 +41,11 @@ class NativeNetwork:
         self._library = load(LIBRARY if library is None else library, sha256)
         self._flat = flatten(parameters)
         self._n_inputs = len(inputs_of(parameters).columns)
-        expected = self._library.sage_network_parameters(self._n_inputs)
+        self._size = size_of(parameters)
+        expected = self._library.sage_network_parameters(self._n_inputs, self._size.hidden, self._size.rounds)
         if expected != self._flat.size:
-            msg = f"native library takes {expected} parameters for {self._n_inputs} inputs, not {self._flat.size}"
+            msg = f"native library takes {expected} parameters for {self._n_inputs} inputs and a graph of hidden width "
+            msg += f"{self._size.hidden} with {self._size.rounds} rounds, not {self._flat.size}"
             raise EngineError(msg)
         self.instruction_set = INSTRUCTION_SETS[choose_instruction_set(self._library, instruction_set)]
         beside = widths_of(parameters) is not None
@@ -80,6 +82,8 @@ class NativeNetwork:
             self._flat.ctypes.data,
             self._flat.size,
             self._n_inputs,
+            self._size.hidden,
+            self._size.rounds,
             values.ctypes.data,
             row_stride,
             column_stride,

@@ -18,7 +18,7 @@ from functools import cached_property, reduce
 import numpy as np
 
 from sage.challenge.nuisances import Nuisance
-from sage.fit.objective import Constrained, Counted, Evaluation, Objective, Totals
+from sage.fit.objective import Constrained, Constraint, Counted, Evaluation, Objective, Totals
 from sage.rates import Rates
 from sage.unbinned.response import Basis
 from sage.unbinned.statistic import EventKernel, Events, EventSums, densities, event_sums
@@ -100,11 +100,10 @@ class UnbinnedLikelihood:
             bent = each.squares + curvatures @ (c @ each.terms)
             hessian += outer - mixed - mixed.T - moved @ bent @ moved.T
             fisher += outer
-        pulls, precisions = parameters[1:] - self.centres, precisions_of(self.nuisances)
-        gradient[1:] += pulls * precisions
-        constraint = np.diag(np.concatenate([[0.0], precisions]))
+        constraint = Constraint(self.nuisances, self.centres)
+        gradient += constraint(parameters)[1]
         value = self._total(at.rate, [each.value for each in sums], parameters)
-        return Evaluation(value, gradient, hessian + constraint, fisher + constraint)
+        return Evaluation(value, gradient, hessian + constraint.hessian, fisher + constraint.hessian)
 
     def densities(self, parameters: np.ndarray) -> list[np.ndarray]:
         """Return R of the events of each region at (mu, nu...), those that fill up the last block included."""
@@ -128,7 +127,7 @@ class UnbinnedLikelihood:
         total = sum(
             rate - events.observed - log for rate, events, log in zip(rates.tolist(), self.events, logs, strict=True)
         )
-        return float(total + penalty(self.nuisances, self.centres, parameters))
+        return float(total + Constraint(self.nuisances, self.centres)(parameters)[0])
 
     def _by_region(self, values: np.ndarray) -> list[np.ndarray]:
         """Cut an array whose last axis holds the processes of all regions."""
@@ -199,31 +198,21 @@ class SumLikelihood:
 
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu...)."""
-        return sum(part.value(parameters) for part in self.parts) - self._doubled(parameters)
+        doubled = (len(self.parts) - 1) * Constraint(self.nuisances, self.centres)(parameters)[0]
+        return sum(part.value(parameters) for part in self.parts) - doubled
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
         """Return value and derivatives at (mu, nu...)."""
         found = [part.evaluate(parameters) for part in self.parts]
         more = len(found) - 1
-        precisions = precisions_of(self.nuisances)
+        constraint = Constraint(self.nuisances, self.centres)
+        pull, pull_gradient = constraint(parameters)
         gradient, hessian, fisher = (
             np.sum([getattr(each, name) for each in found], axis=0) for name in ("gradient", "hessian", "fisher")
         )
-        gradient[1:] -= more * (parameters[1:] - self.centres) * precisions
-        constraint = more * np.diag(np.concatenate([[0.0], precisions]))
-        value = sum(each.value for each in found) - self._doubled(parameters)
-        return Evaluation(value, gradient, hessian - constraint, fisher - constraint)
-
-    def _doubled(self, parameters: np.ndarray) -> float:
-        return (len(self.parts) - 1) * penalty(self.nuisances, self.centres, parameters)
-
-
-def precisions_of(nuisances: Sequence[Constrained]) -> np.ndarray:
-    """Return the inverse variances of the constraints, shape (n_nuisances,)."""
-    return np.array([1.0 / nuisance.width**2 for nuisance in nuisances])
-
-
-def penalty(nuisances: Sequence[Constrained], centres: np.ndarray, parameters: np.ndarray) -> float:
-    """Return the negative log-likelihood of the constraints at (mu, nu...)."""
-    pulls = parameters[1:] - centres
-    return float(0.5 * (pulls * precisions_of(nuisances)) @ pulls)
+        return Evaluation(
+            sum(each.value for each in found) - more * pull,
+            gradient - more * pull_gradient,
+            hessian - more * constraint.hessian,
+            fisher - more * constraint.hessian,
+        )
