@@ -18,7 +18,7 @@ from scripts import count_events as program
 from scripts import make_weights
 from studies.worth import gain_of
 from tests.ending import exit_code
-from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS, production_folder
+from tests.events import DATA, DATA_FILE, FIVE_WEIGHTS, ROOT, production_folder
 from training import count_events as counting_files
 from training.adding import FINISHED_FILE, add, counting, finish, keep, read_counts
 from training.build_tables import RESPONSE_FILE
@@ -380,3 +380,10 @@ def test_programs_make_weights_of_counts(folders, tmp_path, capsys, monkeypatch)
     (other / "manifest.json").unlink()
     assert exit_code(make_weights.main, [*given[:-1], str(tmp_path / "x")]) == 2
     assert "another network" in capsys.readouterr().err
+
+
+def test_the_sums_behind_the_shipped_tables_give_them_again():
+    """So that further productions can be added to what is shipped."""
+    added, shipped = add([ROOT / "data" / "counts"]), read_bundle(ROOT / "weights")
+    np.testing.assert_allclose(added.counts[0], shipped.response.nominal, rtol=1e-12)
+    assert added.plan == read_plan(ROOT / "weights").identity()
