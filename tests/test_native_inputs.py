@@ -136,7 +136,11 @@ def test_absurd_values_define_what_they_do_in_numpy(name, bad):
     found = NativeInputs()(events, UNIT)[0]
     expected = normalise(*raw_inputs(events, derived(events), WITH_DITAU), UNIT)
     assert np.isfinite(found).all()
-    assert np.array_equal(found != 0.0, expected != 0.0)
+    decided = np.ones(len(WITH_DITAU.columns), dtype=bool)
+    if bad == -25.0 and name in ("PRI_lep_eta", "PRI_had_eta"):
+        # Momenta 1e10 times as large as the mass: what rounding leaves of it is below 0 on some processors.
+        decided[WITH_DITAU.columns.index("log_DER_mass_vis")] = False
+    assert np.array_equal((found != 0.0)[:, decided], (expected != 0.0)[:, decided])
     np.testing.assert_allclose(found[1::2], expected[1::2], rtol=1e-3, atol=1e-2)
 
 
