@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from nsbi import KINDS
 from nsbi.networks import CHUNK, PAIRWISE, Ensemble, JointNetwork, PairwiseNetworks, Perceptron, RatioNetwork, Yields
 from sage.errors import InputError, SettingsError
 from workshop.files import read_checked, read_object, write_arrays, write_json
-from workshop.jobs import process_pool
+from workshop.jobs import Clock, process_pool
 
 REFERENCE = ("S", "SBI 0", "rest")
 """Samples the reference has equal parts of."""
@@ -267,10 +267,6 @@ class Whitened:
 def bodies(network: RatioNetwork) -> list[Perceptron]:
     """Return the perceptrons of a network."""
     return [cast("Perceptron", body) for body in network.bodies]
-
-
-Clock = Callable[[str], AbstractContextManager[Any]]
-"""Entered with a name around a step whose time is wanted."""
 
 
 def train_ensemble(

@@ -205,9 +205,7 @@ class Surrogates:
     def templates(self, bundle: Bundle) -> tuple[Templates, Templates]:
         """Return the expected events of the unbinned regions and the factors of the processes."""
         if self._published:
-            names = [[rate_name(region, process) for region in UNBINNED] for process in PROCESSES]
-            responses = np.array([[self._arrays[name] for name in row] for row in names])
-            return SplineTemplates(self._arrays["rate_coefficients"]), published_factors(responses)
+            return SplineTemplates(self._arrays["rate_coefficients"]), published_factors(self._arrays)
         yields = bins_of(bundle.response, [bundle.regions.slices[name].start for name in UNBINNED])
         return yields, Factors(yields, self._arrays["norms"], self._arrays["norm_coefficients"])
 

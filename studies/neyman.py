@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,12 @@ from tqdm import tqdm
 
 from sage.errors import InputError, SettingsError
 from workshop.files import read_object, write_json
-from workshop.jobs import process_pool
+from workshop.jobs import Clock, process_pool
 
 LEVELS = (0.6827, 0.9545)
 
 Statistic = Callable[[np.random.Generator, float], float]
 """Makes a pseudo-experiment at a signal strength and returns its t there; NaN where it failed."""
-Clock = Callable[[str], AbstractContextManager[Any]]
-"""Entered with a name around a step whose time is wanted."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sage.fit.slice import slice_interval
 from sage.rates import N_TERMS, Rates
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
 from sage.unbinned.published import SplineTemplates, published_factors
-from sage.unbinned.ratios import KINEMATIC, UNBINNED, Calibration, map_name, rate_name
+from sage.unbinned.ratios import KINEMATIC, PUBLISHED_MARK, UNBINNED, read_calibrations
 from sage.unbinned.refined import RefinedTemplates
 from sage.unbinned.response import PUBLISHED
 from sage.unbinned.statistic import kernel, pack
@@ -41,11 +41,8 @@ class OriginalSurrogates:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = arrays
-        self._calibrations = {}
-        for region in UNBINNED:
-            names = [[map_name(region, process, 0, axis) for axis in "xy"] for process in PROCESSES]
-            maps = tuple((arrays[x], arrays[y]) for x, y in names)
-            self._calibrations[region] = Calibration(arrays[f"{region}/yields"], (maps,), keeps_signal=True)
+        yields = np.stack([arrays[f"{region}/yields"] for region in UNBINNED], axis=1)
+        self._calibrations = read_calibrations({**arrays, PUBLISHED_MARK: np.ones(1)}, yields)
 
     def coefficients(self, features: np.ndarray, region: str) -> tuple[np.ndarray, np.ndarray]:
         """Return shares (n, 4) and response (n, 4, 9) of events of an unbinned region.
@@ -87,9 +84,7 @@ class OriginalSurrogates:
 
     def of_events(self, events: Any, counts: np.ndarray) -> SumLikelihood:
         """Return the likelihood of packed events of the unbinned regions and counts of the three bins."""
-        names = [[rate_name(region, process) for region in UNBINNED] for process in PROCESSES]
-        responses = np.array([[self._arrays[name] for name in row] for row in names])
-        factors = Rates(published_factors(responses), GOLLUM)
+        factors = Rates(published_factors(self._arrays), GOLLUM)
         rates = Rates(SplineTemplates(self._arrays["rate_coefficients"]), GOLLUM)
         of_bins = np.zeros((N_TERMS, *self._arrays["bins/yields"].shape))
         of_bins[0] = self._arrays["bins/yields"]

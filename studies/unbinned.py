@@ -93,8 +93,7 @@ def densities(of: UnbinnedLikelihood, observed: Observed, parameters: np.ndarray
         observed: The events.
         parameters: (mu, nu...).
     """
-    terms = of.basis.expand([of.nuisances[i - 1].alpha(parameters[i])[0] for i in of.shapes])[0]
-    factors = np.split(of.factors.expected(parameters), len(of.events))
+    terms, factors = of.coefficients(parameters)
     parts = zip(factors, observed.shares, observed.responses, strict=True)
     return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
 

@@ -78,7 +78,12 @@ def test_derivatives_of_the_splines(rates):
 
 def test_factors_are_powers_and_exponentials():
     responses = np.random.default_rng(2).normal(0, 0.01, (4, 3, 9))
-    factors = Rates(published_factors(responses), variant("gollum"))
+    arrays = {
+        rate_name(region, process): responses[p, r]
+        for p, process in enumerate(PROCESSES)
+        for r, region in enumerate(UNBINNED)
+    }
+    factors = Rates(published_factors(arrays), variant("gollum"))
     found = factors.expected(np.array([1.5, 1.0, -2.0, 0.7, 0.5, -1.0, 2.0])).reshape(3, 4)
     t, j, m = 1.0, -2.0, 0.7
     v = np.array([t, j, m, t * t, j * j, m * m, t * j, t * m, j * m])

@@ -30,8 +30,8 @@ from tests.test_unbinned import GAUSSIAN_MEANS, GAUSSIAN_YIELDS, gaussian_ratios
 from training.events import Events
 from training.refined import AddedNuisance, AddedProcess, Refinements
 from training.refined_rates import RATE_POINTS, factor_norms, factor_rates, fit_rates
-from training.refining import named, scale_lepton, train_factor, train_share
-from training.surrogates import SurrogateConfig
+from training.refining import scale_lepton, train_factor, train_share
+from training.surrogates import SurrogateConfig, named
 from training.variations import Copies, Variation
 
 SHIFTED = 0.25

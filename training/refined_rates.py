@@ -22,7 +22,8 @@ from sage.errors import InputError
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.surrogates import Observed
-from sage.unbinned.norms import fit_norms, in_norm_basis, norm_points
+from sage.unbinned.calibration import CHUNK, DRAWN_PRECISION, NORM_DRAWS, norm_sample
+from sage.unbinned.norms import fit_norms, in_norm_basis
 from sage.unbinned.ratios import UNBINNED
 from sage.unbinned.response import Basis
 from training.counting import Counter
@@ -36,13 +37,8 @@ EXPECTED_SIZES = (0.1, 0.01)
 """Typical change of the logarithm of a rate by the first and second power of a nuisance, in widths."""
 NODES = 48
 """Points at which the rates of an added process are counted."""
-NORM_DRAWS = 64
-DRAWN_PRECISION = 10.0
-"""Precision asked of the norms at points drawn from the priors, in units of that at the others."""
 POINTS_PER_TERM = 2
 """Points for each monomial of a norm."""
-CHUNK = 2048
-"""Events per pass over the points; bounds the memory."""
 
 Shift = Callable[[Columns, np.ndarray], Columns]
 """Moves primary columns, shape (n,), to alpha, shape (n,); the selection follows."""
@@ -93,14 +89,15 @@ class Sources:
 
 
 def moved_counts(
-    file: EventsFile, regions: RegionSet, classifier: Classifier, move: Shift, alphas: Sequence[float]
+    file: EventsFile, regions: RegionSet, classifier: Classifier, move: Shift, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count the table events of a file at values of an added nuisance, of which the first is the nominal one.
+    """Count the table events of a file at the nominal value of an added nuisance and at ``RATE_POINTS``.
 
     Returns:
         Sums of weights, and sums of squared weights of the events that are in a bin either here or at the nominal
-        value but not in both; both of shape (len(alphas), 4, n_bins).
+        value but not in both; both of shape (1 + len(RATE_POINTS), 4, n_bins).
     """
+    alphas = [1.0, *(1.0 + width * nu for nu in RATE_POINTS)]
     counts, squares = np.zeros((2, len(alphas), len(PROCESSES), regions.n_bins))
     for part in file.stream(file.rows("tables")):
         for start in range(0, len(part), BLOCK):
@@ -232,10 +229,8 @@ def process_rates(sources: Sources, bundle: Bundle, name: str, seed: int) -> dic
 
 def process_norms(added: Refinements, observed: Observed, process: int, seed: int) -> dict[str, np.ndarray]:
     """Fit the norms of an added process at points of the first three shape nuisances."""
-    grid = norm_points()
-    three = np.concatenate([grid, np.array(draw_points(NORM_DRAWS, seed))])
+    three, precision = norm_sample(seed)
     points = np.column_stack([three, np.ones((len(three), len(added.nuisances)))])
     sums = sums_at(observed, added.response.terms(points), [process])
-    precision = np.where(np.arange(len(three)) < len(grid), 1.0, DRAWN_PRECISION)
     name = added.names[process]
     return {array_name(name, "sums"): sums[0, 0], array_name(name, "norm"): fit_norms(three, sums, precision)[0]}

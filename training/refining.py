@@ -23,7 +23,7 @@ from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.network.graph import Normalisation
 from sage.surrogates import Surrogates
-from sage.unbinned.ratios import UNBINNED, network_name
+from sage.unbinned.ratios import UNBINNED
 from sage.unbinned.response import EXACT
 from training.events import Events
 from training.refined import (
@@ -36,7 +36,6 @@ from training.refined import (
     share_name,
 )
 from training.refined_rates import (
-    RATE_POINTS,
     Shift,
     Sources,
     factor_norms,
@@ -46,7 +45,7 @@ from training.refined_rates import (
     process_rates,
 )
 from training.surrogate_calibration import observe_tables
-from training.surrogates import ResponseTraining, SurrogateConfig, candidates
+from training.surrogates import Networks, ResponseTraining, SurrogateConfig, candidates, named
 from training.variations import Copies, Move, Variation, copies_of, draw_scales, exact, moved_columns
 
 ADDED_SEED = 1000
@@ -71,8 +70,6 @@ NUISANCES: Mapping[str, tuple[AddedNuisance, Shift]] = {
 Arrays = dict[str, np.ndarray]
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]
 """Makes the arrays of a name, or returns those made before an interruption."""
-Networks = dict[str, dict[str, np.ndarray]]
-"""Parameters by region and name."""
 
 
 def train_factor(
@@ -145,11 +142,6 @@ def train_share(
     return networks
 
 
-def named(name: str, networks: Networks) -> dict[str, np.ndarray]:
-    """Return parameters of networks by the names of ``training.refined``."""
-    return {network_name(region, name, key): value for region, own in networks.items() for key, value in own.items()}
-
-
 def add_nuisance(
     bundle: Bundle,
     before: Refinements,
@@ -197,10 +189,9 @@ def add_nuisance(
     refined = Refined(bundle, added, out)
     observed = observe_tables(sources.file(PROCESSES[0]), lambda columns, w: refined.look(columns, classifier, w))
     norms = factor_norms(added, number, observed, range(len(added.names)), config.seed)
-    alphas = [1.0, *(1.0 + nuisance.width * nu for nu in RATE_POINTS)]
-    counted = [moved_counts(sources.file(PROCESSES[0]), bundle.regions, classifier, move, alphas)]
+    counted = [moved_counts(sources.file(PROCESSES[0]), bundle.regions, classifier, move, nuisance.width)]
     for each in added.processes:
-        found = moved_counts(sources.file(each.name), bundle.regions, classifier, move, alphas)
+        found = moved_counts(sources.file(each.name), bundle.regions, classifier, move, nuisance.width)
         counted.append((found[0].sum(axis=1, keepdims=True), found[1].sum(axis=1, keepdims=True)))
     counts, squares = (np.concatenate(parts, axis=1) for parts in zip(*counted, strict=True))
     rates = factor_rates(added, number, counts, squares)
@@ -256,9 +247,8 @@ def add_process(
     out |= process_rates(sources, bundle, name, config.seed)
     out |= process_norms(added, observed, number, config.seed)
     for k, each in enumerate(added.nuisances):
-        own, width = response_name(name, each.name), each.width
-        alphas = [1.0, *(1.0 + width * nu for nu in RATE_POINTS)]
-        found = moved_counts(sources.file(name), bundle.regions, classifier, NUISANCES[each.name][1], alphas)
+        own = response_name(name, each.name)
+        found = moved_counts(sources.file(name), bundle.regions, classifier, NUISANCES[each.name][1], each.width)
         counts, squares = (part.sum(axis=1) for part in found)
         out[array_name(own, "rate")] = factor_rates(added, k, counts, squares)
         out[array_name(own, "norm")] = factor_norms(added, k, observed, [number], config.seed)[0]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sage.binned.counting import Sample
-from sage.challenge.shifts import Columns, select, shift
+from sage.challenge.shifts import Columns, select_single, shift
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.recalibration import N_BOOTSTRAPS, make_surrogates
@@ -60,8 +60,7 @@ def observe_tables(file: EventsFile, look: Callable[[Columns, np.ndarray], Obser
     """Return what is kept of the nominal events of the table part, by the method ``look`` of some surrogates."""
     pieces = []
     for events in file.stream(file.rows("tables")):
-        selected, kept = select(shift(events.columns))
-        columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+        columns, kept = select_single(shift(events.columns))
         pieces.append(look(columns, events.weights[kept]))
     joined = {
         name: tuple(map(np.concatenate, zip(*(getattr(piece, name) for piece in pieces), strict=True)))

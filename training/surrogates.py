@@ -60,6 +60,8 @@ PUBLISHED_STEPS = 10
 """Steps of the published training in an epoch."""
 PUBLISHED_DECAY = 0.25
 """Share of its epochs, the last ones, in which the learning rate falls to 0, in a straight line."""
+Networks = dict[str, dict[str, np.ndarray]]
+"""Parameters by region and name."""
 VALIDATION_DRAWS = 4
 """Points of each held-out event."""
 
@@ -120,6 +122,11 @@ class SurrogateConfig:
         return self.variant == PUBLISHED.name
 
 
+def named(name: str, networks: Networks) -> dict[str, np.ndarray]:
+    """Return parameters of networks by the names that they have among the arrays of a file."""
+    return {network_name(region, name, key): value for region, own in networks.items() for key, value in own.items()}
+
+
 def candidates(columns: Columns) -> np.ndarray:
     """Tell which events may come into an unbinned region at some point, generously; shape (n,), boolean."""
     jets = (columns["PRI_jet_leading_pt"] > 47.0) & (columns["PRI_jet_subleading_pt"] > 28.0)
@@ -156,7 +163,7 @@ class ResponseTraining:
         self._nominal = variation.move(self._events, None, self._rng, constants)
         self._held_out = self._validation(events.take(np.flatnonzero(held_out)))
 
-    def networks(self, progress: Any = None) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[float]]]:
+    def networks(self, progress: Any = None) -> tuple[Networks, dict[str, list[float]]]:
         """Train; return parameters and held-out losses by region."""
         config = self._config
         sizes = (len(self._constants.mean), *(config.width,) * config.depth, len(self._scale))
@@ -339,9 +346,7 @@ def _train_process(
     else:
         rates, variation = np.empty((0, 0)), exact(BASES[config.basis])
     networks, losses = ResponseTraining(events, constants, config, process, variation).networks(progress)
-    arrays = {
-        network_name(region, name, key): value for region, found in networks.items() for key, value in found.items()
-    }
+    arrays = named(name, networks)
     arrays |= {f"losses/{region}": np.array(found) for region, found in losses.items()}
     arrays |= {rate_name(region, name): own for region, own in zip(UNBINNED, rates, strict=False)}
     arrays |= {"rows": np.array(float(len(events))), "seconds": np.array(time.perf_counter() - began)}

@@ -20,7 +20,7 @@ from sage.binned.regions import bin_numbers, quantities
 from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
 from sage.challenge.features import Derived
 from sage.challenge.nuisances import PROCESSES
-from sage.challenge.shifts import Columns, select, shift
+from sage.challenge.shifts import Columns, select_single, shift
 from sage.network.graph import Normalisation
 from sage.network.inputs import network_inputs
 from sage.unbinned.ratios import KINEMATIC, UNBINNED
@@ -163,8 +163,7 @@ def moved_columns(columns: Columns, points: np.ndarray | None, rng: np.random.Ge
 def copies_of(shifted: Columns, constants: Normalisation | None) -> Copies:
     """Select shifted events and find regions and inputs of those that remain."""
     n = len(shifted["PRI_met"])
-    selected, kept = select(shifted)
-    selected = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+    selected, kept = select_single(shifted)
     derived = Derived(selected)
     values = quantities(selected, derived, np.zeros((len(kept), len(PROCESSES))))  # no cut asks for probabilities
     regions = np.full(n, -1)

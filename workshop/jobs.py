@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +30,8 @@ from workshop.files import make_folder, write_frame
 
 PARTS = "parts"
 PART_ROWS = 250
+Clock = Callable[[str], AbstractContextManager[Any]]
+"""Entered with a name around a step whose time is wanted."""
 LONGEST_WAIT = 5.0
 """Seconds to wait for what is known of an ended process."""
 OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))

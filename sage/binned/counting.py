@@ -21,7 +21,7 @@ from sage.binned.response import Point
 from sage.binned.tables import SCALE_RANGE, SOFT_MET_RANGE
 from sage.challenge.features import Derived
 from sage.challenge.nuisances import CHALLENGE, PROCESSES
-from sage.challenge.shifts import Columns, select, shift
+from sage.challenge.shifts import Columns, select_single, shift
 from sage.errors import SettingsError
 from sage.network.classifier import Classifier
 
@@ -141,9 +141,7 @@ def quantities_at(
     Returns:
         The quantities of the m selected events, shape (m,) each, and their row numbers, shape (m,).
     """
-    selected, kept = select(shift(columns, *point, noise=noise))
-    # A test set holds float32, whatever the shifts computed in.
-    selected = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+    selected, kept = select_single(shift(columns, *point, noise=noise))
     return quantities_of(selected, classifier), kept
 
 

@@ -158,6 +158,12 @@ def select(events: Mapping[str, Any]) -> tuple[Columns, np.ndarray]:
     return {name: column[rows] for name, column in out.items()}, rows
 
 
+def select_single(events: Mapping[str, Any]) -> tuple[Columns, np.ndarray]:
+    """Apply ``select`` and return float32 columns, as a test set holds, whatever the shifts computed in."""
+    selected, rows = select(events)
+    return {name: column.astype(np.float32, copy=False) for name, column in selected.items()}, rows
+
+
 def _plain(scale: Any) -> Any:
     """Turn a numpy scalar into a Python number, as pandas does in the reference: it must not widen float32 columns."""
     return float(scale) if isinstance(scale, np.floating) else scale

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -124,7 +125,7 @@ class Displaced(Wrapped):
         covariance += back @ fit.covariance @ back.T
         return replace(fit, parameters=parameters, covariance=covariance * np.outer(free, free))
 
-    @property
+    @cached_property
     def _moves(self) -> np.ndarray:
         return np.array([source.move[MU] for source in self.displacements])
 

@@ -20,7 +20,7 @@ import numpy as np
 from sage.binned.counting import BLOCK, Sample, draw_points
 from sage.binned.regions import RegionSet
 from sage.challenge.nuisances import PROCESSES
-from sage.challenge.shifts import Columns, select, shift
+from sage.challenge.shifts import select_single, shift
 from sage.network.classifier import Classifier
 from sage.unbinned.norms import fit_norms, norm_points
 from sage.unbinned.published import GRID, ORIGINS, SHAPE, UNITS, spline_coefficients
@@ -123,8 +123,7 @@ def collect(
         # Process by process: cross sections are known, so a bootstrap has as many expected events as there are.
         of = np.eye(len(PROCESSES))[sample.classes] * sample.weights[:, None]
         totals, drawn = totals + of.sum(axis=0), drawn + often @ of
-        selected, kept = select(shift(sample.columns))
-        columns: Columns = {name: column.astype(np.float32, copy=False) for name, column in selected.items()}
+        columns, kept = select_single(shift(sample.columns))
         for start in range(0, len(kept), BLOCK):
             check()
             found = look(of_rows(columns, slice(start, start + BLOCK)), regions, classifier, networks)[1]
@@ -181,6 +180,13 @@ def calibrate(events: RegionEvents, stages: int = STAGES, *, keeps_signal: bool 
     return made
 
 
+def norm_sample(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return points at which norms are summed, shape (k, 3), and the precision asked of their fit there, (k,)."""
+    grid = norm_points()
+    points = np.concatenate([grid, draw_points(NORM_DRAWS, seed)])
+    return points, np.where(np.arange(len(points)) < len(grid), 1.0, DRAWN_PRECISION)
+
+
 def calibrate_regions(
     events: Sequence[RegionEvents],
     basis: Basis,
@@ -201,8 +207,7 @@ def calibrate_regions(
         One for each weighting.
     """
     given = weightings or [[own.weights for own in events]]
-    grid = norm_points()
-    points = np.concatenate([grid, draw_points(NORM_DRAWS, seed)])
+    points, precision = norm_sample(seed)
     terms = basis.terms(points).astype(np.float32)
     norms = np.zeros((len(given), len(points), len(PROCESSES), len(events)))
     made: list[list[Calibration]] = [[] for _ in given]
@@ -218,7 +223,6 @@ def calibrate_regions(
             growth = np.exp(own.response[rows].swapaxes(0, 1) @ terms.T).astype(np.float64)
             for p in range(len(PROCESSES)):
                 norms[:, :, p, r] += shares[p] @ growth[p]
-    precision = np.where(np.arange(len(points)) < len(grid), 1.0, DRAWN_PRECISION)
     # All weightings at once: the least-squares problem is the same.
     stacked = np.moveaxis(norms, 1, 0).reshape(len(points), -1, len(events))
     coefficients = fit_norms(points, stacked, precision).reshape(len(given), len(PROCESSES), len(events), -1)

@@ -68,15 +68,14 @@ class UnbinnedLikelihood:
 
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu...); infinite where an event has no positive density."""
-        factors = self._by_region(self.factors.expected(parameters))
-        terms = self._terms(parameters)[0]
+        terms, factors = self.coefficients(parameters)
         kernel = self.kernel
         if kernel is None:
             none = np.zeros((0, len(terms)))
             logs = [event_sums(events, c, terms, none).value for events, c in zip(self.events, factors, strict=True)]
         else:
             logs = [kernel.value(events, c, terms) for events, c in zip(self.events, factors, strict=True)]
-        return self._total(self.rates.expected(parameters), logs, parameters)
+        return self._total(self.rates.expected(parameters), logs) + self._constraint(parameters)[0]
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
         """Return value, gradient, Hessian and Fisher information at (mu, nu...)."""
@@ -100,16 +99,19 @@ class UnbinnedLikelihood:
             bent = each.squares + curvatures @ (c @ each.terms)
             hessian += outer - mixed - mixed.T - moved @ bent @ moved.T
             fisher += outer
-        constraint = Constraint(self.nuisances, self.centres)
-        gradient += constraint(parameters)[1]
-        value = self._total(at.rate, [each.value for each in sums], parameters)
-        return Evaluation(value, gradient, hessian + constraint.hessian, fisher + constraint.hessian)
+        pull, pull_gradient = self._constraint(parameters)
+        value = self._total(at.rate, [each.value for each in sums]) + pull
+        constraint = self._constraint.hessian
+        return Evaluation(value, gradient + pull_gradient, hessian + constraint, fisher + constraint)
 
     def densities(self, parameters: np.ndarray) -> list[np.ndarray]:
         """Return R of the events of each region at (mu, nu...), those that fill up the last block included."""
-        factors = self._by_region(self.factors.expected(parameters))
-        terms = self._terms(parameters)[0]
+        terms, factors = self.coefficients(parameters)
         return [densities(events, c, terms) for events, c in zip(self.events, factors, strict=True)]
+
+    def coefficients(self, parameters: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return v at (mu, nu...), shape (C,), and the factors c of the processes in each region, shape (P,) each."""
+        return self._terms(parameters)[0], self._by_region(self.factors.expected(parameters))
 
     def outside(self, parameters: np.ndarray) -> float:
         """Return the share of the events, by weight, whose response is beyond the range of exponents at (mu, nu...)."""
@@ -123,11 +125,14 @@ class UnbinnedLikelihood:
         add_up = event_sums if self.kernel is None else self.kernel.sums
         return add_up(events, factors, terms, slopes)
 
-    def _total(self, rates: np.ndarray, logs: Sequence[float], parameters: np.ndarray) -> float:
-        total = sum(
-            rate - events.observed - log for rate, events, log in zip(rates.tolist(), self.events, logs, strict=True)
-        )
-        return float(total + Constraint(self.nuisances, self.centres)(parameters)[0])
+    def _total(self, rates: np.ndarray, logs: Sequence[float]) -> float:
+        """Return the negative log-likelihood of the events, without constraints."""
+        parts = zip(rates.tolist(), self.events, logs, strict=True)
+        return float(sum(rate - events.observed - log for rate, events, log in parts))
+
+    @cached_property
+    def _constraint(self) -> Constraint:
+        return Constraint(self.nuisances, self.centres)
 
     def _by_region(self, values: np.ndarray) -> list[np.ndarray]:
         """Cut an array whose last axis holds the processes of all regions."""
@@ -198,21 +203,25 @@ class SumLikelihood:
 
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu...)."""
-        doubled = (len(self.parts) - 1) * Constraint(self.nuisances, self.centres)(parameters)[0]
+        doubled = (len(self.parts) - 1) * self._constraint(parameters)[0]
         return sum(part.value(parameters) for part in self.parts) - doubled
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
         """Return value and derivatives at (mu, nu...)."""
         found = [part.evaluate(parameters) for part in self.parts]
         more = len(found) - 1
-        constraint = Constraint(self.nuisances, self.centres)
-        pull, pull_gradient = constraint(parameters)
+        pull, pull_gradient = self._constraint(parameters)
+        constraint = self._constraint.hessian
         gradient, hessian, fisher = (
             np.sum([getattr(each, name) for each in found], axis=0) for name in ("gradient", "hessian", "fisher")
         )
         return Evaluation(
             sum(each.value for each in found) - more * pull,
             gradient - more * pull_gradient,
-            hessian - more * constraint.hessian,
-            fisher - more * constraint.hessian,
+            hessian - more * constraint,
+            fisher - more * constraint,
         )
+
+    @cached_property
+    def _constraint(self) -> Constraint:
+        return Constraint(self.nuisances, self.centres)

@@ -10,12 +10,15 @@ iteration that stops early.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from sage.challenge.nuisances import PROCESSES
 from sage.rates import N_TERMS, PAIRS
+from sage.unbinned.ratios import UNBINNED, rate_name
 from sage.unbinned.refined import RefinedFactors, RefinedTemplates
 from sage.unbinned.response import PUBLISHED
 
@@ -116,12 +119,13 @@ def _twice_derived(knots: np.ndarray, below: np.ndarray) -> np.ndarray:
     return _derived(knots, _derived(knots, below, DEGREE - 1), DEGREE)
 
 
-def published_factors(responses: np.ndarray) -> RefinedFactors:
+def published_factors(arrays: Mapping[str, np.ndarray]) -> RefinedFactors:
     """Return the factors c as templates.
 
     Args:
-        responses: I, shape (P, R, 9).
+        arrays: Hold I under the names of ``sage.unbinned.ratios.rate_name``, shape (9,) each.
     """
+    responses = np.array([[arrays[rate_name(region, process)] for region in UNBINNED] for process in PROCESSES])
     n_processes, n_regions, _ = responses.shape
     ones = np.zeros((N_TERMS, n_processes, n_regions))
     ones[0] = 1.0
