@@ -290,6 +290,23 @@ def test_jets_agree_with_a_slow_twin_and_with_fastjet() -> None:
             assert ours == pytest.approx([jet.px(), jet.py(), jet.pz(), jet.E()], rel=1e-12)
 
 
+def test_jets_beyond_the_last_tiles_and_across_the_seam_agree_with_a_slow_twin() -> None:
+    rng = np.random.default_rng(7)
+    for spread in (0.3, 1.5, 9.0):
+        pt = rng.exponential(5.0, 60) + 0.1
+        eta, phi = rng.uniform(-spread, spread, 60) + 5.5, math.pi + rng.uniform(-1.0, 1.0, 60)
+        momenta = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)])
+        for radius in (0.4, 0.6):
+            jets, owners = anti_kt(momenta, radius, 0.0)
+            found = {frozenset(np.flatnonzero(owners == k).tolist()) for k in range(jets.shape[1])}
+            assert {inputs for _, inputs in slow_anti_kt(momenta, radius)} == found
+
+
+def test_jets_wider_than_a_tile_are_refused() -> None:
+    with pytest.raises(ValueError, match="larger than a tile"):
+        anti_kt(random_momenta(np.random.default_rng(8), 3), 0.7, 0.0)
+
+
 def test_jet_energy_scale() -> None:
     assert energy_scale(ATLAS.jets, 20.0, 0.0) == pytest.approx(math.sqrt(9 / 20 + 1))
     assert energy_scale(ATLAS.jets, 50.0, -2.0) == pytest.approx(math.sqrt(2.6**2 / 50 + 1))

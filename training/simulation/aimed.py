@@ -98,7 +98,7 @@ class AimedDecisions(Decisions):
         found = np.array([momentum(self._jets.p(i)) for i in range(self._jets.sizeJet())]).reshape(-1, 4)
         features = set_features(taus, leptons, kinds, decays[..., 1:], drop_near(found, pair.turns[0][:2], leptons))
         importance = np.clip(self._told(features) ** aim.power, aim.floor, aim.ceiling)
-        promises = decay_promise(self._process.keep, leptons, kinds, decays[..., 1:]) ** PROMISE_POWER * importance
+        promises = decay_promise(self._keep, leptons, kinds, decays[..., 1:]) ** PROMISE_POWER * importance
         mean = float(promises.mean())
         # How many sets of full promise and mean importance the event is worth.
         worth = effort.boost * (aim.boost if self._thins_out else 1.0) * mean / self._promise

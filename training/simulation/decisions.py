@@ -92,6 +92,7 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         self.pythia: pythia8mc.Pythia = None
         self._tried: Counter[int] = Counter()
         self._process, self._effort, self._library, self._rng = process, effort, library, rng
+        self._keep = tuple(process.keep)
         self._code, self._key, self._promise, self._right = 0, 0.0, 1.0, Z_RIGHT_FRACTION
 
     def tried(self) -> dict[int, int]:
@@ -152,7 +153,7 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         each = np.tile(np.arange(n_taus), n_sets)
         decays = self._library.draw(kinds.ravel(), taus[each], charges[each], helicities[each], rng)
         visible = decays.visible.reshape(n_sets, n_taus, 4)
-        promises = decay_promise(self._process.keep, leptons, kinds, visible)
+        promises = decay_promise(self._keep, leptons, kinds, visible)
         mean = float(promises.mean())
         probability = min(1.0, effort.boost * mean / self._promise)
         if rng.random() >= probability:

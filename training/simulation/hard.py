@@ -84,7 +84,7 @@ def read_pair(hard: pythia8mc.Event, event: pythia8mc.Event, code: int) -> Pair:
     place = BOSON if hard.size() == PAIR_SIZE else _parent_of_taus(hard)
     last = event[place].iBotCopyId()
     first = event[last].daughter1()
-    found = [event[i] for i in range(first, event.size()) if event[i].isFinal() and event[i].isAncestor(last)]
+    found = _final_products(event, last)
     taus = [next(p for p in found if p.id() == code) for code in (15, -15)]
     radiation = [p for p in found if p.idAbs() in LIGHT]
     quark, right = hard[3].id() if code == Z_CODE else 0, -1.0
@@ -105,6 +105,19 @@ def read_pair(hard: pythia8mc.Event, event: pythia8mc.Event, code: int) -> Pair:
         np.array([-1, 1, *(-1 if p.id() > 0 else 1 for p in more)], dtype=np.int64),
         _momenta([p for p in others if p.idAbs() != 15]),
     )
+
+
+def _final_products(event: pythia8mc.Event, parent: int) -> list[pythia8mc.Particle]:
+    """Final particles that come from one, in the order of the record."""
+    waiting, found = [parent], {}
+    while waiting:
+        place = waiting.pop()
+        particle = event[place]
+        if particle.isFinal():
+            found[place] = particle
+        else:
+            waiting += particle.daughterList()
+    return [found[place] for place in sorted(found)]
 
 
 def _momenta(particles: list[pythia8mc.Particle]) -> np.ndarray:

@@ -30,15 +30,19 @@ NO_TAUS: TauRows = (
 
 def final_particles(record: ak.Array) -> Rows:
     """Final particles but neutrinos of the events of ``Pythia.nextBatch``, event by event."""
-    particles = record.prt[record.prt.status > 0]
-    owner = np.repeat(np.arange(len(particles)), ak.to_numpy(ak.num(particles)))
-    flat = ak.flatten(particles)
-    codes = ak.to_numpy(flat.id)
-    momenta = np.stack([ak.to_numpy(flat.p[name]) for name in ("px", "py", "pz", "e")], axis=-1)
+    # The few columns that are wanted, from the buffers: awkward's own selection would copy all of the record.
+    events = ak.to_layout(record.prt)
+    offsets, columns = events.offsets.data, events.content
+    codes = columns["id"].data
+    rows = np.flatnonzero((columns["status"].data > 0) & ~np.isin(np.abs(codes), NEUTRINOS))
+    momenta = np.stack([columns["p"][name].data[rows] for name in ("px", "py", "pz", "e")], axis=-1)
     # Particles made at the origin have no place of production.
-    places = np.stack([ak.to_numpy(ak.fill_none(flat.vProd[name], 0.0)) for name in ("px", "py", "pz")], axis=-1)
-    seen = ~np.isin(np.abs(codes), NEUTRINOS)
-    return owner[seen], codes[seen], momenta[seen], places[seen]
+    places, made = np.zeros((len(rows), 3)), columns["vProd"]
+    index = made.index.data[rows]
+    away = index >= 0
+    for axis, name in enumerate(("px", "py", "pz")):
+        places[away, axis] = made.content[name].data[index[away]]
+    return np.searchsorted(offsets, rows, side="right") - 1, codes[rows], momenta, places
 
 
 def event_batch(n_events: int, parts: Sequence[Rows], taus: TauRows, data: pythia8mc.ParticleData) -> EventBatch:
