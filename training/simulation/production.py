@@ -14,6 +14,7 @@ weight (mis-tags, mostly) are thinned out.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +22,11 @@ import numpy as np
 
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
-from training.simulation.aim import OFF, find_aim
+from training.simulation.aim import OFF, Aim, find_aim
 from training.simulation.decisions import Effort
 from training.simulation.detector import deposits, measure, overlay
 from training.simulation.generator import Generator, Showered
-from training.simulation.processes import TABLE, Process
+from training.simulation.processes import TABLE, WHOLE, Process, Slice
 from training.simulation.selection import Selected, select_candidates
 from training.simulation.tau_decays import TauLibrary, load_library
 from training.simulation.underlying import NO_INTERACTIONS, load_underlying
@@ -81,7 +82,7 @@ class Shard:
     Args:
         values: The 16 primaries in the order of ``PRIMARIES``, shape (n, 16), float32.
         weights: Weights up to the factor ``Process.event_weight`` of the row's code, shape (n,), float64.
-        codes: Pythia's process code, shape (n,), int16.
+        codes: Process code, Pythia's or that of a slice (``Slice.code``), shape (n,), int16.
         parents: Number of the showered event within the shard, shape (n,), int32, rising.
         tried: Events of the hard process by process code.
     """
@@ -144,22 +145,25 @@ class Simulation:
         extra = NO_INTERACTIONS if mode.overlaid else ()
         quiet = production.z_quiet if process.name == "ztautau" else 1.0
         effort = replace(mode.effort, quiet=quiet, aim=find_aim(production.aim))
-        generator = Generator(process, effort, self._library, generator_seed, extra)
-        pieces, first = [], 0
-        for showered in generator.batches(production.shard_events):
-            pieces.append(self._rows(process, showered, first, rng))
-            first += len(showered.codes)
+        pieces, first, tried = [], 0, Counter[int]()
+        for part, n_events, seed in split_events(process, effort.aim, production.shard_events, generator_seed):
+            generator = Generator(process, effort, self._library, seed, (*extra, *part.settings))
+            for showered in generator.batches(n_events):
+                pieces.append(self._rows(process, showered, first, rng, part))
+                first += len(showered.codes)
+            tried.update({part.code(code): count for code, count in generator.tried.items()})
         values, weights, codes, parents = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-        return Shard(values, weights, codes.astype(np.int16), parents.astype(np.int32), generator.tried)
+        return Shard(values, weights, codes.astype(np.int16), parents.astype(np.int32), dict(tried))
 
-    def _rows(self, process: Process, showered: Showered, first: int, rng: np.random.Generator) -> Rows:
+    def _rows(self, process: Process, showered: Showered, first: int, rng: np.random.Generator, part: Slice) -> Rows:
         rows, of, repeats = self.measure(showered, rng)
         weights = showered.weights[of] / repeats * rows.probability
         smallest = process.row_weight * showered.usual[of]
         kept = np.flatnonzero(rng.random(len(rows)) * smallest < weights)
         parents = showered.parents[of[kept]]
         values = np.stack([rows.columns[name][kept] for name in PRIMARIES], axis=-1)
-        return values, np.maximum(weights, smallest)[kept], showered.codes[parents], parents + first
+        codes = part.code(showered.codes[parents])
+        return values, np.maximum(weights, smallest)[kept], codes, parents + first
 
     def measure(self, showered: Showered, rng: np.random.Generator) -> tuple[Selected, np.ndarray, np.ndarray]:
         """Let sets of decays pass detector and selection.
@@ -180,6 +184,18 @@ class Simulation:
         rows = select_candidates(measure(everything, seeds, only_selectable=True))
         of = sets[rows.events]
         return rows, of, repeats[of]
+
+
+def split_events(
+    process: Process, aim: Aim | None, n_events: int, seed: np.random.SeedSequence
+) -> list[tuple[Slice, int, np.random.SeedSequence]]:
+    """Slices of a process to make, with the showered events and the seed of each."""
+    if aim is None or len(process.slices) == 1:
+        return [(WHOLE, n_events, seed)]
+    last = max(1, round(aim.last_slice * n_events))
+    others = len(process.slices) - 1
+    counts = [max(1, (n_events - last) // others)] * others + [last]
+    return list(zip(process.slices, counts, seed.spawn(len(counts)), strict=True))
 
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
