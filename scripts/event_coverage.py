@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from sage.files.settings import TOY_INTERVALS
 from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_data_folder, add_output, add_seed, add_table_fraction, add_weights
@@ -31,6 +32,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--smooth", action="store_true", help="take the yields at the points from the templates, not from events: quick"
     )
+    add(
+        "--interval",
+        choices=TOY_INTERVALS,
+        default=TOY_INTERVALS[0],
+        help="setting toy_interval of the method; the toys are the same with either (default: %(default)s)",
+    )
     add_seed(options, "seed of points, noise and toys")
     add_output(options)
     return options.parse_args(argv)
@@ -46,6 +53,7 @@ def work(given: argparse.Namespace) -> None:
     from workshop.numbers import with_error
 
     bundle = Model(weights=given.weights).bundle
+    bundle.settings["toy_interval"] = given.interval
     file = EventsFile(given.data, given.table_fraction)
     events = None if given.smooth else file.read(file.rows("tables"))
     path = given.output / COVERAGE_FILE
