@@ -25,6 +25,7 @@ from methods.boosted_trees.build import tree_arrays
 from methods.boosted_trees.model import Trees
 from methods.building import Build, build, unscaled
 from methods.contrastive_flows import build as flows_build
+from methods.contrastive_flows.model import find_interval
 from methods.mass_histogram.build import MASS
 from methods.mass_histogram.model import Model as MassModel
 from methods.mass_histogram.model import NoClassifier
@@ -34,6 +35,8 @@ from sage.challenge.nuisances import NAMES
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import WeightsError
 from sage.files.bundle import read_bundle
+from sage.files.settings import TOY_INTERVALS
+from sage.fit.deadline import NEVER
 from sage.measurement import count_events
 from scripts import make_method, make_submission
 from tests.conftest import ROOT
@@ -255,6 +258,20 @@ def test_published_are_the_published_choices(built):
     default = read_bundle(FIVE_WEIGHTS)
     for name, parameter in default.network.items():
         np.testing.assert_array_equal(bundle.network[name], parameter)
+
+
+def test_contrastive_flows_have_the_published_interval_as_a_setting(built):
+    """The weights hold what either interval needs; where the signal is missing only the published fit ends at 0."""
+    weights = built / "contrastive_flows" / "weights"
+    bundles = {choice: read_bundle(weights, {"toy_interval": choice}) for choice in TOY_INTERVALS}
+    assert read_bundle(weights).settings["toy_interval"] == "belt"
+    nominal = bundles["belt"].templates.terms((1.0, 1.0, 0.0))[0]
+    for mu in (-0.5, 1.0):
+        counts = np.array([mu, 1.0, 1.0, 1.0]) @ nominal
+        belt, published = (find_interval(counts, bundles[choice], NEVER) for choice in TOY_INTERVALS)
+        assert belt.low < belt.fit.mu < belt.high
+        assert 0.0 < published.low < published.fit.mu < published.high < 3.0
+        assert belt.low < published.low
 
 
 @pytest.mark.parametrize("name", METHODS)
