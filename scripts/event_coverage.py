@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sage.files.settings import TOY_INTERVALS
 from scripts import checks
@@ -53,7 +54,7 @@ def work(given: argparse.Namespace) -> None:
     from workshop.numbers import with_error
 
     bundle = Model(weights=given.weights).bundle
-    bundle.settings["toy_interval"] = given.interval
+    bundle = replace(bundle, settings=bundle.settings | {"toy_interval": given.interval})
     file = EventsFile(given.data, given.table_fraction)
     events = None if given.smooth else file.read(file.rows("tables"))
     path = given.output / COVERAGE_FILE

@@ -38,7 +38,8 @@ from sage.files.bundle import read_bundle
 from sage.files.settings import TOY_INTERVALS
 from sage.fit.deadline import NEVER
 from sage.measurement import count_events
-from scripts import make_method, make_submission
+from scripts import event_coverage, make_method, make_submission
+from studies.event_coverage import COVERAGE_FILE
 from tests.conftest import ROOT
 from tests.events import FIVE_WEIGHTS, METADATA_FILE, embedded_frame, small_data
 from training.config import DEFAULT_CONFIG, read_config
@@ -272,6 +273,20 @@ def test_contrastive_flows_have_the_published_interval_as_a_setting(built):
         assert belt.low < belt.fit.mu < belt.high
         assert 0.0 < published.low < published.fit.mu < published.high < 3.0
         assert belt.low < published.low
+
+
+def test_coverage_of_either_interval_of_contrastive_flows(data, built, tmp_path):
+    """The same toys: the published interval is never wider than its prior, the belt is free."""
+    weights, widths = str(built / "contrastive_flows" / "weights"), []
+    given = ["--weights", weights, "--data", str(data), "--smooth", "--points", "4", "--toys", "5", "--mu", "0.1"]
+    for choice in TOY_INTERVALS:
+        output = tmp_path / choice
+        assert event_coverage.main([*given, "--interval", choice, "--output", str(output)]) == 0
+        (entry,) = json.loads((output / COVERAGE_FILE).read_text(encoding="utf-8"))["mus"]
+        assert entry["failed"] == 0
+        widths.append(entry["width"]["value"])
+    assert widths[0] > widths[1]
+    assert widths[1] < 3.0
 
 
 @pytest.mark.parametrize("name", METHODS)
