@@ -28,7 +28,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--rows", type=checks.whole(0, 10**10), default=0, help="first rows of --data that are used (default: 0, all)")
     add("--flow-rows", type=checks.whole(10), default=20_000, help="of a class for a flow (default: %(default)s)")
     add("--flow-epochs", type=checks.whole(1), default=6, help="of each flow at most (default: %(default)s)")
-    add("--most", type=checks.whole(100), default=40_000, help="events of a class and category (default: %(default)s)")
+    add("--most", type=checks.whole(100), default=10_000, help="events of a class and category (default: %(default)s)")
     add("--threads", type=checks.whole(1, 1024), default=1, help="of the CPU (default: %(default)s)")
     add_seed(options, "seed of the flows and of the classifiers")
     add_output(options)

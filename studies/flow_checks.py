@@ -114,7 +114,7 @@ def sampled(layers: Sequence[Layer], n: int, seed: int) -> Weighted:
 
 
 def check_flows(
-    settings: FlowFeatureSettings, data: Path, test: Path, output: Path, rows: int = 0, most: int = 40_000
+    settings: FlowFeatureSettings, data: Path, test: Path, output: Path, rows: int = 0, most: int = 10_000
 ) -> dict[str, Any]:
     """Train flows, compare them with events and write ``flow_checks.json``; flows of an earlier run are taken.
 
