@@ -45,6 +45,7 @@ GROUPS = {
         "evaluate",
         "compare_networks",
         "ablate_flows",
+        "check_flows",
         "event_coverage",
         "compare_simulation",
         "compare_events",

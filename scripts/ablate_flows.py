@@ -41,15 +41,15 @@ def work(given: argparse.Namespace) -> None:
     """Train, judge, write and print."""
     import torch
 
-    from training.flow_ablation import ABLATION_FILE, AblationSettings, ablate, draw_ablation, table
+    from training.flow_ablation import ABLATED, ABLATION_FILE, AblationSettings, ablate, draw_ablation, table
     from training.flow_classifier import TowerSettings
-    from training.flow_features import LOSSES, FlowFeatureSettings
+    from training.flow_features import FlowFeatureSettings
     from training.flow_losses import FitSettings
     from workshop.plots import save
 
     torch.set_num_threads(given.threads)
     fit = FitSettings(epochs=given.flow_epochs, seed=given.seed)
-    flows = {loss: FlowFeatureSettings(loss=loss, fit=fit, rows=given.flow_rows) for loss in LOSSES}
+    flows = {loss: FlowFeatureSettings(loss=loss, fit=fit, rows=given.flow_rows) for loss in ABLATED}
     settings = AblationSettings(flows, TowerSettings(epochs=given.epochs, seed=given.seed), given.seeds, given.rows)
     content = ablate(settings, given.data, given.test, given.weights, given.output, given.threads)
     save(draw_ablation(content), given.output / "ablation", ("png",))

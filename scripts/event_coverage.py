@@ -1,7 +1,8 @@
 """Measure coverage by true mu in toys of events, with the intervals of contrastive flows.
 
 At each nuisance point all events are shifted and classified anew; toys there are Poisson counts with rates drawn.
-Prints a table with errors from the spread of points, and writes coverage.json as it goes.
+Either of the settings toy_interval measures the same toys. Prints a table for each with errors from the spread of
+points, and writes coverage.json as it goes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
+
+from sage.files.bundle import Bundle
+from sage.fit.deadline import Deadline
+from sage.fit.interval import Interval
 from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_data_folder, add_output, add_seed, add_table_fraction, add_weights
@@ -39,6 +47,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def work(given: argparse.Namespace) -> None:
     """Make toys, write and print."""
     from methods.contrastive_flows.model import Model, find_interval
+    from sage.files.settings import TOY_INTERVALS
     from sage.flows.classifier import FlowClassifier
     from studies.event_coverage import COVERAGE_FILE, event_coverage
     from training.events import EventsFile
@@ -49,11 +58,15 @@ def work(given: argparse.Namespace) -> None:
     file = EventsFile(given.data, given.table_fraction)
     events = None if given.smooth else file.read(file.rows("tables"))
     path = given.output / COVERAGE_FILE
+
+    def find(choice: str, counts: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
+        return find_interval(counts, replace(bundle, settings=bundle.settings | {"toy_interval": choice}), deadline)
+
     found = event_coverage(
         events,
         bundle,
         FlowClassifier(bundle.network),
-        find_interval,
+        {choice: partial(find, choice) for choice in TOY_INTERVALS},
         list(given.mu),
         given.points,
         given.toys,
@@ -61,10 +74,11 @@ def work(given: argparse.Namespace) -> None:
         lambda result: write_json(path, result),
     )
     columns = ("coverage", "width", "spread", "ratio", "bias")
-    print(f"{'mu':>5}" + "".join(f"{name:>20}" for name in columns) + "  failed")
-    for entry in found["mus"]:
-        cells = "".join(f"{with_error(entry[name]['value'], entry[name]['error']):>20}" for name in columns)
-        print(f"{entry['mu']:5.2f}{cells}{entry['failed']:8d}")
+    for choice, one in found.items():
+        print(f"{choice}:\n{'mu':>5}" + "".join(f"{name:>20}" for name in columns) + "  failed")
+        for entry in one["mus"]:
+            cells = "".join(f"{with_error(entry[name]['value'], entry[name]['error']):>20}" for name in columns)
+            print(f"{entry['mu']:5.2f}{cells}{entry['failed']:8d}")
     print(f"written: {path}")
 
 

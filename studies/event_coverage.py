@@ -8,7 +8,7 @@ smooth response is tested as well. Toys of one point share it: errors come from 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def event_coverage(
     events: Events | None,
     bundle: Bundle,
     classifier: Classifier,
-    find: CountsInterval,
+    find: Mapping[str, CountsInterval],
     mus: Sequence[float],
     points: int,
     toys: int,
@@ -49,7 +49,7 @@ def event_coverage(
         events: Simulated events, as many as expected; None for the yields of the templates.
         bundle: Templates and regions.
         classifier: Gives what the regions are made of.
-        find: Finds the interval of counts.
+        find: Finds the interval of counts, by name of the interval; all of the same toys.
         mus: True signal strengths.
         points: Nuisance points, at least 2.
         toys: At each of them and each mu.
@@ -57,8 +57,8 @@ def event_coverage(
         each: Called with the result so far, from time to time and at the end.
 
     Returns:
-        ``mus``: for each, ``coverage``, ``width``, ``spread`` of mu_hat, ``ratio`` of width and twice that, ``bias``,
-        each with its error; ``failed`` toys, and whether the tolerances are met.
+        For each interval ``mus``: for each, ``coverage``, ``width``, ``spread`` of mu_hat, ``ratio`` of width and twice
+        that, ``bias``, each with its error; ``failed`` toys, and whether the tolerances are met.
 
     Raises:
         SettingsError: If there are fewer than two points, so no errors.
@@ -70,7 +70,7 @@ def event_coverage(
     if events is not None:
         sample = Sample(events.columns, events.weights, events.classes, np.arange(len(events)))
     rng = np.random.default_rng(seed)
-    found = np.full((len(mus), points, toys, 3), np.nan)
+    found = {name: np.full((len(mus), points, toys, 3), np.nan) for name in find}
     result: dict[str, Any] = {}
     for number, point in enumerate(tqdm(draw_points(points, seed), "points", disable=None)):
         if sample is None:
@@ -80,22 +80,26 @@ def event_coverage(
             yields = count_points(sample, [point], bundle.regions, classifier, noise)["counts"][0]
         for i, mu in enumerate(mus):
             for toy in range(toys):
-                found[i, number, toy] = _one(rng, yields, mu, bundle, find)
+                counts = _drawn(rng, yields, mu)
+                for name, one in find.items():
+                    found[name][i, number, toy] = _measured(counts, bundle, one)
         if number and (number % EVERY == 0 or number + 1 == points):
-            result = summary(mus, found[:, : number + 1])
+            result = {name: summary(mus, one[:, : number + 1]) for name, one in found.items()}
             if each is not None:
                 each(result)
     return result
 
 
-def _one(
-    rng: np.random.Generator, yields: np.ndarray, mu: float, bundle: Bundle, find: CountsInterval
-) -> tuple[float, float, float]:
-    """Return mu_hat and the limits of one toy; NaN where the fit fails."""
+def _drawn(rng: np.random.Generator, yields: np.ndarray, mu: float) -> np.ndarray:
+    """Return the counts of one toy, shape (n_bins,)."""
     factors = np.array([mu if process == SIGNAL_ROW else 1.0 for process in range(len(yields))])
     for nuisance in RATES:
         factors[[PROCESSES.index(name) for name in nuisance.scales]] *= nuisance.alpha(rng.normal())[0]
-    counts = rng.poisson(factors @ yields).astype(np.float64)
+    return np.asarray(rng.poisson(factors @ yields), dtype=np.float64)
+
+
+def _measured(counts: np.ndarray, bundle: Bundle, find: CountsInterval) -> tuple[float, float, float]:
+    """Return mu_hat and the limits of one toy; NaN where the fit fails."""
     try:
         interval = find(counts, bundle, NEVER)
     except SageError:

@@ -111,25 +111,28 @@ def test_event_toys_cover_where_the_error_is_right():
     selected = (events.columns["PRI_had_pt"] >= 26) & (events.columns["PRI_lep_pt"] >= 20)
     bundle = SimpleNamespace(regions=regions, expected=float(weights[selected].sum()), largest=math.inf)
     seen = []
-    found = event_coverage(events, bundle, NoClassifier(), counting, [1.0], 6, 30, 1, seen.append)
+    found = event_coverage(events, bundle, NoClassifier(), {"one": counting}, [1.0], 6, 30, 1, seen.append)
     assert len(seen) == 1
     assert seen[-1] == found
-    (entry,) = found["mus"]
+    (entry,) = found["one"]["mus"]
     assert entry["failed"] == 0
     assert 0.3 < entry["coverage"]["value"] <= 0.75
     assert entry["width"]["value"] == pytest.approx(2.0)
     assert entry["spread"]["value"] > 0.8
-    again = event_coverage(events, bundle, NoClassifier(), counting, [1.0], 6, 30, 1)
+    again = event_coverage(events, bundle, NoClassifier(), {"one": counting}, [1.0], 6, 30, 1)
     assert again == found
     bundle.largest = bundle.expected
-    assert event_coverage(events, bundle, NoClassifier(), counting, [1.0], 6, 30, 1)["mus"][0]["failed"] > 30
+    assert (
+        event_coverage(events, bundle, NoClassifier(), {"one": counting}, [1.0], 6, 30, 1)["one"]["mus"][0]["failed"]
+        > 30
+    )
     bundle.largest = math.inf
     bundle.templates = SimpleNamespace(terms=lambda point: np.full((1, 4, 2), 0.125 * bundle.expected))
-    (smooth,) = event_coverage(None, bundle, NoClassifier(), counting, [1.0], 20, 100, 1)["mus"]
+    (smooth,) = event_coverage(None, bundle, NoClassifier(), {"one": counting}, [1.0], 20, 100, 1)["one"]["mus"]
     assert abs(smooth["bias"]["value"]) < 4 * smooth["bias"]["error"]
     assert smooth["spread"]["value"] > 1.0  # Poisson and the rates
     with pytest.raises(SettingsError, match="1 points"):
-        event_coverage(events, bundle, NoClassifier(), counting, [1.0], 1, 30, 1)
+        event_coverage(events, bundle, NoClassifier(), {"one": counting}, [1.0], 1, 30, 1)
 
 
 def test_a_summary_of_gaussian_toys():

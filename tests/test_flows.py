@@ -157,6 +157,16 @@ def test_two_flows_find_the_ratio_of_two_gaussians():
     torch.testing.assert_close(ratio, expected, rtol=0.02, atol=0.0)
 
 
+@pytest.mark.parametrize("kind", ["affine", "gated", "published"])
+@pytest.mark.parametrize("features", [2, 5])
+def test_a_flow_is_made_again_of_its_layers(kind, features):
+    flow = excited(features, KINDS[kind]).float()
+    again = CouplingFlow.of_layers(flow.layers())
+    assert again.settings.kinds == flow.settings.kinds
+    x = torch.randn(50, features)
+    torch.testing.assert_close(again.log_density(x), flow.log_density(x), atol=0, rtol=0)
+
+
 def test_training_lowers_the_loss_and_keeps_the_best():
     own, other = torch.randn(2000, 3) * 0.5 + 1.0, torch.randn(2000, 3)
     settings = FitSettings(epochs=6, patience=2, batch=200, rate=5e-3, seed=3)

@@ -14,10 +14,11 @@ from sage.flows.fraction import (
     Fraction,
     fit_fraction,
     fraction_interval,
-    read_table,
+    lowest_fraction,
+    read_tables,
     strength,
     table_arrays,
-    toy_table,
+    toy_tables,
 )
 from sage.rates import Rates
 
@@ -34,6 +35,12 @@ def templates():
     coefficients[1, :, 3] = 0.001 * x
     coefficients[:, :, 8] = 0.01 * x
     return Response(np.array([n * s / s.sum() for n, s in zip(totals, shapes, strict=True)]), coefficients)
+
+
+@pytest.fixture(scope="module")
+def tables(templates):
+    """What the fit does in 200 toys at each signal strength."""
+    return toy_tables(templates, 200, seed=1)
 
 
 def counts_at(templates, mu, tes=1.0, jes=1.0):
@@ -83,48 +90,72 @@ def test_shifted_counts_are_found_and_the_number_of_events_does_not_matter(templ
     assert halved.mu == pytest.approx(expected.mu, rel=1e-4)
 
 
-def test_the_fraction_stays_in_its_range(templates):
-    counts = counts_at(templates, 0.0)
-    signal = templates.terms((1.0, 1.0, 0.0))[0][0]
-    found = fit_fraction(templates, np.maximum(counts - 2.0 * signal, 0.0))
-    assert found.mu == 0.0
+def test_the_fraction_goes_below_zero_or_ends_there(templates):
+    """The profile has one valley, so that what ends at 0 is what would go below, and the rest is the same."""
+    rng, found = np.random.default_rng(3), []
+    expected = counts_at(templates, -0.5)
+    assert strength(templates, fit_fraction(templates, expected).mu) == pytest.approx(-0.5, rel=1e-3)
+    for _ in range(40):
+        counts = rng.poisson(counts_at(templates, 0.1)).astype(float)
+        both = [fit_fraction(templates, counts, below_zero=choice).mu for choice in (True, False)]
+        assert both[1] == pytest.approx(max(both[0], 0.0), abs=1e-7)
+        found.append(both[0])
+    assert 5 < np.sum(np.array(found) < 0) < 35
 
 
-def test_toys_cover(templates):
+def test_every_bin_expects_events_at_the_lowest_fraction(templates):
+    nominal = templates.terms((1.0, 1.0, 0.0))[0]
+    signal, background = nominal[0] / nominal[0].sum(), nominal[1:].sum(axis=0) / nominal[1:].sum()
+    lowest = lowest_fraction(templates)
+    assert lowest < 0
+    assert ((lowest * signal + (1.0 - lowest) * background) / background).min() == pytest.approx(0.1)
+    # Bins with much signal are empty: the fit ends where they still expect something.
+    found = fit_fraction(templates, np.where(signal > 3.0 * background, 0.0, counts_at(templates, 0.0)))
+    assert found.mu == lowest
+    assert found.converged
+
+
+@pytest.mark.parametrize(("interval", "mu"), [("belt", 0.1), ("belt", 1.5), ("published", 1.5)])
+def test_toys_cover(templates, tables, interval, mu):
     """Intervals of new toys with all nuisances drawn; as wide as the toys are spread."""
-    table = toy_table(templates, 60, seed=1)
-    slope, _ = table.line
-    assert slope == pytest.approx(1.0, abs=0.15)
+    assert tables.table.line[0] == pytest.approx(1.0, abs=0.15)
+    assert tables.belt.slope == pytest.approx(1.0, abs=0.15)
     rates, rng = Rates(templates, CHALLENGE), np.random.default_rng(5)
     covered, widths, estimates = [], [], []
+    error = math.sqrt(0.68 * 0.32 / 150 + 2.0 * 0.16 * 0.84 / 200)
     for _ in range(150):
         alphas = [nuisance.alpha(rng.normal())[0] for nuisance in CHALLENGE]
-        counts = rng.poisson(rates.yields(1.5, alphas).sum(axis=0)).astype(float)
-        interval = fraction_interval(templates, counts, table)
-        assert interval.low < interval.fit.mu < interval.high
-        assert interval.fit.parameters.shape == (1 + len(NAMES),)
-        covered.append(interval.low <= 1.5 <= interval.high)
-        widths.append(interval.high - interval.low)
-        estimates.append(interval.fit.mu)
-    assert abs(np.mean(covered) - 0.68) < 4 * math.sqrt(0.68 * 0.32 / 150)
+        counts = rng.poisson(rates.yields(mu, alphas).sum(axis=0)).astype(float)
+        found = fraction_interval(templates, counts, tables, interval=interval)
+        assert found.low < found.fit.mu < found.high
+        assert found.fit.parameters.shape == (1 + len(NAMES),)
+        covered.append(found.low <= mu <= found.high)
+        widths.append(found.high - found.low)
+        estimates.append(found.fit.mu)
+    assert abs(np.mean(covered) - 0.68) < 4 * error
     assert np.mean(widths) == pytest.approx(2 * np.std(estimates), rel=0.3)
 
 
 def test_the_published_toys_have_nominal_rates(templates):
-    plain, published = (toy_table(templates, 22, 1, published=choice) for choice in (False, True))
+    plain, published = (toy_tables(templates, 22, 1, published=choice).table for choice in (False, True))
     assert (published.mean != plain.mean).all()
     assert len(published.mu) == len(GRID)
 
 
-def test_the_table_is_read_back_or_refused(templates):
-    table = toy_table(templates, 22, seed=1)
-    arrays = table_arrays(table)
+def test_the_tables_are_read_back_or_refused(tables):
+    arrays = table_arrays(tables)
+    read = read_tables(arrays)
     for part in ("mu", "mean", "sd"):
-        np.testing.assert_array_equal(getattr(read_table(arrays), part), getattr(table, part))
-    with pytest.raises(WeightsError, match="neyman/sd"):
-        read_table({name: array for name, array in arrays.items() if name != "neyman/sd"})
+        np.testing.assert_array_equal(getattr(read.table, part), getattr(tables.table, part))
+    for part in ("mu", "quantiles"):
+        np.testing.assert_array_equal(getattr(read.belt, part), getattr(tables.belt, part))
+    for missing in ("neyman/sd", "belt/quantiles"):
+        with pytest.raises(WeightsError, match=missing):
+            read_tables({name: array for name, array in arrays.items() if name != missing})
     with pytest.raises(WeightsError, match="deviations"):
-        read_table(arrays | {"neyman/sd": -arrays["neyman/sd"]})
+        read_tables(arrays | {"neyman/sd": -arrays["neyman/sd"]})
+    with pytest.raises(WeightsError, match="quantiles"):
+        read_tables(arrays | {"belt/quantiles": -arrays["belt/quantiles"]})
 
 
 def test_no_events_are_refused(templates):

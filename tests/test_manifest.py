@@ -207,6 +207,7 @@ def test_every_message_ends_with_a_way_out(folder):
         {"nuisances": "none"},
         {"templates": "cubic"},
         {"profile": "slow"},
+        {"toy_interval": "posterior"},
         {"simulation_uncertainty": "no"},
         {"time_limit": 0},
         {"time_limit": -1.0},

@@ -25,6 +25,7 @@ from methods.boosted_trees.build import tree_arrays
 from methods.boosted_trees.model import Trees
 from methods.building import Build, build, unscaled
 from methods.contrastive_flows import build as flows_build
+from methods.contrastive_flows.model import find_interval
 from methods.mass_histogram.build import MASS
 from methods.mass_histogram.model import Model as MassModel
 from methods.mass_histogram.model import NoClassifier
@@ -34,8 +35,11 @@ from sage.challenge.nuisances import NAMES
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import WeightsError
 from sage.files.bundle import read_bundle
+from sage.files.settings import TOY_INTERVALS
+from sage.fit.deadline import NEVER
 from sage.measurement import count_events
-from scripts import make_method, make_submission
+from scripts import event_coverage, make_method, make_submission
+from studies.event_coverage import COVERAGE_FILE
 from tests.conftest import ROOT
 from tests.events import FIVE_WEIGHTS, METADATA_FILE, embedded_frame, small_data
 from training.config import DEFAULT_CONFIG, read_config
@@ -83,8 +87,6 @@ WEIGHTS = {
 }
 
 
-BOUNDED = {"contrastive_flows"}
-"""Methods whose estimate has a lower bound, where the few events here may leave it: then different data agree."""
 UNREMARKABLE = {"events", "other events", "any index", "a huge value", "no weights"}
 """What a model measures without a flag."""
 
@@ -169,8 +171,7 @@ def test_events_are_measured_and_the_rest_is_answered(said):
         check(each)
         assert (each["status"] == "fallback") == (name in HOSTILE or name == "weights of NaN"), (name, each)
         assert each["flags"] or name in UNREMARKABLE, name
-    same = said["first"]["events"]["answer"] == said["first"]["other events"]["answer"]
-    assert not same or said["method"] in BOUNDED
+    assert said["first"]["events"]["answer"] != said["first"]["other events"]["answer"]
 
 
 def test_what_was_asked_before_changes_no_bit(said):
@@ -189,7 +190,7 @@ def test_fit_uses_training_events_where_it_pays_and_tells_why_not(said):
     assert said["without a loader"]["answer"] == said["first"]["events"]["answer"]
     check(said["rebuilt"])
     assert said["rebuilt"]["report"]["adopted"], said["rebuilt"]["report"]
-    assert said["rebuilt"]["answer"] != said["first"]["events"]["answer"] or said["method"] in BOUNDED
+    assert said["rebuilt"]["answer"] != said["first"]["events"]["answer"]
 
 
 def test_a_method_is_a_folder(tmp_path, monkeypatch):
@@ -258,6 +259,33 @@ def test_published_are_the_published_choices(built):
     default = read_bundle(FIVE_WEIGHTS)
     for name, parameter in default.network.items():
         np.testing.assert_array_equal(bundle.network[name], parameter)
+
+
+def test_contrastive_flows_have_the_published_interval_as_a_setting(built):
+    """The weights hold what either interval needs; where the signal is missing only the published fit ends at 0."""
+    weights = built / "contrastive_flows" / "weights"
+    bundles = {choice: read_bundle(weights, {"toy_interval": choice}) for choice in TOY_INTERVALS}
+    assert read_bundle(weights).settings["toy_interval"] == "belt"
+    nominal = bundles["belt"].templates.terms((1.0, 1.0, 0.0))[0]
+    for mu in (-0.5, 1.0):
+        counts = np.array([mu, 1.0, 1.0, 1.0]) @ nominal
+        belt, published = (find_interval(counts, bundles[choice], NEVER) for choice in TOY_INTERVALS)
+        assert belt.low < belt.fit.mu < belt.high
+        assert 0.0 < published.low < published.fit.mu < published.high < 3.0
+        assert belt.low < published.low
+
+
+def test_coverage_of_either_interval_of_contrastive_flows(data, built, tmp_path):
+    """The same toys: the published interval is never wider than its prior, the belt is free."""
+    weights = str(built / "contrastive_flows" / "weights")
+    given = ["--weights", weights, "--data", str(data), "--smooth", "--points", "4", "--toys", "5", "--mu", "0.1"]
+    assert event_coverage.main([*given, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / COVERAGE_FILE).read_text(encoding="utf-8"))
+    assert list(found) == list(TOY_INTERVALS)
+    belt, published = (one["mus"][0] for one in found.values())
+    assert belt["failed"] == published["failed"] == 0
+    assert belt["width"]["value"] > published["width"]["value"]
+    assert published["width"]["value"] < 3.0
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -25,7 +25,7 @@ from sage.flows.inputs import CATEGORIES
 from training.evaluate import network_classifier
 from training.events import Events, EventsFile
 from training.flow_classifier import TowerSample, TowerSettings, balanced, fit_towers, tower_sample
-from training.flow_features import LOSSES, CategoryEvents, FlowFeatureSettings, by_category, train_flows
+from training.flow_features import CategoryEvents, FlowFeatureSettings, by_category, train_flows
 from training.information import Sample, information
 from training.networks import NETWORK_FILE
 from workshop.files import read_object, sha256, write_json
@@ -34,6 +34,8 @@ from workshop.plots import drawn, new_figure
 
 ABLATION_FILE = "ablation.json"
 NO_FLOWS = "none"
+ABLATED = ("contrastive", "two_flows")
+"""Losses of the flows that are compared."""
 SMALLEST = 1e-12
 """Of a probability, before the logarithm."""
 BETTER_BY, WORTH = 2.0, 0.01
@@ -55,7 +57,7 @@ class AblationSettings:
     """
 
     flows: Mapping[str, FlowFeatureSettings] = field(
-        default_factory=lambda: {loss: FlowFeatureSettings(loss=loss) for loss in LOSSES}
+        default_factory=lambda: {loss: FlowFeatureSettings(loss=loss) for loss in ABLATED}
     )
     towers: TowerSettings = field(default_factory=TowerSettings)
     seeds: int = 5

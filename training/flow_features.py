@@ -2,7 +2,8 @@
 
 ``PUBLISHED_FLOWS`` are four flows of each category with the contrastive loss, of signal and of all backgrounds in
 natural proportion, each against the other (arXiv:2505.08709, as in their program). ``TWO_FLOWS`` are one of either,
-trained together so that their ratio is that of the densities.
+trained together so that their ratio is that of the densities. Those of maximum likelihood, one of either as well, are
+there to be compared with as densities.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sage.flows.classifier import Flows, flow_arrays, read_flows
 from sage.flows.density import Layer
 from sage.flows.inputs import CATEGORIES, Category, Scaling, columns_of, members, standardised
 from training.events import Events
-from training.flow_losses import FLOOR, FitSettings, Loss, contrastive_loss, fit_flows, two_flow_loss
+from training.flow_losses import FLOOR, FitSettings, Loss, contrastive_loss, fit_flows, likelihood_loss, two_flow_loss
 from training.flows import LIGHT, CouplingFlow, FlowSettings
 from workshop.files import read_checked, read_object, write_arrays, write_json
 
@@ -36,7 +37,7 @@ PUBLISHED_FLOWS = {
 }
 """The published c by category and name of the flow."""
 TWO_FLOWS = ("ratio_background", "ratio_signal")
-LOSSES = ("contrastive", "two_flows")
+LOSSES = ("contrastive", "two_flows", "likelihood")
 MOST_FLOORED = 1e-3
 """Share of a logged column's values that may be not positive before that is flagged."""
 
@@ -48,7 +49,7 @@ class FlowFeatureSettings:
     """Which flows are trained, and on what.
 
     Args:
-        loss: ``contrastive`` for the published four, or ``two_flows``.
+        loss: ``contrastive`` for the published four, ``two_flows``, or ``likelihood`` for one of either class.
         flow: What each is made of.
         fit: How it is trained.
         rows: Events of each class in a category at most.
@@ -236,7 +237,14 @@ def _trainings(settings: FlowFeatureSettings, category: str) -> list[tuple[tuple
     if settings.loss == "two_flows":
         background, signal = TWO_FLOWS
         return [((signal, background), two_flow_loss, SIGNAL)]
+    if settings.loss == "likelihood":
+        return [((name,), likelihood_loss, own) for name, own in (("signal", SIGNAL), (BACKGROUND, BACKGROUND))]
     return [
-        ((name,), contrastive_loss(c, settings.floor), SIGNAL if name.startswith("signal") else BACKGROUND)
+        ((name,), contrastive_loss(c, settings.floor), SIGNAL if describes_signal(name) else BACKGROUND)
         for name, c in PUBLISHED_FLOWS[category].items()
     ]
+
+
+def describes_signal(flow: str) -> bool:
+    """Return whether a flow of this name is one of the signal."""
+    return flow.startswith("signal")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,21 @@ class CouplingFlow(nn.Module):
             matrices = [torch.cat([part.weight.T, part.bias[None]]).detach().float().numpy() for part in linear]
             out.append(Layer(kind, tuple(matrices)))
         return tuple(out)
+
+    @classmethod
+    def of_layers(cls, layers: Sequence[Layer]) -> CouplingFlow:
+        """Return the flow of plain layers, of one kind but for the last one."""
+        first, last = layers[0], layers[-1]
+        moved_columns = first.matrices[-1].shape[1] // OUTPUTS[first.kind]
+        hidden = tuple(matrix.shape[1] for matrix in first.matrices[:-1])
+        flow = cls(len(first.matrices[0]) - 1 + moved_columns, FlowSettings(first.kind, len(layers), hidden, last.kind))
+        with torch.no_grad():
+            for layer, perceptron in zip(layers, flow.perceptrons, strict=True):
+                linear = [part for part in perceptron.modules() if isinstance(part, nn.Linear)]
+                for part, matrix in zip(linear, layer.matrices, strict=True):
+                    part.weight.copy_(torch.from_numpy(matrix[:-1].T))
+                    part.bias.copy_(torch.from_numpy(matrix[-1]))
+        return flow
 
     def _layers(self) -> list[tuple[int, str, nn.Module]]:
         return [(i, *both) for i, both in enumerate(zip(self.settings.kinds, self.perceptrons, strict=True))]

@@ -17,7 +17,7 @@ from methods.building import Build, add_arrays, write_binned, write_network
 from sage.binned.regions import Region, RegionSet
 from sage.files.bundle import Bundle
 from sage.flows.classifier import CUT, FlowClassifier
-from sage.flows.fraction import table_arrays, toy_table
+from sage.flows.fraction import table_arrays, toy_tables
 from training.flow_classifier import TowerSettings, classifier_arrays, fit_towers, shifted, tower_sample
 from training.flow_features import FlowFeatureSettings, by_category, train_flows
 from training.flow_losses import PUBLISHED_FIT
@@ -31,19 +31,19 @@ ROWS = 300_000
 """Training events that are read at most."""
 NODES, NOISE_DRAWS = 20, 1
 """At most, of the configured ones: flows take several times as long as SAGE's network."""
-TOYS = 1000
-"""At each signal strength of the table; 50 in the published program."""
+TOYS = 4000
+"""At each signal strength of the tables; 50 in the published program."""
 REGIONS = RegionSet("flows", (Region("jets", (CUT,)),), exclusive=True)
 FLOWS = FlowFeatureSettings()
 TOWERS = TowerSettings()
 PUBLISHED_FLOWS = FlowFeatureSettings(flow=PUBLISHED, fit=PUBLISHED_FIT, rows=10**9, published_feature=True)
-"""In place of ``FLOWS``: layers, training, feature and constant fraction as published; days on a CPU."""
+"""In place of ``FLOWS``: layers, training, feature, constant fraction and interval as published; days on a CPU."""
 
 log = logging.getLogger("sage.methods.contrastive_flows")
 
 
 def build(this: Build) -> Bundle:
-    """Train flows and classifier, make templates of the score, and the table of toys."""
+    """Train flows and classifier, make templates of the score, and the tables of toys."""
     tables = this.config.tables
     lighter = replace(
         tables,
@@ -55,11 +55,14 @@ def build(this: Build) -> Bundle:
     network = this.intermediate / "training"
     parameters = _earlier(this) or _trained(this)
     write_network(this, parameters)
-    bundle = write_binned("contrastive_flows", this, network, make_classifier=FlowClassifier, regions=REGIONS)
-    table = toy_table(bundle.templates, TOYS, this.config.seed, published=FLOWS.published_feature)
-    slope, offset = table.line
-    log.info("toys: mean = %.3f mu + %.3f, sd %s", slope, offset, table.sd.round(3).tolist())
-    return add_arrays(this.output / "weights", table_arrays(table))
+    settings = {"toy_interval": "published"} if FLOWS.published_feature else {}
+    bundle = write_binned(
+        "contrastive_flows", this, network, make_classifier=FlowClassifier, regions=REGIONS, settings=settings
+    )
+    toys = toy_tables(bundle.templates, TOYS, this.config.seed, published=FLOWS.published_feature)
+    slope, offset = toys.table.line
+    log.info("toys: mean = %.3f mu + %.3f, sd %s", slope, offset, toys.table.sd.round(3).tolist())
+    return add_arrays(this.output / "weights", table_arrays(toys))
 
 
 def _earlier(this: Build) -> Mapping[str, np.ndarray] | None:

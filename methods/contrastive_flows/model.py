@@ -1,8 +1,8 @@
 """A submission after contrastive flows (arXiv:2505.08709): densities help to classify, toys make the interval.
 
 Events with jets are classified with ln q of flows beside their columns. The fraction of signal is fitted to the
-histogram of the score with tes and jes as nuisances, and a table of toys turns it into a posterior with a flat prior on
-[0, 3].
+histogram of the score with tes and jes as nuisances, and toys turn it into an interval: by a belt, or with the setting
+``toy_interval: published`` into a posterior with a flat prior on [0, 3].
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sage.files.bundle import Bundle
 from sage.fit.deadline import Deadline
 from sage.fit.interval import Interval
 from sage.flows.classifier import FlowClassifier
-from sage.flows.fraction import fraction_interval, read_table, table_arrays, toy_table
+from sage.flows.fraction import fraction_interval, read_tables, table_arrays, toy_tables
 from sage.measurement import measure, of_counts
 from sage.rebuilding import SEED, rebuild
 from sage.submission import Submission
 
-TOYS = 300
+TOYS = 1000
 """At each signal strength, where ``fit`` has rebuilt the templates."""
 
 
@@ -35,7 +35,13 @@ def is_published(bundle: Bundle) -> bool:
 def find_interval(observed: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
     """Return the interval of counts, shape (n_bins,)."""
     deadline.check()
-    return fraction_interval(bundle.templates, observed, read_table(bundle.network), published=is_published(bundle))
+    return fraction_interval(
+        bundle.templates,
+        observed,
+        read_tables(bundle.network),
+        interval=bundle.settings["toy_interval"],
+        published=is_published(bundle),
+    )
 
 
 class Model(Submission):
@@ -44,17 +50,17 @@ class Model(Submission):
     _reads = ("contrastive_flows",)
 
     def fit(self) -> None:
-        """Rebuild the templates from the training events if there are enough of them, and then the table of toys."""
+        """Rebuild the templates from the training events if there are enough of them, and then the tables of toys."""
         rebuilt, self.fit_report = rebuild(self.bundle, self.rebuilding, self.get_train_set, self._ready())
         if not self.fit_report["adopted"]:
             return
         try:
-            table = toy_table(rebuilt.templates, TOYS, SEED, published=is_published(self.bundle))
+            tables = toy_tables(rebuilt.templates, TOYS, SEED, published=is_published(self.bundle))
         except SageError as error:
-            # The table belongs to the templates: without a new one the bundled ones of both stay.
-            self.fit_report |= {"adopted": False, "reason": f"no table of toys for the rebuilt templates: {error}"}
+            # The tables belong to the templates: without new ones the bundled ones of both stay.
+            self.fit_report |= {"adopted": False, "reason": f"no tables of toys for the rebuilt templates: {error}"}
             return
-        self.bundle = replace(rebuilt, network=rebuilt.network | table_arrays(table))
+        self.bundle = replace(rebuilt, network=rebuilt.network | table_arrays(tables))
 
     def predict(self, test_set: Mapping[str, Any]) -> dict[str, float]:
         """Measure mu in ``{"data": DataFrame, "weights": array}``."""

@@ -9,6 +9,8 @@ profile                 ``newton``, ``published`` for the published recipe, or `
 flat_prior              range [low, high] of a flat prior on mu: p16 and p84 are the ends of the posterior's central
                         68 % (``sage.fit.posterior``), and mu_hat may lie outside of them; None for the limits of
                         the profile. The challenge draws mu from [0.1, 3]; for ``profile: newton`` alone
+toy_interval            interval of a method that makes its own from toys: ``belt``, which covers at every mu, or the
+                        ``published`` posterior on [0, 3]
 thresholds              rise of the nll at a limit as {"mu": [...], "delta_nll": [...]}; None for 1/2
 rebuilding              what ``fit`` does with training events, see ``Rebuilding``
 time_limit              seconds within which an answer has to be there, or None (``sage.fit.deadline``); not for
@@ -30,6 +32,7 @@ from sage.files.arrays import LARGEST_VALUE, REMEDY
 
 TEMPLATES = ("smooth", "grid")
 PROFILES = ("newton", "published", "slice")
+TOY_INTERVALS = ("belt", "published")
 MODES = ("auto", "bundled", "rebuild")
 DEFAULT_SETTINGS: dict[str, Any] = {
     "mu_range": None,
@@ -38,6 +41,7 @@ DEFAULT_SETTINGS: dict[str, Any] = {
     "simulation_uncertainty": False,
     "surrogate_uncertainty": True,
     "profile": "newton",
+    "toy_interval": "belt",
     "thresholds": None,
     "rebuilding": {},
     "time_limit": 18.0,
@@ -131,6 +135,7 @@ def read_settings(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         ("nuisances", tuple(VARIANTS), "nuisance variant"),
         ("templates", TEMPLATES, "templates"),
         ("profile", PROFILES, "profile"),
+        ("toy_interval", TOY_INTERVALS, "toy_interval"),
         ("simulation_uncertainty", (True, False), "simulation_uncertainty"),
         ("surrogate_uncertainty", (True, False), "surrogate_uncertainty"),
     ):

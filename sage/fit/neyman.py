@@ -8,7 +8,7 @@ mu_c = (estimate - b) / a, and with sd(mu) = sd of the toys / a, interpolated,
 
 is taken for the posterior with a flat prior; the interval ends at its quantiles. ``normalised`` divides the weight by
 sd(mu), without which it is no likelihood. That the width is one of toys makes up for what the fit leaves out, on
-average over the nuisances; see ``studies.neyman`` for belts, which cover at every mu.
+average over the nuisances and over mu; ``sage.fit.belt`` makes intervals of the same toys that cover at every mu.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ class NeymanTable:
             msg += "means increasing and the deviations positive; make more toys"
             raise SettingsError(msg)
 
+    @classmethod
+    def of(cls, mus: Sequence[float], found: Sequence[np.ndarray]) -> NeymanTable:
+        """Return the table of estimates in toys, shape (k,) at each of the signal strengths."""
+        return cls(*np.array([(mu, one.mean(), one.std(ddof=1)) for mu, one in zip(mus, found, strict=True)]).T)
+
     @property
     def line(self) -> tuple[float, float]:
         """Slope a and offset b of the straight line through the means, by least squares."""
@@ -102,22 +107,22 @@ class NeymanTable:
         return centre if low < centre < high else median, low, high
 
 
-def make_table(
+def make_toys(
     estimate: Estimate, mus: Sequence[float], toys: int, seed: int, each: Callable[[float], None] | None = None
-) -> NeymanTable:
-    """Make toys and the table.
+) -> list[np.ndarray]:
+    """Make toys and return the usable estimates at each signal strength, shape (k,) with k <= toys.
 
     Args:
         estimate: The estimator in a new toy at mu.
-        mus: Signal strengths, increasing.
+        mus: Signal strengths.
         toys: Toys at each; 50 in the published program, which knows the deviations to 10 % only.
         seed: Decides the toys together with the place of mu.
         each: Called with every mu that is done.
 
     Raises:
-        SettingsError: If too few toys are usable, or the table is not.
+        SettingsError: If too few toys are usable.
     """
-    rows = []
+    out = []
     for place, mu in enumerate(mus):
         rng = np.random.default_rng((seed, place))
         found = np.array([estimate(rng, mu) for _ in range(toys)])
@@ -125,7 +130,7 @@ def make_table(
         if len(found) < LEAST_TOYS:
             msg = f"{len(found)} of {toys} toys at mu = {mu} are usable; there must be {LEAST_TOYS} at least"
             raise SettingsError(msg)
-        rows.append((mu, found.mean(), found.std(ddof=1)))
+        out.append(found)
         if each is not None:
             each(mu)
-    return NeymanTable(*np.array(rows).T)
+    return out

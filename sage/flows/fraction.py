@@ -4,10 +4,13 @@ As in arXiv:2505.08709 and its program,
 
     E_b = N [f S_b(tes, jes) + (1 - f) B_b(tes, jes)],
 
-N observed events, S and B the shapes of signal and background, each of unit sum. f is fitted in [0, 1] with constraints
-on tes and jes alone; what soft_met and the rates do enters through the toys of ``sage.fit.neyman``. Unlike there the
-shapes are the smooth ones of ``sage.binned.response``, and f becomes a signal strength by the expected events instead
-of f / 0.002.
+N observed events, S and B the shapes of signal and background, each of unit sum. There are constraints on tes and jes
+alone; what soft_met and the rates do enters through toys. Unlike there the shapes are the smooth ones of
+``sage.binned.response``, and f becomes a signal strength by the expected events instead of f / 0.002.
+
+Two intervals are made of the same toys. ``published`` is theirs: f in [0, 1] and the posterior of ``sage.fit.neyman``.
+With ``belt`` f goes below 0 as long as all bins expect events, and the interval is that of ``sage.fit.belt``: where f
+ends at 0, all toys that are there have one estimate, and no interval of theirs can cover at each small mu.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import numpy as np
 
 from sage.challenge.nuisances import CHALLENGE, NAMES, Nuisance
 from sage.errors import FitError, WeightsError
+from sage.fit.belt import CentralBelt
 from sage.fit.interval import Interval
 from sage.fit.newton import FitResult, fit
-from sage.fit.neyman import GRID, NeymanTable, make_table
+from sage.fit.neyman import GRID, NeymanTable, make_toys
 from sage.fit.objective import Evaluation
 from sage.rates import SIGNAL_ROW, Rates, Templates
 
@@ -31,7 +35,24 @@ FITTED = CHALLENGE[:2]
 """The nuisances of the fit: tes and jes."""
 SMALLEST = 1e-9
 """Share of the events that a bin expects at least."""
-PARTS = ("mu", "mean", "sd")
+LEAST_LEFT = 0.1
+"""Share of its background that a bin expects at least where f is below 0, with nominal shapes: room for other ones."""
+TOY_GRID = (0.0, *GRID, 3.6, 4.0, 4.5)
+"""Signal strengths of the toys: limits of the belt lie beyond those of the published toys."""
+TABLE_PARTS, BELT_PARTS = ("mu", "mean", "sd"), ("mu", "quantiles")
+
+
+@dataclass(frozen=True)
+class ToyTables:
+    """What the fit does in toys.
+
+    Args:
+        table: With f in [0, 1], at ``sage.fit.neyman.GRID``: for the published interval.
+        belt: With f below 0 as well, at ``TOY_GRID``.
+    """
+
+    table: NeymanTable
+    belt: CentralBelt
 
 
 @dataclass(frozen=True)
@@ -104,8 +125,22 @@ def _shape(yields: np.ndarray) -> np.ndarray:
     return shape
 
 
-def fit_fraction(templates: Templates, counts: np.ndarray) -> FitResult:
+def lowest_fraction(templates: Templates) -> float:
+    """Return the fraction of signal, below 0, at which the first bin expects ``LEAST_LEFT`` of its background."""
+    terms = templates.terms((1.0, 1.0, 0.0))[:3]
+    signal, background = _shape(terms[:, SIGNAL_ROW])[0], _shape(_without_signal(terms))[0]
+    # Signal and background have unit sum: unless they are equal there are bins with relatively more signal.
+    steepest = float(np.max((signal - background) / np.maximum(background, SMALLEST)))
+    return -(1.0 - LEAST_LEFT) / max(steepest, SMALLEST)
+
+
+def fit_fraction(templates: Templates, counts: np.ndarray, *, below_zero: bool = True) -> FitResult:
     """Fit the fraction of signal to counts of shape (B,).
+
+    Args:
+        templates: Expected yields.
+        counts: Observed events.
+        below_zero: Whether the fraction may be as low as ``lowest_fraction``, or 0 at least as published.
 
     Raises:
         FitError: If there are no events, or no minimum is found.
@@ -115,7 +150,8 @@ def fit_fraction(templates: Templates, counts: np.ndarray) -> FitResult:
         raise FitError(msg)
     nominal = templates.terms((1.0, 1.0, 0.0))[0]
     start = np.array([nominal[SIGNAL_ROW].sum() / nominal.sum(), 0.0, 0.0])
-    found = fit(Fraction(templates, counts, np.zeros(len(FITTED))), start, mu_range=(0.0, 1.0))
+    lowest = lowest_fraction(templates) if below_zero else 0.0
+    found = fit(Fraction(templates, counts, np.zeros(len(FITTED))), start, mu_range=(lowest, 1.0))
     if not found.converged:
         msg = f"the fit of the fraction of signal did not converge (distance {found.edm:.3g})"
         raise FitError(msg)
@@ -137,12 +173,12 @@ def strength(templates: Templates, fraction: float, *, published: bool = False) 
     return fraction / max(1.0 - fraction, SMALLEST) * (float(nominal.sum()) - signal) / signal
 
 
-def toy_table(templates: Templates, toys: int, seed: int, *, published: bool = False) -> NeymanTable:
-    """Return the table of the fit from toys of the templates with all six nuisances drawn from their priors.
+def toy_tables(templates: Templates, toys: int, seed: int, *, published: bool = False) -> ToyTables:
+    """Return what the fit does in toys of the templates with all six nuisances drawn from their priors.
 
     Args:
         templates: Expected yields.
-        toys: At each signal strength of ``sage.fit.neyman.GRID``.
+        toys: At each signal strength of ``TOY_GRID``.
         seed: Decides the toys.
         published: See ``strength``; then the rates are nominal as well.
     """
@@ -160,51 +196,61 @@ def toy_table(templates: Templates, toys: int, seed: int, *, published: bool = F
         except FitError:
             return np.nan
 
-    return make_table(estimate, GRID, toys, seed)
+    found = dict(zip(TOY_GRID, make_toys(estimate, TOY_GRID, toys, seed), strict=True))
+    # The likelihood has one valley in f, so a minimum below 0 leaves that in [0, 1] at 0, the signal strength 0.
+    table = NeymanTable.of(GRID, [np.maximum(found[mu], 0.0) for mu in GRID])
+    return ToyTables(table, CentralBelt.of(TOY_GRID, list(found.values())))
 
 
-def table_arrays(table: NeymanTable) -> dict[str, np.ndarray]:
-    """Return the arrays that ``read_table`` reads."""
-    return {f"neyman/{part}": getattr(table, part) for part in PARTS}
+def table_arrays(tables: ToyTables) -> dict[str, np.ndarray]:
+    """Return the arrays that ``read_tables`` reads."""
+    table = {f"neyman/{part}": getattr(tables.table, part) for part in TABLE_PARTS}
+    return table | {f"belt/{part}": getattr(tables.belt, part) for part in BELT_PARTS}
 
 
-def read_table(arrays: Mapping[str, np.ndarray]) -> NeymanTable:
-    """Return the table among arrays by name.
+def read_tables(arrays: Mapping[str, np.ndarray]) -> ToyTables:
+    """Return the tables of toys among arrays by name.
 
     Raises:
         WeightsError: If it is not there or cannot be used.
     """
     try:
-        return NeymanTable(*(arrays[f"neyman/{part}"].astype(np.float64) for part in PARTS))
+        table = NeymanTable(*(arrays[f"neyman/{part}"].astype(np.float64) for part in TABLE_PARTS))
+        belt = CentralBelt(*(arrays[f"belt/{part}"].astype(np.float64) for part in BELT_PARTS))
     except (KeyError, ValueError) as error:
         msg = f"the weights hold no usable table of toys ({error}); build them again"
         raise WeightsError(msg) from error
+    return ToyTables(table, belt)
 
 
 def fraction_interval(
-    templates: Templates, counts: np.ndarray, table: NeymanTable, *, published: bool = False
+    templates: Templates, counts: np.ndarray, tables: ToyTables, *, interval: str = "belt", published: bool = False
 ) -> Interval:
     """Return the signal strength of counts and its interval.
 
     Args:
         templates: Expected yields.
         counts: Observed events, shape (B,).
-        table: What the fit does in toys.
+        tables: What the fit does in toys.
+        interval: ``belt``, or ``published`` for the published one with f in [0, 1].
         published: See ``strength``.
 
     Returns:
-        The interval of ``NeymanTable``, with all six nuisances: those that are not fitted at 0, with deviation 1.
+        The interval, with all six nuisances: those that are not fitted at 0, with deviation 1.
 
     Raises:
         FitError: If there are no events, or no minimum is found.
     """
-    found = fit_fraction(templates, counts)
-    mu, low, high = table.interval(strength(templates, found.mu, published=published))
+    by_belt = interval == "belt"
+    found = fit_fraction(templates, counts, below_zero=by_belt)
+    mu, low, high = (tables.belt if by_belt else tables.table).interval(
+        strength(templates, found.mu, published=published)
+    )
     parameters = np.zeros(1 + len(NAMES))
     parameters[0], parameters[1 : 1 + len(FITTED)] = mu, found.parameters[1:]
     covariance = np.eye(len(parameters))
     covariance[: 1 + len(FITTED), : 1 + len(FITTED)] = found.covariance
     covariance[0], covariance[:, 0] = 0.0, 0.0
-    covariance[0, 0] = float(table.width(np.array([mu]))[0]) ** 2
+    covariance[0, 0] = (0.5 * (high - low)) ** 2
     result = FitResult(parameters, found.value, covariance, found.edm, found.iterations, found.converged)
     return Interval(result, low, high)
