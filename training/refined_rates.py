@@ -22,8 +22,8 @@ from sage.errors import InputError
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.surrogates import Observed
-from sage.unbinned.calibration import CHUNK, DRAWN_PRECISION, NORM_DRAWS, norm_sample
-from sage.unbinned.norms import fit_norms, in_norm_basis
+from sage.unbinned.calibration import DRAWN_PRECISION, NORM_DRAWS, norm_sample
+from sage.unbinned.norms import fit_norms, in_norm_basis, norm_sums
 from sage.unbinned.ratios import UNBINNED
 from sage.unbinned.response import Basis
 from training.counting import Counter
@@ -141,16 +141,12 @@ def fit_rates(nus: np.ndarray, counts: np.ndarray, squares: np.ndarray) -> np.nd
 
 def sums_at(observed: Observed, terms: np.ndarray, processes: Sequence[int]) -> np.ndarray:
     """Return the sums over events of w g_p exp(A_p . v) for monomials v, shape (n, C): shape (n, P, R)."""
-    out = np.zeros((len(terms), len(processes), len(observed.shares)))
-    for r, (shares, responses, weights) in enumerate(
-        zip(observed.shares, observed.responses, observed.weights, strict=True)
-    ):
-        for start in range(0, len(weights), CHUNK):
-            rows = slice(start, start + CHUNK)
-            weighted = weights[rows, None] * shares[rows]
-            for i, p in enumerate(processes):
-                out[:, i, r] += np.exp(responses[rows, p] @ terms.T).T @ weighted[:, p]
-    return out
+    own = list(processes)
+    sums = [
+        norm_sums(lambda rows, g=g, w=w: (w[rows, None] * g[rows, own])[None], response[:, own], terms)[0]
+        for g, w, response in zip(observed.shares, observed.weights, observed.responses, strict=True)
+    ]
+    return np.stack(sums, axis=2)
 
 
 def spread_points(basis: Basis, n: int, seed: int) -> np.ndarray:
