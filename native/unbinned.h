@@ -33,8 +33,9 @@ constexpr int event_sums(int p, int k, int c) {
 
 #elif defined(SAGE_LANES)
 
-// Twice as wide as the registers: what is the same for all events is then loaded half as often.
-constexpr int kDoubles = SAGE_LANES;
+// Twice as wide as the registers, where these hold 2 or 4 numbers: what is the same for all events is then loaded half as
+// often. With AVX-512 the sums of so many events would not fit the registers.
+constexpr int kDoubles = SAGE_LANES < 8 ? SAGE_LANES : 8;
 typedef double W __attribute__((vector_size(8 * kDoubles)));
 typedef uint64_t WBits __attribute__((vector_size(8 * kDoubles)));
 typedef float F __attribute__((vector_size(4 * kDoubles)));
@@ -103,11 +104,15 @@ void run_events(const EventBatch& batch) {
     const int n_c = Terms ? Terms : batch.n_terms;
     constexpr int kP = Processes ? Processes : kMostProcesses, kK = Shapes ? Shapes : kMostShapes;
     constexpr int kC = Terms ? Terms : kMostTerms;
-    const int n_out = Derivatives ? event_sums(n_p, n_k, n_c) : kValueSums;
+    const int n_rows = 1 + n_p + n_p * n_c, n_out = Derivatives ? event_sums(n_p, n_k, n_c) : kValueSums;
     W sums[Derivatives ? event_sums(kP, kK, kC) : kValueSums] = {};
     for (int64_t block = 0; block < batch.n_blocks; ++block) {
-        const float* const rows = batch.events + block * (1 + n_p + n_p * n_c) * kEventBlock;
+        const float* const rows = batch.events + block * n_rows * kEventBlock;
         for (int i = 0; i < kEventBlock; i += kDoubles) {
+            // Rows are too far apart for the hardware to see where the next block begins.
+            for (int row = 0; row < n_rows && block + 1 < batch.n_blocks; ++row) {
+                __builtin_prefetch(rows + (n_rows + row) * kEventBlock + i);
+            }
             const W weight = load_double(rows + i);
             W part[kP], slope[kP][kK], open[kP], rate = W{}, outside = W{};
             for (int p = 0; p < n_p; ++p) {

@@ -20,7 +20,6 @@ from sage.network.classifier import NetworkClassifier
 from sage.surrogates import Observed
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
 from studies.likelihoods import open_weights, weights_hash
-from studies.unbinned import densities
 from training.events import DATA_FILE, EventsFile
 from training.refined import AddedNuisance, AddedProcess, Refined, Refinements
 from training.refined_rates import Sources
@@ -134,7 +133,8 @@ def expected_errors(refined: Refined, observed: Observed, mu: float = 1.0) -> di
     truth = np.array([mu, *np.zeros(len(refined.nuisances))])
     of = refined.likelihood(observed).parts[0]
     assert isinstance(of, UnbinnedLikelihood)
-    weights = tuple(own * R for own, R in zip(observed.weights, densities(of, observed, truth), strict=True))
+    pairs = zip(observed.weights, of.densities(truth), strict=True)
+    weights = tuple(own * R[: len(own)] for own, R in pairs)
     unbinned = refined.likelihood(replace(observed, weights=weights)).parts[0]
     binned = refined.binned(observed.counts)
     counted = with_counts(binned, binned.expected(truth))

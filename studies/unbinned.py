@@ -9,13 +9,14 @@ the challenge (``studies.toys``); counts of the binned regions are drawn from th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sage.binned.statistic import asimov, with_counts, with_exact_templates
+from sage.binned.statistic import BinnedLikelihood, asimov, with_counts, with_exact_templates
 from sage.files.bundle import Bundle
 from sage.fit.objective import Objective
 from sage.likelihood import Likelihood
@@ -47,13 +48,14 @@ class Nature:
 
     def densities(self, parameters: np.ndarray) -> list[np.ndarray]:
         """Return R of the events of each unbinned region at (mu, nu...)."""
-        return densities(self._empty(), self.observed, parameters)
+        pairs = zip(self._whole.densities(parameters), self.observed.weights, strict=True)
+        return [found[: len(own)] for found, own in pairs]
 
     def asimov(self, parameters: np.ndarray) -> SumLikelihood:
         """Return the likelihood of the Asimov data set at (mu, nu...), without the surrogates' errors."""
         pairs = zip(self.observed.weights, self.densities(parameters), strict=True)
         weights = [own * density for own, density in pairs]
-        binned = asimov(binned_part(self.observed.counts, self.bundle), parameters)
+        binned = asimov(self._binned, parameters)
         return SumLikelihood((self._with_weights(weights).centred(parameters[1:]), binned))
 
     def toy(self, parameters: np.ndarray, rng: np.random.Generator) -> Objective:
@@ -69,33 +71,26 @@ class Nature:
         at += aims
         pairs = zip(self.observed.weights, self.densities(at), strict=True)
         drawn = [rng.poisson(own * np.maximum(density, 0.0)).astype(float) for own, density in pairs]
-        binned = binned_part(self.observed.counts, self.bundle)
-        counts = rng.poisson(np.maximum(binned.expected(at), 0.0)).astype(float)
-        both = SumLikelihood((self._with_weights(drawn), with_counts(binned, counts))).centred(aims[1:])
+        counts = rng.poisson(np.maximum(self._binned.expected(at), 0.0)).astype(float)
+        both = SumLikelihood((self._with_weights(drawn), with_counts(self._binned, counts))).centred(aims[1:])
         return self.surrogates.with_errors(both, self.bundle)
 
     def _with_weights(self, weights: list[np.ndarray]) -> UnbinnedLikelihood:
+        """Return the likelihood of the events with other weights; those without any are left out."""
         kept = [np.flatnonzero(each) for each in weights]
         parts = zip(self.observed.shares, self.observed.responses, weights, kept, strict=True)
         events = tuple(pack(g[rows], a[rows], own[rows]) for g, a, own, rows in parts)
-        return self.surrogates.unbinned(events, self.bundle)
+        return replace(self._whole, events=events)
 
-    def _empty(self) -> UnbinnedLikelihood:
-        none = [np.zeros(len(own)) for own in self.observed.weights]
-        return self._with_weights(none)
+    @cached_property
+    def _whole(self) -> UnbinnedLikelihood:
+        """The likelihood of all events; what does not depend on their weights is made once."""
+        parts = zip(self.observed.shares, self.observed.responses, self.observed.weights, strict=True)
+        return self.surrogates.unbinned(tuple(pack(*each) for each in parts), self.bundle)
 
-
-def densities(of: UnbinnedLikelihood, observed: Observed, parameters: np.ndarray) -> list[np.ndarray]:
-    """Return R of the events of each unbinned region at (mu, nu...).
-
-    Args:
-        of: The likelihood of any events with the same surrogates.
-        observed: The events.
-        parameters: (mu, nu...).
-    """
-    terms, factors = of.coefficients(parameters)
-    parts = zip(factors, observed.shares, observed.responses, strict=True)
-    return [(shares * np.exp(response @ terms)) @ c for c, shares, response in parts]
+    @cached_property
+    def _binned(self) -> BinnedLikelihood:
+        return binned_part(self.observed.counts, self.bundle)
 
 
 def read_nature(bundle: Bundle, data: Path, table_fraction: float, classifier: Classifier) -> Nature:

@@ -17,7 +17,7 @@ from sage.fit.ladder import climb, total_interval
 from sage.network.library import INSTRUCTION_SETS
 from sage.rates import Rates
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
-from sage.unbinned.norms import NORM_BASIS, Factors, fit_norms, norm_points
+from sage.unbinned.norms import EVENTS, NORM_BASIS, POINTS, Factors, fit_norms, norm_points, norm_sums
 from sage.unbinned.response import BASES, EXACT
 from sage.unbinned.statistic import EventKernel, event_sums, kernel, pack
 from studies.impacts import breakdown_by_auxiliary_data, impacts
@@ -180,6 +180,27 @@ def test_norms_are_exact_where_a_fit_goes():
     np.testing.assert_allclose(found, norms(unseen)[:, 0, 0], rtol=3e-4)
     none = np.zeros((len(points), 1, 1))
     np.testing.assert_array_equal(fit_norms(points, none), 0.0)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-6), (np.float64, 1e-12)])
+def test_norm_sums_are_those_of_one_point_after_the_other(dtype, rtol):
+    rng = np.random.default_rng(16)
+    weighted = rng.random((3, EVENTS + 7, 4))
+    response = rng.normal(0, 0.1, (EVENTS + 7, 4, 9)).astype(np.float32)
+    terms = rng.standard_normal((POINTS + 5, 9)).astype(dtype)
+    found = norm_sums(lambda rows: weighted[:, rows], response, terms)
+    for at, v in zip(found.swapaxes(0, 1), terms.astype(float), strict=True):
+        np.testing.assert_allclose(at, (weighted * np.exp(response @ v)).sum(axis=1), rtol=rtol)
+    none = norm_sums(lambda rows: weighted[:, :0][:, rows], response[:0], terms)
+    np.testing.assert_array_equal(none, np.zeros(found.shape))
+
+
+def test_a_sum_of_norms_may_be_given_up():
+    def late() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        norm_sums(lambda rows: np.ones((1, 5, 4))[:, rows], np.zeros((5, 4, 9)), np.zeros((2, 9)), late)
 
 
 def in_bins(counts: np.ndarray, templates: Response) -> tuple[UnbinnedLikelihood, SumLikelihood]:

@@ -7,13 +7,14 @@ in the logarithm of how the sums over nominal events change with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sage.binned.counting import BLOCK, NOMINAL, choose_points, draw_points, find_bins
+from sage.binned.counting import BLOCK, KINDS, NOMINAL, choose_points, draw_points, find_bins, tally
 from sage.binned.regions import RegionSet
 from sage.binned.response import fit_counts
 from sage.challenge.nuisances import PROCESSES
@@ -22,8 +23,8 @@ from sage.errors import InputError
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.surrogates import Observed
-from sage.unbinned.calibration import CHUNK, DRAWN_PRECISION, NORM_DRAWS, norm_sample
-from sage.unbinned.norms import fit_norms, in_norm_basis
+from sage.unbinned.calibration import DRAWN_PRECISION, NORM_DRAWS, norm_sample
+from sage.unbinned.norms import fit_norms, in_norm_basis, norm_sums
 from sage.unbinned.ratios import UNBINNED
 from sage.unbinned.response import Basis
 from training.counting import Counter
@@ -98,22 +99,17 @@ def moved_counts(
         value but not in both; both of shape (1 + len(RATE_POINTS), 4, n_bins).
     """
     alphas = [1.0, *(1.0 + width * nu for nu in RATE_POINTS)]
-    counts, squares = np.zeros((2, len(alphas), len(PROCESSES), regions.n_bins))
+    cells = len(PROCESSES), regions.n_bins
+    out = np.zeros((len(alphas), len(KINDS), math.prod(cells)))
     for part in file.stream(file.rows("tables")):
         for start in range(0, len(part), BLOCK):
             events = part.take(np.arange(start, min(start + BLOCK, len(part))))
-            nominal = np.empty(0)
-            for b, alpha in enumerate(alphas):
-                columns = move(events.columns, np.full(len(events), alpha))
-                bins = find_bins(columns, NOMINAL, None, regions, classifier)[0]
-                nominal = bins if b == 0 else nominal
-                for cells, out, weights, wanted in (
-                    (bins, counts, events.weights, bins >= 0),
-                    (bins, squares, events.weights**2, (bins >= 0) & (bins != nominal)),
-                    (nominal, squares, events.weights**2, (nominal >= 0) & (bins != nominal)),
-                ):
-                    np.add.at(out[b], (events.classes[wanted], cells[wanted]), weights[wanted])
-    return counts, squares
+            moved = (move(events.columns, np.full(len(events), alpha)) for alpha in alphas)
+            found = [find_bins(columns, NOMINAL, None, regions, classifier) for columns in moved]
+            for sums, bins in zip(out, found, strict=True):
+                sums += tally(found[0], bins, events.classes * regions.n_bins, events.weights, out.shape[2])
+    by_kind = dict(zip(KINDS, out.reshape(*out.shape[:2], *cells).swapaxes(0, 1), strict=True))
+    return by_kind["counts"], by_kind["moved"]
 
 
 def fit_rates(nus: np.ndarray, counts: np.ndarray, squares: np.ndarray) -> np.ndarray:
@@ -141,16 +137,15 @@ def fit_rates(nus: np.ndarray, counts: np.ndarray, squares: np.ndarray) -> np.nd
 
 def sums_at(observed: Observed, terms: np.ndarray, processes: Sequence[int]) -> np.ndarray:
     """Return the sums over events of w g_p exp(A_p . v) for monomials v, shape (n, C): shape (n, P, R)."""
-    out = np.zeros((len(terms), len(processes), len(observed.shares)))
-    for r, (shares, responses, weights) in enumerate(
-        zip(observed.shares, observed.responses, observed.weights, strict=True)
-    ):
-        for start in range(0, len(weights), CHUNK):
-            rows = slice(start, start + CHUNK)
-            weighted = weights[rows, None] * shares[rows]
-            for i, p in enumerate(processes):
-                out[:, i, r] += np.exp(responses[rows, p] @ terms.T).T @ weighted[:, p]
-    return out
+
+    def of_region(shares: np.ndarray, responses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        out: np.ndarray = norm_sums(lambda rows: (weights[rows, None] * shares[rows])[None], responses, terms)[0]
+        return out
+
+    own = list(processes)
+    regions = zip(observed.shares, observed.responses, observed.weights, strict=True)
+    sums = [of_region(shares[:, own], responses[:, own], weights) for shares, responses, weights in regions]
+    return np.stack(sums, axis=2)
 
 
 def spread_points(basis: Basis, n: int, seed: int) -> np.ndarray:

@@ -86,15 +86,14 @@ class Displaced(Wrapped):
 
     def inner(self, parameters: np.ndarray) -> np.ndarray:
         """Return where the objective without displacements is looked at for (mu, nu..., eta...)."""
-        at = parameters[: -len(self.etas)].copy()
-        at[MU] += self._moves @ parameters[-len(self.etas) :]
+        at: np.ndarray = self._slopes @ parameters
         return at
 
     def totals(self, parameters: np.ndarray) -> Totals:
         """Return the total number of events at (mu, nu..., eta...)."""
         assert isinstance(self.objective, Counted)
         found = self.objective.totals(self.inner(parameters))
-        return replace(found, slopes=np.concatenate([found.slopes, found.slopes[MU] * self._moves]))
+        return replace(found, slopes=found.slopes @ self._slopes)
 
     def value(self, parameters: np.ndarray) -> float:
         """Return the negative log-likelihood at (mu, nu..., eta...)."""
@@ -102,10 +101,10 @@ class Displaced(Wrapped):
 
     def evaluate(self, parameters: np.ndarray) -> Evaluation:
         """Return value and derivatives at (mu, nu..., eta...)."""
-        found = self.objective.evaluate(self.inner(parameters))
-        gradient = np.concatenate([found.gradient, found.gradient[MU] * self._moves])
+        found, slopes = self.objective.evaluate(self.inner(parameters)), self._slopes
+        gradient = found.gradient @ slopes
         gradient[-len(self.etas) :] += parameters[-len(self.etas) :] - self.etas
-        hessian, fisher = (self._extended(matrix) for matrix in (found.hessian, found.fisher))
+        hessian, fisher = (slopes.T @ matrix @ slopes + self._constraint for matrix in (found.hessian, found.fisher))
         return Evaluation(found.value + self._penalty(parameters), gradient, hessian, fisher)
 
     def marginal(self, fit: FitResult) -> FitResult:
@@ -126,13 +125,18 @@ class Displaced(Wrapped):
         return replace(fit, parameters=parameters, covariance=covariance * np.outer(free, free))
 
     @cached_property
-    def _moves(self) -> np.ndarray:
-        return np.array([source.move[MU] for source in self.displacements])
+    def _slopes(self) -> np.ndarray:
+        """Derivatives of ``inner``, shape (1 + n_nuisances, 1 + n_nuisances + number of sources)."""
+        n = len(self.objective.centres) + 1
+        out = np.eye(n, n + len(self.etas))
+        out[MU, n:] = [source.move[MU] for source in self.displacements]
+        return out
 
-    def _extended(self, matrix: np.ndarray) -> np.ndarray:
-        along = np.outer(matrix[:, MU], self._moves)
-        corner = matrix[MU, MU] * np.outer(self._moves, self._moves) + np.eye(len(self.etas))
-        return np.block([[matrix, along], [along.T, corner]])
+    @cached_property
+    def _constraint(self) -> np.ndarray:
+        """Second derivatives of the constraints of eta."""
+        n = len(self.centres) + 1
+        return np.diag(np.arange(n) >= n - len(self.etas)).astype(np.float64)
 
     def _penalty(self, parameters: np.ndarray) -> float:
         pulls = parameters[-len(self.etas) :] - self.etas

@@ -22,7 +22,7 @@ from sage.binned.regions import RegionSet
 from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import select_single, shift
 from sage.network.classifier import Classifier
-from sage.unbinned.norms import fit_norms, norm_points
+from sage.unbinned.norms import fit_norms, norm_points, norm_sums
 from sage.unbinned.published import GRID, ORIGINS, SHAPE, UNITS, spline_coefficients
 from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, look, map_name, of_rows, rate_name
 from sage.unbinned.response import PUBLISHED, Basis
@@ -32,8 +32,6 @@ BINS = 40
 NORM_DRAWS = 64
 DRAWN_PRECISION = 10.0
 """Precision asked of the norms at points drawn from the priors, in units of that on the grid."""
-CHUNK = 2048
-"""Events per pass over the points; bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +185,18 @@ def norm_sample(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return points, np.where(np.arange(len(points)) < len(grid), 1.0, DRAWN_PRECISION)
 
 
+def weighted_shares(
+    events: RegionEvents, weights: Sequence[np.ndarray], calibrations: Sequence[Calibration]
+) -> Callable[[slice], np.ndarray]:
+    """Return what gives w g_p of a range of the events for K weightings, see ``sage.unbinned.norms.norm_sums``."""
+
+    def of(rows: slice) -> np.ndarray:
+        pairs = zip(weights, calibrations, strict=True)
+        return np.stack([own[rows, None] * calibration(events.ratios[rows]) for own, calibration in pairs])
+
+    return of
+
+
 def calibrate_regions(
     events: Sequence[RegionEvents],
     basis: Basis,
@@ -210,23 +220,19 @@ def calibrate_regions(
     points, precision = norm_sample(seed)
     terms = basis.terms(points).astype(np.float32)
     norms = np.zeros((len(given), len(points), len(PROCESSES), len(events)))
-    made: list[list[Calibration]] = [[] for _ in given]
+    made: list[list[Calibration]] = []
     for r, own in enumerate(events):
-        for weights, of in zip(given, made, strict=True):
+        weights, fitted = [each[r] for each in given], []
+        for drawn in weights:
             check()
-            of.append(calibrate(replace(own, weights=weights[r])))
-        for start in range(0, len(own.weights), CHUNK):
-            check()
-            rows = slice(start, start + CHUNK)
-            pairs = zip(given, made, strict=True)
-            shares = np.stack([(weights[r][rows, None] * of[r](own.ratios[rows])).T for weights, of in pairs], axis=1)
-            growth = np.exp(own.response[rows].swapaxes(0, 1) @ terms.T).astype(np.float64)
-            for p in range(len(PROCESSES)):
-                norms[:, :, p, r] += shares[p] @ growth[p]
+            fitted.append(calibrate(replace(own, weights=drawn)))
+        made.append(fitted)
+        norms[..., r] = norm_sums(weighted_shares(own, weights, fitted), own.response, terms, check)
     # All weightings at once: the least-squares problem is the same.
     stacked = np.moveaxis(norms, 1, 0).reshape(len(points), -1, len(events))
     coefficients = fit_norms(points, stacked, precision).reshape(len(given), len(PROCESSES), len(events), -1)
-    return [Calibrated(tuple(of), sums[0], fitted) for of, sums, fitted in zip(made, norms, coefficients, strict=True)]
+    parts = zip(zip(*made, strict=True), norms, coefficients, strict=True)
+    return [Calibrated(maps, sums[0], fitted) for maps, sums, fitted in parts]
 
 
 def calibrate_published(
@@ -247,13 +253,8 @@ def calibrate_published(
     made = [calibrate(own, 1, keeps_signal=True) for own in events]
     rates = np.zeros((len(PROCESSES), len(UNBINNED), len(grid)))
     for r, (name, own) in enumerate(zip(UNBINNED, events, strict=True)):
-        weighted = (own.weights[:, None] * made[r](own.ratios)).astype(np.float32)
-        for p, process in enumerate(PROCESSES):
-            for start in range(0, len(weighted), CHUNK):
-                check()
-                rows = slice(start, start + CHUNK)
-                rates[p, r] += weighted[rows, p] @ np.exp(own.response[rows, p] @ terms.T)
-            rates[p, r] *= np.exp(terms @ trained[rate_name(name, process)])
+        sums = norm_sums(weighted_shares(own, [own.weights], [made[r]]), own.response, terms, check)
+        rates[:, r] = np.exp([terms @ trained[rate_name(name, process)] for process in PROCESSES]) * sums[0].T
     yields = np.stack([own.yields for own in events], axis=1)
     coefficients = spline_coefficients(rates.reshape(*rates.shape[:2], *SHAPE))
     return {"yields": yields, "rate_coefficients": coefficients, **named(made)}

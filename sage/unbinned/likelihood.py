@@ -88,8 +88,7 @@ class UnbinnedLikelihood:
         gradient = at.first @ ones
         hessian = at.second(ones) - of_factors.second(np.concatenate([each.shares for each in sums]))
         fisher = np.zeros_like(hessian)
-        moved = np.zeros((len(gradient), len(slopes)))
-        moved[self.shapes, np.arange(len(slopes))] = 1.0
+        moved = self._moved
         for each, c, first in zip(sums, factors, firsts, strict=True):
             along = each.terms @ slopes.T
             gradient -= first @ each.shares + moved @ (c @ along)
@@ -136,7 +135,9 @@ class UnbinnedLikelihood:
 
     def _by_region(self, values: np.ndarray) -> list[np.ndarray]:
         """Cut an array whose last axis holds the processes of all regions."""
-        return np.split(values, len(self.events), axis=-1)
+        n = len(self.events)
+        parts = values.reshape(*values.shape[:-1], n, values.shape[-1] // n)
+        return [parts[..., r, :] for r in range(n)]
 
     def _terms(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the monomials and their derivatives in nu, shapes (C,), (K, C) and (K, K, C)."""
@@ -144,7 +145,7 @@ class UnbinnedLikelihood:
         values, first, second = self.basis.expand([alpha for alpha, _, _ in maps])
         slope, bend = (np.array([each[order] for each in maps]) for order in (1, 2))
         curvatures = second * slope[:, None, None] * slope[None, :, None]
-        each = np.arange(len(maps))
+        each = range(len(maps))
         curvatures[each, each] += bend[:, None] * first
         return values, slope[:, None] * first, curvatures
 
@@ -153,6 +154,11 @@ class UnbinnedLikelihood:
         """Places of the shape nuisances among (mu, nu...), in the order of the basis."""
         names = [nuisance.name for nuisance in self.nuisances]
         return [1 + names.index(name) for name in self.basis.nuisances]
+
+    @cached_property
+    def _moved(self) -> np.ndarray:
+        """Which of (mu, nu...) each shape nuisance is, shape (1 + n_nuisances, K), of 0 and 1."""
+        return np.eye(1 + len(self.nuisances))[:, self.shapes]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ to 1e-3. Nothing is linear in m = ln(1 + soft_met), see ``sage.binned.response``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -25,6 +25,8 @@ SCALE = 4.0
 """Units of t and j, so that they end at 1."""
 NODES = 7
 """Of a grid of Chebyshev points, along each axis."""
+EVENTS, POINTS = 2048, 128
+"""Events and points of a sum per pass; exponentials that stay in the cache are made twice as fast."""
 
 NORM_BASIS = Basis(
     "norms",
@@ -46,6 +48,37 @@ def norm_points() -> np.ndarray:
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
     nominal = [coordinate.origin for coordinate in NORM_BASIS.coordinates]
     return np.concatenate([[nominal], grid])
+
+
+def norm_sums(
+    weighted: Callable[[slice], np.ndarray],
+    response: np.ndarray,
+    terms: np.ndarray,
+    check: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Return the sums over n events of w g_p exp(A_p . v) at N points, for K weightings that share the exponentials.
+
+    Args:
+        weighted: Gives w g_p of a range of the events, shape (K, n, P).
+        response: A, shape (n, P, C).
+        terms: v, shape (N, C). Exponentials are float32 where response and terms are; sums are float64.
+        check: Called between passes; may raise if there is no more time.
+
+    Returns:
+        Shape (K, N, P).
+    """
+    n_events, n_processes, _ = response.shape
+    out = np.zeros((n_processes, len(weighted(slice(0))), len(terms)))
+    for start in range(0, n_events, EVENTS):
+        check()
+        rows = slice(start, start + EVENTS)
+        shares = np.ascontiguousarray(np.moveaxis(weighted(rows), 2, 0))
+        for p in range(n_processes):
+            for first in range(0, len(terms), POINTS):
+                places = slice(first, first + POINTS)
+                grown = response[rows, p] @ terms[places].T
+                out[p, :, places] += shares[p] @ np.exp(grown, out=grown)
+    return np.moveaxis(out, 0, 2)
 
 
 def fit_norms(points: np.ndarray, norms: np.ndarray, precision: np.ndarray | None = None) -> np.ndarray:

@@ -88,9 +88,10 @@ class Calibration:
         Returns:
             Shape (n, P), float64, at least ``LEAST_SHARE``; rows sum to 1.
         """
-        shares = normalised(ratios.astype(np.float64) * self.yields)
+        # One process after the other in memory, so that sums over them are sums of whole columns.
+        shares = normalised(ratios.astype(np.float64, order="F") * self.yields)
         for maps in self.stages:
-            mapped = np.stack([np.interp(shares[:, p], *maps[p]) for p in range(len(maps))], axis=1)
+            mapped = np.array([np.interp(shares[:, p], *maps[p]) for p in range(len(maps))]).T
             if self.keeps_signal:
                 signal = np.clip(mapped[:, :1], LEAST_SHARE, 1.0 - LEAST_SHARE)
                 others = np.maximum(mapped[:, 1:], LEAST_SHARE)
@@ -205,6 +206,14 @@ class Inside:
     inputs: np.ndarray
     response: np.ndarray
 
+    def defined(self) -> Inside:
+        """Return the events that have numbers for everything."""
+        parts = self.densities, self.response.reshape(len(self.rows), -1)
+        if all(np.isfinite(part).all() for part in parts):
+            return self
+        known = np.logical_and(*(np.isfinite(part).all(axis=1) for part in parts))
+        return Inside(self.rows[known], self.densities[known], self.inputs[known], self.response[known])
+
 
 def look(
     block: Columns, regions: RegionSet, classifier: Classifier, networks: ResponseNetworks
@@ -230,23 +239,17 @@ def look(
         outputs = classifier.outputs(block, derived)
     values = quantities(block, derived, outputs)
     found = bin_numbers(regions, values)
-    densities = np.stack(ratios(regions, values), axis=1)
+    densities = np.array(ratios(regions, values))
     pieces = []
     for name in UNBINNED:
         rows = found[names.index(name)][0]
-        inputs = networks.inputs(of_rows(block, rows)) if shared is None else shared[rows]
-        response = networks(inputs, name)
-        known = defined(densities[rows], response)
-        pieces.append(Inside(rows[known], densities[rows[known]], inputs[known], response[known]))
+        # Inputs lie one after the other in memory, as densities do.
+        inputs = networks.inputs(of_rows(block, rows)) if shared is None else shared.T.take(rows, axis=1).T
+        inside = Inside(rows, densities.take(rows, axis=1).T, inputs, networks(inputs, name))
+        pieces.append(inside.defined())
     return found, pieces
 
 
 def of_rows(values: Mapping[str, Any], rows: slice | np.ndarray) -> dict[str, Any]:
     """Return the given rows of all columns."""
     return {name: column[rows] for name, column in values.items()}
-
-
-def defined(ratios: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Tell which of n events have numbers for everything, shape (n,)."""
-    out: np.ndarray = np.isfinite(ratios).all(axis=1) & np.isfinite(response).all(axis=(1, 2))
-    return out

@@ -28,7 +28,7 @@ SMALLEST_RATE = 1e-300
 """Density of which there is a logarithm."""
 VALUE_SUMS = 2
 """Of the kernel's results without derivatives."""
-CHUNK = 16384
+CHUNK = 4096
 """Events per pass in numpy; bounds the memory."""
 
 
@@ -60,13 +60,14 @@ def pack(shares: np.ndarray, response: np.ndarray, weights: np.ndarray | None = 
     """
     n, n_processes, n_terms = response.shape
     weights = np.ones(n) if weights is None else weights
-    n_blocks = -(-n // BLOCK)
-    rows = np.zeros((1 + n_processes * (1 + n_terms), n_blocks * BLOCK), dtype=np.float32)
-    rows[1 : 1 + n_processes] = 1.0
-    rows[0, :n] = weights
-    rows[1 : 1 + n_processes, :n] = shares.T
-    rows[1 + n_processes :, :n] = response.reshape(n, n_processes * n_terms).T
-    blocks = np.ascontiguousarray(rows.reshape(len(rows), n_blocks, BLOCK).swapaxes(0, 1))
+    n_blocks, n_rows = -(-n // BLOCK), 1 + n_processes * (1 + n_terms)
+    # Event by event first: what is given lies like that, and a block is turned round within the cache.
+    events = np.zeros((n_blocks * BLOCK, n_rows), dtype=np.float32)
+    events[:n, 0] = weights
+    events[:n, 1 : 1 + n_processes] = shares
+    events[n:, 1 : 1 + n_processes] = 1.0
+    events[:n, 1 + n_processes :] = response.reshape(n, n_processes * n_terms)
+    blocks = np.ascontiguousarray(events.reshape(n_blocks, BLOCK, n_rows).swapaxes(1, 2))
     return Events(blocks, n_processes, n_terms, float(np.sum(weights)))
 
 
