@@ -1,4 +1,4 @@
-"""Slices of a process in mass: together they are the whole, each with the part of the cross-section it has."""
+"""Slices of a process: together they are the whole, each with the part of the cross-section it has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from training.simulation.processes import (
     HEAVY_Z,
     HEAVY_Z_FRACTION,
     LIGHT_Z,
+    OTHER_H,
+    OTHER_H_CROSS_SECTIONS,
     TABLE,
+    VBF_H,
+    VBF_H_CROSS_SECTIONS,
     WHOLE,
     Slice,
 )
@@ -62,20 +66,30 @@ def test_cross_sections_of_slices_add_up():
     assert HEAVY_Z.code(np.array([221, 221])).tolist() == [HEAVY_Z.code(221)] * 2
 
 
-@pytest.mark.parametrize(
-    ("process", "aim"), [("ztautau", None), ("htautau", AIMS["signal"]), ("ttbar", AIMS["signal"])]
-)
+@pytest.mark.parametrize("process", ["htautau", "ztautau"])
+def test_slices_of_a_process_are_all_of_it(process):
+    found = TABLE[process]
+    assert sum(part.share for part in found.slices) == pytest.approx(1.0)
+    whole = {code: value for code, value in found.cross_sections.items() if code < 1000}
+    sliced = {code: value for code, value in found.cross_sections.items() if code > 1000}
+    assert {code // 10 for code in sliced} == set(whole)
+    assert {code % 10 for code in sliced} == {part.number for part in found.slices}
+    assert sum(sliced.values()) == pytest.approx(sum(whole.values()))
+
+
+@pytest.mark.parametrize(("process", "aim"), [("ztautau", None), ("htautau", None), ("ttbar", AIMS["signal"])])
 def test_what_is_not_sliced_is_made_whole(process, aim):
     seed = np.random.SeedSequence(4)
     assert split_events(TABLE[process], aim, 30, seed) == [(WHOLE, 30, seed)]
 
 
+@pytest.mark.parametrize("process", ["htautau", "ztautau"])
 @pytest.mark.parametrize("n_events", [1, 2, 30, 1500])
-def test_every_slice_is_made(n_events):
-    found = split_events(TABLE["ztautau"], AIMS["signal"], n_events, np.random.SeedSequence(4))
-    assert [part for part, _, _ in found] == [LIGHT_Z, HEAVY_Z]
+def test_every_slice_is_made(process, n_events):
+    found = split_events(TABLE[process], AIMS["signal"], n_events, np.random.SeedSequence(4))
+    assert tuple(part for part, _, _ in found) == TABLE[process].slices
     assert min(count for _, count, _ in found) >= 1
-    assert sum(count for _, count, _ in found) == max(n_events, 2)
+    assert abs(sum(count for _, count, _ in found) - n_events) <= 1
     assert len({seed.spawn_key for _, _, seed in found}) == 2
 
 
@@ -85,8 +99,17 @@ def test_a_shard_says_which_slice_its_rows_are_from(libraries):
     assert sorted(aimed.tried) == codes
     assert np.unique(aimed.codes).tolist() == codes
     assert (np.diff(aimed.parents) >= 0).all()
-    last = round(AIMS["signal"].last_slice * 60)
-    assert (aimed.parents[aimed.codes == codes[0]] < 60 - last).all()
-    assert (aimed.parents[aimed.codes == codes[1]] >= 60 - last).all()
+    n_light = round(LIGHT_Z.share * 60)
+    assert (aimed.parents[aimed.codes == codes[0]] < n_light).all()
+    assert (aimed.parents[aimed.codes == codes[1]] >= n_light).all()
     plain = Simulation(Production("fast", 5, 60), libraries).shard("ztautau", 0)
     assert sorted(plain.tried) == [221]
+
+
+def test_h_by_fusion_of_vector_bosons_is_made_apart(libraries):
+    aimed = Simulation(Production("fast", 5, 60, aim="signal"), libraries).shard("htautau", 0)
+    fusion = {VBF_H.code(code) for code in VBF_H_CROSS_SECTIONS}
+    others = {OTHER_H.code(code) for code in OTHER_H_CROSS_SECTIONS}
+    assert set(aimed.tried) <= fusion | others
+    assert fusion <= set(aimed.tried)
+    assert OTHER_H.code(902) in aimed.tried

@@ -43,7 +43,6 @@ class Aim:
         power: Importances are raised to this power before they are bounded.
         least: Fewest sets of decays of one showered event that are simulated; a pass of the detector costs little.
         passes: Most of them.
-        last_slice: Fraction of showered events in the last of a process's slices, where it has several.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Aim:
     power: float
     least: int
     passes: int
-    last_slice: float
 
     def keep(self, recoil: float, mass: float) -> float:
         """Return the fraction of Z events to shower to the end.
@@ -72,9 +70,7 @@ MASS_START, MASS_STEP, HEAVIEST = 95.0, 5.0, 5.0
 
 AIMS = {
     aim.name: aim
-    for aim in (
-        Aim("signal", quiet=0.12, boost=0.2, floor=0.3, ceiling=30.0, power=1.0, least=8, passes=48, last_slice=0.22),
-    )
+    for aim in (Aim("signal", quiet=0.12, boost=0.2, floor=0.3, ceiling=30.0, power=1.0, least=8, passes=48),)
 }
 OFF = "off"
 

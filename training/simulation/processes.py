@@ -35,22 +35,24 @@ Code = TypeVar("Code", int, np.ndarray)
 
 @dataclass(frozen=True)
 class Slice:
-    """Part of a process in the mass of what it makes, generated apart so that it can be tried more often.
+    """Part of a process that is generated apart, so that what is rare and looks like signal can be tried more often.
 
     Args:
         number: Tells the slices of a process apart, 0 for all of it.
         settings: Pythia settings that choose it.
+        share: Its part of the showered events.
     """
 
     number: int
     settings: tuple[str, ...]
+    share: float
 
     def code(self, code: Code) -> Code:
         """Return the code, or codes, under which events of a Pythia process code count."""
         return 10 * code + self.number if self.number else code
 
 
-WHOLE = Slice(0, ())
+WHOLE = Slice(0, (), 1.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Process:
         tau_bias: How many times more often than in nature heavy hadrons decay to taus; weights make up for it.
         row_weight: Weight within a process below which rows are thinned out, relative to an event that is kept for
             sure and selected for sure.
-        slices: What it consists of where the simulation is aimed, the rarest and most signal-like part last.
+        slices: What it consists of where the simulation is aimed; their shares add up to 1.
     """
 
     name: str
@@ -113,8 +115,34 @@ class Promise(NamedTuple):
     two_leptons: float
 
 
+OTHER_H = Slice(
+    1,
+    (
+        "HiggsSM:all = off",
+        "HiggsSM:ffbar2H = on",
+        "HiggsSM:gg2H = on",
+        "HiggsSM:gmgm2H = on",
+        "HiggsSM:ffbar2HZ = on",
+        "HiggsSM:ffbar2HW = on",
+        "HiggsSM:gg2Httbar = on",
+        "HiggsSM:qqbar2Httbar = on",
+    ),
+    0.6,
+)
+VBF_H = Slice(2, ("HiggsSM:all = off", "HiggsSM:ff2Hff(t:ZZ) = on", "HiggsSM:ff2Hff(t:WW) = on"), 0.4)
+VBF_H_CROSS_SECTIONS = {906: 60.54, 907: 162.7}
+OTHER_H_CROSS_SECTIONS = {
+    901: 57.65,
+    902: 1634.0,
+    903: 0.0493,
+    904: 38.17,
+    905: 69.79,
+    908: 16.09,
+    909: 6.577,
+}
+
 Z_CROSS_SECTION = 6_563_000.0
-LIGHT_Z, HEAVY_Z = Slice(1, ("PhaseSpace:mHatMax = 100.",)), Slice(2, ("PhaseSpace:mHatMin = 100.",))
+LIGHT_Z, HEAVY_Z = Slice(1, ("PhaseSpace:mHatMax = 100.",), 0.78), Slice(2, ("PhaseSpace:mHatMin = 100.",), 0.22)
 HEAVY_Z_FRACTION = 0.0339
 """Part of the cross-section of Z with a mass above 100 GeV, by Pythia's integration.
 
@@ -128,19 +156,15 @@ TABLE = {
             "htautau",
             ("HiggsSM:all = on", "25:onMode = off", "25:onIfMatch = 15 15"),
             {
-                901: 57.65,
-                902: 1634.0,
-                903: 0.0493,
-                904: 38.17,
-                905: 69.79,
-                906: 60.54,
-                907: 162.7,
-                908: 16.09,
-                909: 6.577,
+                **OTHER_H_CROSS_SECTIONS,
+                **VBF_H_CROSS_SECTIONS,
+                **{OTHER_H.code(code): value for code, value in OTHER_H_CROSS_SECTIONS.items()},
+                **{VBF_H.code(code): value for code, value in VBF_H_CROSS_SECTIONS.items()},
             },
             expected=1015.0,
             keep=Promise(lepton_and_tau=1.0, lepton=0.03, tau=0.03, nothing=0.0, two_leptons=0.03),
             row_weight=0.35,
+            slices=(OTHER_H, VBF_H),
         ),
         Process(
             "ztautau",

@@ -189,12 +189,10 @@ class Simulation:
 def split_events(
     process: Process, aim: Aim | None, n_events: int, seed: np.random.SeedSequence
 ) -> list[tuple[Slice, int, np.random.SeedSequence]]:
-    """Slices of a process to make, with the showered events and the seed of each."""
+    """Slices of a process to make, with the showered events, at least one, and the seed of each."""
     if aim is None or len(process.slices) == 1:
         return [(WHOLE, n_events, seed)]
-    last = max(1, round(aim.last_slice * n_events))
-    others = len(process.slices) - 1
-    counts = [max(1, (n_events - last) // others)] * others + [last]
+    counts = [max(1, round(part.share * n_events)) for part in process.slices]
     return list(zip(process.slices, counts, seed.spawn(len(counts)), strict=True))
 
 
