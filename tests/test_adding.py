@@ -270,7 +270,6 @@ def changed(folder, output, name, change):
         ("noise", lambda value: [value[0] + 1, *value[1:]], "other soft-MET noise"),
         ("production", lambda value: value | {"simulation": {"version": 2}}, "of different version"),
         ("production", lambda value: value | {"simulation": {"version": 1, "mode": "full"}}, "of different mode"),
-        ("production", lambda value: value | {"simulation": {"version": 1, "aim": {}}}, "of different aim"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(counted, tmp_path, name, change, message):
@@ -280,6 +279,15 @@ def test_what_does_not_belong_together_is_refused(counted, tmp_path, name, chang
     np.testing.assert_array_equal(add([first, second]).sums.rows, add(counted).sums.rows)
     with pytest.raises(InputError, match=message):
         add([first, changed(second, tmp_path / "c", name, change)])
+
+
+def test_productions_of_different_aims_are_added(counted, tmp_path):
+    aims = [{"version": 1, "aim": {"name": name}} for name in ("one", "other")]
+    folders = [
+        changed(counted[i], tmp_path / str(i), "production", lambda value, aim=aim: value | {"simulation": aim})
+        for i, aim in enumerate(aims)
+    ]
+    np.testing.assert_array_equal(add(folders).counts, add(counted).counts)
 
 
 def test_the_same_events_are_refused(folders, counted, plan, tmp_path):

@@ -40,8 +40,8 @@ WORDS = {
     "points": "other nuisance points",
     "noise": "other soft-MET noise",
 }
-KINDS = ("version", "mode", "aim")
-"""What productions of a process must have in common."""
+KINDS = ("version", "mode")
+"""What productions of a process must have in common; aims may differ, as none changes what is expected."""
 
 log = logging.getLogger("sage.training.adding")
 
