@@ -2,11 +2,13 @@
 
 Compared are the distributions of all 28 features, the shares of the measurement's bins, those of its regions, and how
 the yields of regions respond to the shape nuisances. Errors are by showered events. With f and f' the shares of a
-quantity's intervals in the two samples, chi2 = (f - f')^T (C + C')^-1 (f - f') over all intervals but the last.
+quantity's intervals in the two samples, chi2 = (f - f')^T (C + C')^-1 (f - f') over all intervals but the last. What
+the difference means for mu is, to first order, N sum_b (d mu_hat / d n_b) (f_b - f'_b) for N expected events.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +22,13 @@ from sage.challenge.shifts import PRIMARIES
 from sage.files.bundle import Bundle
 from sage.network.classifier import NetworkClassifier
 from studies.pools import bins_at, nominal_bins
+from studies.worth import Sensitivity
 from training.counting import ByParents, sum_by_parents
 from training.events import Events
 
 INTERVALS = 12
 """Intervals of equal yield of a feature."""
+BINS = "bins"
 NOISE_SEED = 7
 """Of the missing momentum at points with soft_met."""
 LEAST_SHOWERS = 40.0
@@ -88,8 +92,10 @@ def compare(one: Events, other: Events, bundle: Bundle) -> dict[str, Any]:
 
     Returns:
         JSON values: for each process that both have ``quantities`` by name (``chi2``, ``degrees``, ``p_value``, and
-        ``ratio`` of shares one over other with ``error`` by interval), and the ``worst`` p-value.
+        ``ratio`` of shares one over other with ``error`` by interval), the ``worst`` p-value, and how far ``one`` as
+        data would move mu_hat where the tables are of ``other`` (``mu``, ``mu_error``).
     """
+    gain = Sensitivity(bundle).gain
     classifier = NetworkClassifier(bundle.network, bundle.normalisation, threads=1)
     found = {}
     for number, name in enumerate(PROCESSES):
@@ -98,12 +104,36 @@ def compare(one: Events, other: Events, bundle: Bundle) -> dict[str, Any]:
             continue
         samples = [Sample(events.weights, events.keys) for events in pair]
         quantities = {}
+        moves = {}
         for label, first, second in _intervals(pair, bundle, classifier):
             n = int(max(first.max(), second.max())) + 1
             quantities[label] = compare_shares(samples, (first, second), n)
+            if label == BINS:
+                moves = shift_of_mu(samples, (first, second), gain, float(pair[1].weights.sum()))
         values = [entry["p_value"] for entry in quantities.values() if entry["degrees"]]
-        found[name] = {"quantities": quantities, "worst": min(values, default=1.0), "compared": len(values)}
+        found[name] = {"quantities": quantities, "worst": min(values, default=1.0), "compared": len(values), **moves}
     return found
+
+
+def shift_of_mu(
+    samples: list[Sample], bins: tuple[np.ndarray, np.ndarray], gain: np.ndarray, expected: float
+) -> dict[str, float]:
+    """How far the first sample in place of the second moves mu_hat, to first order.
+
+    Args:
+        samples: The two samples of one process.
+        bins: Bin of each of their events, -1 for none.
+        gain: d mu_hat / d n in each bin, shape (n_bins,).
+        expected: Expected events of the process.
+
+    Returns:
+        ``mu`` and ``mu_error``, by showered events.
+    """
+    (one, one_cov), (other, other_cov) = (
+        sample.shares(found, len(gain)) for sample, found in zip(samples, bins, strict=True)
+    )
+    variance = float(gain @ (one_cov + other_cov) @ gain)
+    return {"mu": expected * float(gain @ (one - other)), "mu_error": expected * math.sqrt(max(variance, 0.0))}
 
 
 def _intervals(
@@ -116,7 +146,7 @@ def _intervals(
         one, other = (np.searchsorted(edges, column[name], side="right") for column in columns)
         yield name, one, other
     bins = [nominal_bins(bundle, classifier, events) for events in pair]
-    yield "bins", bins[0], bins[1]
+    yield BINS, bins[0], bins[1]
     sizes = [len(region.edges) - 1 for region in bundle.regions.regions]
     region_of = np.append(np.repeat(np.arange(len(sizes)), sizes), -1)
     yield "regions", region_of[bins[0]], region_of[bins[1]]
@@ -179,10 +209,13 @@ def compare_shares(samples: list[Sample], intervals: tuple[np.ndarray, np.ndarra
 
 
 def summary(found: Mapping[str, Any]) -> str:
-    """Return a table: for each process how many quantities agree, and those that agree worst."""
-    lines = ["process    compared  p < 0.01  smallest p"]
+    """Return a table: for each process how many quantities agree, what mu makes of it, and what agrees worst."""
+    lines = ["process    compared  p < 0.01         moves mu by  smallest p"]
     for name, entry in found.items():
         values = {label: q["p_value"] for label, q in entry["quantities"].items() if q["degrees"]}
         few = ", ".join(f"{label} {values[label]:.2g}" for label in sorted(values, key=values.__getitem__)[:3])
-        lines.append(f"{name:<10} {len(values):8d} {sum(p < 0.01 for p in values.values()):9d}  {few}")
-    return "\n".join(lines)
+        moved = f"{entry['mu']:+.3f} +- {entry['mu_error']:.3f}"
+        lines.append(f"{name:<10} {len(values):8d} {sum(p < 0.01 for p in values.values()):9d}  {moved:>18}  {few}")
+    shift = sum(entry["mu"] for entry in found.values())
+    error = math.sqrt(sum(entry["mu_error"] ** 2 for entry in found.values()))
+    return "\n".join([*lines, f"all together move mu by {shift:+.3f} +- {error:.3f}"])

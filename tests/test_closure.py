@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from studies.closure import Sample, compare, compare_shares, summary
+from studies.closure import Sample, compare, compare_shares, shift_of_mu, summary
 from studies.likelihoods import open_weights
 from tests.conftest import ROOT
 from tests.events import FIVE_WEIGHTS
@@ -61,6 +61,24 @@ def test_intervals_of_few_showers_are_joined():
     assert found["ratio"] == pytest.approx([1.0] * 5)
 
 
+def test_the_shift_of_mu_is_that_of_a_slow_sum_and_its_error_what_samples_scatter_by():
+    rng, gain = np.random.default_rng(5), np.array([-0.2, 0.0, 0.1, 0.4, 0.9, 2.0])
+    pulls = []
+    for _ in range(200):
+        (one, first), (other, second) = toy(rng, showers=400), toy(rng, showers=400)
+        second[::5] = -1
+        first[::5] = -1
+        found = shift_of_mu([one, other], (first, second), gain, 50.0)
+        slow = [
+            sum(w * gain[b] for w, b in zip(s.weights, bins, strict=True) if b >= 0) / s.weights.sum()
+            for s, bins in ((one, first), (other, second))
+        ]
+        assert found["mu"] == pytest.approx(50.0 * (slow[0] - slow[1]))
+        pulls.append(found["mu"] / found["mu_error"])
+    assert np.std(pulls) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(pulls)))
+    assert abs(np.mean(pulls)) < 4 / np.sqrt(len(pulls))
+
+
 def test_halves_of_the_events_agree_and_shifted_ones_do_not():
     file = EventsFile(ROOT / "data", 0.5)
     one, other = (file.read(file.rows(part)) for part in ("tables", "training"))
@@ -70,6 +88,7 @@ def test_halves_of_the_events_agree_and_shifted_ones_do_not():
     assert len(found["htautau"]["quantities"]) == 28 + 2 + 5
     for entry in found.values():
         assert entry["worst"] > 1e-5
+        assert abs(entry["mu"]) < 4 * entry["mu_error"]
     signal = found["htautau"]["quantities"]
     assert signal["PRI_had_pt"]["degrees"] >= 10
     moved = other.take(np.flatnonzero(other.classes == 0))
@@ -78,3 +97,5 @@ def test_halves_of_the_events_agree_and_shifted_ones_do_not():
     again = compare(one, shifted, bundle)
     assert again["htautau"]["quantities"]["PRI_had_pt"]["p_value"] < 1e-6
     assert "PRI_had_pt" in summary(again)
+    # More pt of the tau looks more like signal.
+    assert again["htautau"]["mu"] < -4 * again["htautau"]["mu_error"]
