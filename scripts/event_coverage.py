@@ -12,15 +12,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from sage.files.bundle import Bundle
-from sage.fit.deadline import Deadline
-from sage.fit.interval import Interval
 from scripts import checks
 from scripts.common import parser, run_program
 from scripts.options import add_data_folder, add_output, add_seed, add_table_fraction, add_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sage.files.bundle import Bundle
+    from sage.fit.deadline import Deadline
+    from sage.fit.interval import Interval
 
 EXAMPLE = "--weights build/contrastive_flows/weights --data data --table-fraction 0.5 --output results/coverage"
 MUS = (0.1, 0.5, 1.0, 2.0, 3.0)
