@@ -70,7 +70,7 @@ MASS_START, MASS_STEP, HEAVIEST = 95.0, 5.0, 5.0
 
 AIMS = {
     aim.name: aim
-    for aim in (Aim("signal", quiet=0.12, boost=0.2, floor=0.3, ceiling=30.0, power=1.0, least=8, passes=48),)
+    for aim in (Aim("signal", quiet=0.12, boost=0.2, floor=0.5, ceiling=30.0, power=1.0, least=8, passes=48),)
 }
 OFF = "off"
 
