@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scripts import checks
 from scripts.common import parser, run_program
-from scripts.options import add_data_folder, add_output, add_seed, add_weights
+from scripts.options import add_data_folder, add_flows, add_output, add_seed, add_weights
 
 EXAMPLE = "--data build/training_events --test data --output build/ablation"
 
@@ -26,12 +26,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_folder(options)
     add("--test", type=Path, required=True, help="folder of events that train nothing, and judge")
     add_weights(options)
-    add("--rows", type=checks.whole(0, 10**10), default=0, help="first rows of --data that are used (default: 0, all)")
-    add("--flow-rows", type=checks.whole(10), default=20_000, help="of a class for a flow (default: %(default)s)")
-    add("--flow-epochs", type=checks.whole(1), default=6, help="of each flow at most (default: %(default)s)")
+    add_flows(options)
     add("--epochs", type=checks.whole(1), default=5, help="of each classifier at most (default: %(default)s)")
     add("--seeds", type=checks.whole(2, 1000), default=5, help="classifiers of each kind (default: %(default)s)")
-    add("--threads", type=checks.whole(1, 1024), default=1, help="of the CPU (default: %(default)s)")
     add_seed(options, "seed of the flows, and of the first classifier of each kind")
     add_output(options)
     return options.parse_args(argv)

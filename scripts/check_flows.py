@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scripts import checks
 from scripts.common import parser, run_program
-from scripts.options import add_data_folder, add_output, add_seed
+from scripts.options import add_data_folder, add_flows, add_output, add_seed
 
 EXAMPLE = "--data build/training_events --rows 300000 --test data --output results/flow_checks"
 
@@ -25,11 +25,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = options.add_argument
     add_data_folder(options)
     add("--test", type=Path, required=True, help="folder of events that the flows have not seen")
-    add("--rows", type=checks.whole(0, 10**10), default=0, help="first rows of --data that are used (default: 0, all)")
-    add("--flow-rows", type=checks.whole(10), default=20_000, help="of a class for a flow (default: %(default)s)")
-    add("--flow-epochs", type=checks.whole(1), default=6, help="of each flow at most (default: %(default)s)")
+    add_flows(options)
     add("--most", type=checks.whole(100), default=10_000, help="events of a class and category (default: %(default)s)")
-    add("--threads", type=checks.whole(1, 1024), default=1, help="of the CPU (default: %(default)s)")
     add_seed(options, "seed of the flows and of the classifiers")
     add_output(options)
     return options.parse_args(argv)

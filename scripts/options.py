@@ -254,3 +254,12 @@ def test_size(text: str) -> float:
         msg = f"{text!r} is neither a number of rows (100000) nor a fraction from 0.0 to 1.0 (0.3)"
         raise argparse.ArgumentTypeError(msg)
     return value
+
+
+def add_flows(options: argparse.ArgumentParser) -> None:
+    """Add what programs that train flows ask for: rows of --data, rows and epochs of a flow, and threads."""
+    add = options.add_argument
+    add("--rows", type=checks.whole(0, 10**10), default=0, help="first rows of --data that are used (default: 0, all)")
+    add("--flow-rows", type=checks.whole(10), default=20_000, help="of a class for a flow (default: %(default)s)")
+    add("--flow-epochs", type=checks.whole(1), default=6, help="of each flow at most (default: %(default)s)")
+    add("--threads", type=checks.whole(1, 1024), default=1, help="of the CPU (default: %(default)s)")
