@@ -22,7 +22,7 @@ from sage.challenge.nuisances import PROCESSES
 from studies.likelihoods import open_weights
 from studies.worth import Sensitivity
 from training.events import Events
-from training.simulation.aim import AIMS, FEATURES, TABLE_FILE
+from training.simulation.aim import AIMS, TABLE_FILE
 from training.simulation.decisions import Effort
 from training.simulation.generator import Generator
 from training.simulation.processes import TABLE
@@ -31,8 +31,11 @@ from training.simulation.tau_decays import load_library
 from training.simulation.underlying import NO_INTERACTIONS
 from workshop.files import write_arrays
 
-HIDDEN = 16
-STEPS = 3000
+HIDDEN, STEPS = 16, 3000
+DECAY = 1e-4
+"""Decay of the weights."""
+LARGEST = 3000.0
+"""Largest y squared over its mean, so that none decides the fit alone."""
 FOLDS = 5
 """One of so many showered events is left out of the fit and judges it."""
 
@@ -53,7 +56,7 @@ def make_pilot(n_events: int, seed: int, cache: Path, sensitivity: Sensitivity) 
     with tqdm(total=n_events, disable=None) as progress:
         for showered in made.batches(n_events):
             selected, of, repeats = simulation.measure(showered, rng)
-            promise = showered.usual / showered.weights
+            promise = showered.promises
             pieces.append((showered.features, promise, showered.weights, showered.parents + progress.n))
             chance = selected.probability / repeats
             rows.append(Events(selected.columns, chance, np.full(len(of), number), of + n_sets))
@@ -74,17 +77,31 @@ def make_pilot(n_events: int, seed: int, cache: Path, sensitivity: Sensitivity) 
     }
 
 
-def fit(pilot: dict[str, np.ndarray], seed: int) -> tuple[dict[str, np.ndarray], str]:
-    """Fit the perceptron by the Poisson deviance of y squared; returns its table and how well it does."""
+def fit(
+    features: np.ndarray, y2: np.ndarray, weights: np.ndarray, held: np.ndarray, seed: int, hidden: int, steps: int
+) -> tuple[dict[str, np.ndarray], str]:
+    """Fit a perceptron to the root mean square of y by the Poisson deviance of y squared.
+
+    Args:
+        features: Shape (n, f).
+        y2: y squared, shape (n,).
+        weights: Expected events, over which the importance averages to 1, shape (n,).
+        held: What is left out of the fit and judges it, shape (n,).
+        seed: Seed of everything.
+        hidden: Hidden units.
+        steps: Steps of the fit.
+
+    Returns:
+        Table of an ``Importance`` and how well it does.
+    """
     torch.manual_seed(seed)
-    scale = float(np.sqrt(np.mean(pilot["y"] ** 2)))
-    x = torch.tensor(pilot["features"], dtype=torch.float32)
-    y = torch.tensor(np.minimum((pilot["y"] / scale) ** 2, 3000.0), dtype=torch.float32)
-    held = torch.tensor(pilot["parents"] % FOLDS == 0)
-    net = torch.nn.Sequential(torch.nn.Linear(FEATURES, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
-    optimiser = torch.optim.Adam(net.parameters(), lr=5e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    train = torch.nonzero(~held).ravel()
+    centre, width = features.mean(axis=0), features.std(axis=0)
+    x = torch.tensor((features - centre) / width, dtype=torch.float32)
+    y = torch.tensor(np.minimum(y2 / y2.mean(), LARGEST), dtype=torch.float32)
+    net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 1))
+    optimiser = torch.optim.Adam(net.parameters(), lr=5e-3, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    train = torch.nonzero(torch.tensor(~held)).ravel()
     generator_ = torch.Generator().manual_seed(seed)
 
     def deviance(rows: torch.Tensor) -> torch.Tensor:
@@ -92,7 +109,7 @@ def fit(pilot: dict[str, np.ndarray], seed: int) -> tuple[dict[str, np.ndarray],
         mean: torch.Tensor = (torch.exp(log) - y[rows] * log).mean()
         return mean
 
-    for _ in range(STEPS):
+    for _ in range(steps):
         rows = train[torch.randint(len(train), (4096,), generator=generator_)]
         optimiser.zero_grad()
         loss = deviance(rows)
@@ -101,13 +118,14 @@ def fit(pilot: dict[str, np.ndarray], seed: int) -> tuple[dict[str, np.ndarray],
         optimiser.step()
         schedule.step()
     with torch.no_grad():
-        judged = [float(deviance(torch.nonzero(part).ravel())) for part in (~held, held)]
+        judged = [float(deviance(torch.nonzero(torch.tensor(part)).ravel())) for part in (~held, held)]
         importance = torch.exp(0.5 * net(x).ravel()).numpy().astype(np.float64)
-    level = np.average(importance, weights=pilot["weights"])
+    level = np.average(importance, weights=weights)
     first, last = (layer for layer in net if isinstance(layer, torch.nn.Linear))
+    w1 = first.weight.detach().numpy().astype(np.float64) / width
     table = {
-        "w1": first.weight.detach().numpy().astype(np.float64),
-        "b1": first.bias.detach().numpy().astype(np.float64),
+        "w1": w1,
+        "b1": first.bias.detach().numpy().astype(np.float64) - w1 @ centre,
         "w2": 0.5 * last.weight.detach().numpy().ravel().astype(np.float64),
         "b2": np.array(0.5 * float(last.bias.detach()) - np.log(level)),
     }
@@ -125,7 +143,9 @@ def main() -> None:
     arguments = options.parse_args()
     sensitivity = Sensitivity(open_weights(arguments.weights))
     pilot = make_pilot(arguments.events, arguments.seed, arguments.cache, sensitivity)
-    table, told = fit(pilot, arguments.seed)
+    held = pilot["parents"] % FOLDS == 0
+    y2 = pilot["y"] ** 2
+    table, told = fit(pilot["features"], y2, pilot["weights"], held, arguments.seed, hidden=HIDDEN, steps=STEPS)
     write_arrays(TABLE_FILE, table)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.info("%d sets; %s", len(pilot["y"]), told)

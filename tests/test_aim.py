@@ -50,7 +50,7 @@ def sums_of(process, aim, libraries, n_events, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process", ["ztautau", "htautau"])
+@pytest.mark.parametrize("process", ["ztautau", "htautau", "ttbar"])
 def test_the_aim_keeps_the_expectation(process, libraries):
     plain, plain_error = sums_of(process, None, libraries, 700, 2)
     aimed, aimed_error = sums_of(process, AIMS["signal"], libraries, 700, 3)
@@ -65,7 +65,7 @@ def test_weights_of_sets_are_bounded_by_the_floor(libraries):
     parts = list(made.batches(200))
     features = np.concatenate([part.features for part in parts])
     importance = np.clip(load_importance()(features), aim.floor, aim.ceiling)
-    level = np.concatenate([part.usual for part in parts]) * importance
+    level = np.concatenate([part.weights * part.promises for part in parts]) * importance
     most = PAIR_FRACTION / (effort.boost * aim.boost * aim.least)
     # Events that deserve more passes than there may be, or were thinned out before that was known, weigh more.
     assert np.mean(level > 1.001 * most) < 0.15
@@ -134,7 +134,7 @@ def test_the_promise_of_a_pair_is_that_of_two_taus():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process", ["ztautau", "htautau"])
+@pytest.mark.parametrize("process", ["ztautau", "htautau", "ttbar"])
 def test_selected_rows_agree_with_those_made_without_aim(process, libraries):
     """Yields before normalisation and means of the primaries, within errors by showered events."""
     found = []

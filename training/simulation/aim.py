@@ -9,7 +9,6 @@ and a ceiling, so that every region of phase space stays populated and no row is
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from sage.errors import InputError
+from training.simulation.candidates import TABLE_FILE as CANDIDATES_FILE
 from training.simulation.compilation import compiled
+from training.simulation.importance import Importance, file_hash, read_importance
 from training.simulation.tau_decays import HADRONIC
-from workshop.files import read_arrays
+from training.simulation.vectors import eta_of, mass_of
 
 TABLE_FILE = Path(__file__).with_name("aim.npz")
 JET_PT = 20.0
@@ -41,8 +42,11 @@ class Aim:
         floor: Smallest importance of a set of decays; 1 is that of the mean selected one.
         ceiling: Largest importance.
         power: Importances are raised to this power before they are bounded.
+        per_worth: Sets that are simulated of an event that is worth one of full promise and mean importance.
         least: Fewest sets of decays of one showered event that are simulated; a pass of the detector costs little.
         passes: Most of them.
+        thinning: Weight below which rows of importance 1 are thinned out, relative to that of an event that is kept for
+            sure and selected for sure; rows of larger importance are thinned out less.
     """
 
     name: str
@@ -51,8 +55,10 @@ class Aim:
     floor: float
     ceiling: float
     power: float
+    per_worth: float
     least: int
     passes: int
+    thinning: float
 
     def keep(self, recoil: float, mass: float) -> float:
         """Return the fraction of Z events to shower to the end.
@@ -70,7 +76,20 @@ MASS_START, MASS_STEP, HEAVIEST = 95.0, 5.0, 5.0
 
 AIMS = {
     aim.name: aim
-    for aim in (Aim("signal", quiet=0.12, boost=0.2, floor=0.5, ceiling=30.0, power=1.0, least=8, passes=48),)
+    for aim in (
+        Aim(
+            "signal",
+            quiet=0.12,
+            boost=0.2,
+            floor=0.5,
+            ceiling=30.0,
+            power=1.0,
+            per_worth=3.0,
+            least=8,
+            passes=48,
+            thinning=0.1,
+        ),
+    )
 }
 OFF = "off"
 
@@ -87,35 +106,15 @@ def find_aim(name: str) -> Aim | None:
     return AIMS.get(name)
 
 
-@dataclass(frozen=True)
-class Importance:
-    """The perceptron: one hidden layer of tanh, whose output is the logarithm of the importance.
-
-    Args:
-        first: Weights of the hidden layer, shape (n_hidden, FEATURES), and its biases, shape (n_hidden,).
-        second: Weights of the output, shape (n_hidden,), and its bias.
-    """
-
-    first: tuple[np.ndarray, np.ndarray]
-    second: tuple[np.ndarray, float]
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Return the importance of sets, shape (n,), from their features, shape (n, FEATURES)."""
-        hidden = np.tanh(features @ self.first[0].T + self.first[1])
-        importance: np.ndarray = np.exp(hidden @ self.second[0] + self.second[1])
-        return importance
-
-
 def table_hash() -> str:
-    """Return the sha256 of the file of the perceptron."""
-    return hashlib.sha256(TABLE_FILE.read_bytes()).hexdigest()
+    """Return the sha256 of the files of both perceptrons."""
+    return file_hash(TABLE_FILE, CANDIDATES_FILE)
 
 
 @cache
 def load_importance() -> Importance:
-    """Read the perceptron that comes with this package."""
-    table = read_arrays(TABLE_FILE)
-    return Importance((table["w1"], table["b1"]), (table["w2"], float(table["b2"])))
+    """Read the perceptron of sets that comes with this package."""
+    return read_importance(TABLE_FILE)
 
 
 @compiled
@@ -140,8 +139,8 @@ def set_features(
         if j == 0:
             lead = pt
         if j == 1:
-            mass_jets = _mass(jets[0] + jets[1])
-            apart = abs(_rapidity(jets[0]) - _rapidity(jets[1]))
+            mass_jets = mass_of(jets[0] + jets[1])
+            apart = abs(eta_of(jets[0]) - eta_of(jets[1]))
     for i in range(len(kinds)):
         pair = np.zeros(4)
         for j in range(kinds.shape[1]):
@@ -165,8 +164,8 @@ def set_features(
             math.hypot(met[0], met[1]),
         )
         row[0] = math.log1p(math.hypot(pair[0], pair[1]) / 30.0)
-        row[1] = math.log(_mass(pair) / 91.0 + 1e-3) * 5.0
-        row[2] = math.log(_mass(lepton + tau) / 60.0 + 0.1) * 2.0
+        row[1] = math.log(mass_of(pair) / 91.0 + 1e-3) * 5.0
+        row[2] = math.log(mass_of(lepton + tau) / 60.0 + 0.1) * 2.0
         row[3] = math.log1p(lepton_pt / 30.0)
         row[4] = math.log1p(tau_pt / 30.0)
         row[5] = math.sqrt(max(0.0, 2.0 * (lepton_pt * met_pt - lepton[0] * met[0] - lepton[1] * met[1]))) / 50.0
@@ -180,16 +179,6 @@ def set_features(
 
 
 @compiled
-def _mass(p: np.ndarray) -> float:
-    return math.sqrt(max(0.0, p[3] ** 2 - p[0] ** 2 - p[1] ** 2 - p[2] ** 2))
-
-
-@compiled
-def _rapidity(p: np.ndarray) -> float:
-    return math.asinh(p[2] / max(1e-9, math.hypot(p[0], p[1])))
-
-
-@compiled
 def drop_near(jets: np.ndarray, taus: np.ndarray, leptons: np.ndarray) -> np.ndarray:
     """Return the jets, shape (j, 4), that are not themselves taus or leptons."""
     far = np.ones(len(jets), dtype=np.bool_)
@@ -198,6 +187,6 @@ def drop_near(jets: np.ndarray, taus: np.ndarray, leptons: np.ndarray) -> np.nda
             p = taus[j] if j < len(taus) else leptons[j - len(taus)]
             across = abs(math.atan2(jets[i, 1], jets[i, 0]) - math.atan2(p[1], p[0]))
             across = min(across, 2.0 * math.pi - across)
-            if math.hypot(across, _rapidity(jets[i]) - _rapidity(p)) < 0.4:
+            if math.hypot(across, eta_of(jets[i]) - eta_of(p)) < 0.4:
                 far[i] = False
     return jets[far]

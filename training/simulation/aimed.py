@@ -14,8 +14,8 @@ import numpy as np
 import pythia8mc
 
 from training.simulation.aim import JET_PT, QUIET_PT, Aim, drop_near, load_importance, set_features
-from training.simulation.decisions import PAIR_PROCESSES, Decisions, Effort, Kept
-from training.simulation.hard import BOSON, momentum, read_pair
+from training.simulation.decisions import Choice, Decisions, Effort, Kept
+from training.simulation.hard import BOSON, momenta_of, read_pair
 from training.simulation.processes import Process
 from training.simulation.promise import decay_promise
 from training.simulation.sets import PAIR_DRAWS, TAU_DRAWS, draw_sets
@@ -27,14 +27,33 @@ LAST_STAGE = 3
 """Stages of Pythia's shower up to this one come before the boson decays."""
 
 
-def make_decisions(process: Process, effort: Effort, library: TauLibrary, rng: np.random.Generator) -> Decisions:
-    """Return the decisions for a process: aimed where the effort says so and there is a pair of taus."""
-    if effort.aim and process.name in PAIR_PROCESSES:
-        return AimedDecisions(process, effort, effort.aim, library, rng)
-    return Decisions(process, effort, library, rng)
+def choose_sets(
+    deserts: np.ndarray, boost: float, promise: float, effort: Effort, aim: Aim, rng: np.random.Generator
+) -> Choice | None:
+    """Decide whether to hadronise an event, and choose as many of its sets of decays as make all weights alike.
+
+    Args:
+        deserts: Promise times importance of the sets, shape (k,).
+        boost: How many sets of full promise and mean importance are worth one event.
+        promise: Fraction of such events that get here.
+        effort: How much is drawn per event.
+        aim: What to aim at.
+        rng: Source of random numbers.
+    """
+    mean = float(deserts.mean())
+    # How many sets of full promise and mean importance the event is worth.
+    worth = boost * mean / promise
+    probability = min(1.0, worth)
+    if rng.random() >= probability:
+        return None
+    n_passes = min(max(aim.least, math.ceil(aim.per_worth * worth)), aim.passes)
+    # Evenly spaced in the sum of deserts, so that sets are taken as often as they deserve, give or take one.
+    points = (rng.random() + np.arange(n_passes)) * (mean * len(deserts) / n_passes)
+    chosen = np.minimum(np.searchsorted(np.cumsum(deserts), points, side="right"), len(deserts) - 1)
+    return Choice(chosen, mean / (deserts[chosen] * probability * promise * n_passes), 1.0 / boost)
 
 
-class AimedDecisions(Decisions):
+class AimedPairs(Decisions):
     """The decisions inside Pythia with an aim.
 
     Args:
@@ -95,22 +114,16 @@ class AimedDecisions(Decisions):
             draws, pair.quark, pair.right, pair.turns, pair.fixed, pair.charges, forced, library
         )
         self._jets.analyze(event)
-        found = np.array([momentum(self._jets.p(i)) for i in range(self._jets.sizeJet())]).reshape(-1, 4)
+        found = momenta_of([self._jets.p(i) for i in range(self._jets.sizeJet())])
         features = set_features(taus, leptons, kinds, decays[..., 1:], drop_near(found, pair.turns[0][:2], leptons))
         importance = np.clip(self._told(features) ** aim.power, aim.floor, aim.ceiling)
-        promises = decay_promise(self._keep, leptons, kinds, decays[..., 1:]) ** PROMISE_POWER * importance
-        mean = float(promises.mean())
-        # How many sets of full promise and mean importance the event is worth.
-        worth = effort.boost * (aim.boost if self._thins_out else 1.0) * mean / self._promise
-        probability = min(1.0, worth)
-        if rng.random() >= probability:
+        promises = decay_promise(self._keep, leptons, kinds, decays[..., 1:]) ** PROMISE_POWER
+        boost = effort.boost * (aim.boost if self._thins_out else 1.0)
+        choice = choose_sets(promises * importance, boost, self._promise, effort, aim, rng)
+        if choice is None:
             return True
-        n_passes = min(max(aim.least, math.ceil(effort.passes * worth)), aim.passes)
-        # Evenly spaced in the sum of promises, so that sets are taken as often as they deserve, give or take one.
-        points = (rng.random() + np.arange(n_passes)) * (mean * len(sets) / n_passes)
-        chosen = np.minimum(np.searchsorted(np.cumsum(promises), points, side="right"), len(sets) - 1)
+        chosen = choice.sets
         fraction = PAIR_FRACTION if forced else 1.0
-        weights = fraction * mean / (promises[chosen] * probability * self._promise * n_passes)
         key = float(info.x1())
         self.kept[key] = Kept(
             key=key,
@@ -125,8 +138,9 @@ class AimedDecisions(Decisions):
                 decays[chosen, :, 0].ravel(),
                 decays[chosen, :, 1:].reshape(-1, 4),
             ),
-            weights=weights,
-            usual=weights * promises[chosen] / importance[chosen],
+            weights=fraction * choice.weights,
+            usual=fraction * choice.usual,
+            promises=promises[chosen],
             radiation=sets[chosen, 2:],
             radiation_codes=pair.radiation_codes,
             features=features[chosen],

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pythia8mc
 
 from training.simulation.aim import FEATURES, Aim
-from training.simulation.hard import BOSON, PAIR_SIZE, Z_CODE, is_quiet, momentum, right_fraction
+from training.simulation.hard import BOSON, PAIR_SIZE, Z_CODE, is_quiet, momenta_of, right_fraction
 from training.simulation.processes import Process
 from training.simulation.promise import decay_promise, hard_promise, pair_promise
 from training.simulation.tau_decays import PAIR_FRACTION, Z_RIGHT_FRACTION, Decays, TauLibrary, draw_kinds, draw_pairs
 
 PAIR_PROCESSES = ("htautau", "ztautau")
+NEUTRINOS = (12, 14, 16)
+LEPTONS = frozenset((11, 13, 15, *NEUTRINOS))
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Effort:
         boost: Factor on the probability to hadronise an event, up to 1: how many times more often than its decays
             promise. Events that would exceed 1 get a larger weight instead.
         quiet: Fraction of events with little recoil that are kept (importance sampling, 1 for none).
-        aim: Aim at what moves mu, None for none; of no effect but for pairs of taus from Z and H.
+        aim: Aim at what moves mu, None for none; of no effect on boson pairs.
     """
 
     sets: int
@@ -56,7 +59,9 @@ class Kept:
         helicities: Their helicities in each set, shape (p, t).
         decays: Their decays, set by set, p times t.
         weights: Weights of the sets, shape (p,).
-        usual: What they would be for sets of full promise, shape (p,).
+        usual: Weight of a set of full promise and, where there is an aim, mean importance; rows of much smaller weight
+            are thinned out.
+        promises: What the sets promise, whatever the aim, shape (p,).
         radiation: Four-momenta of what else comes from the taus' parent, by set, shape (p, m, 4), GeV.
         radiation_codes: Its PDG codes, shape (m,).
         features: What the sets' importance is told from, shape (p, f).
@@ -70,10 +75,25 @@ class Kept:
     helicities: np.ndarray
     decays: Decays
     weights: np.ndarray
-    usual: np.ndarray
+    usual: float
+    promises: np.ndarray
     radiation: np.ndarray
     radiation_codes: np.ndarray
     features: np.ndarray
+
+
+class Choice(NamedTuple):
+    """Sets of tau decays to simulate of those drawn for an event.
+
+    Args:
+        sets: Their numbers, shape (p,); one may appear several times.
+        weights: Inverse of the probability that they were chosen, shape (p,).
+        usual: As in ``Kept``.
+    """
+
+    sets: np.ndarray
+    weights: np.ndarray
+    usual: float
 
 
 class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
@@ -132,14 +152,14 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
     def doVetoPartonLevel(self, event: pythia8mc.Event) -> bool:  # noqa: N802
         """Draw tau decays, decide whether to hadronise the event and choose the decays to simulate."""
         rng, effort = self._rng, self._effort
-        places = [i for i in range(5, event.size()) if event[i].idAbs() in (11, 13, 15)]
-        found = [p for p in (event[i] for i in places) if p.isFinal()]
-        leptons = np.array([momentum(p) for p in found if p.idAbs() != 15]).reshape(-1, 4)
+        prompt = [p for p in event if p.idAbs() in LEPTONS and p.isFinal()]
+        found = [p for p in prompt if p.idAbs() not in NEUTRINOS]
+        leptons = momenta_of([p for p in found if p.idAbs() != 15])
         tau_list = [p for p in found if p.idAbs() == 15]
         quiet = effort.quiet if effort.quiet < 1.0 and is_quiet(event, found) else 1.0
         if rng.random() >= quiet:
             return True
-        taus = np.array([momentum(p) for p in tau_list]).reshape(-1, 4)
+        taus = momenta_of(tau_list)
         charges = np.array([-1 if p.id() > 0 else 1 for p in tau_list], dtype=np.int64)
         if self._code == Z_CODE:
             hard = self.pythia.process
@@ -154,12 +174,10 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
         decays = self._library.draw(kinds.ravel(), taus[each], charges[each], helicities[each], rng)
         visible = decays.visible.reshape(n_sets, n_taus, 4)
         promises = decay_promise(self._keep, leptons, kinds, visible)
-        mean = float(promises.mean())
-        probability = min(1.0, effort.boost * mean / self._promise)
-        if rng.random() >= probability:
+        choice = self._choose(promises * self._importance(event, prompt, taus, kinds, visible))
+        if choice is None:
             return True
-        n_passes = min(effort.passes, n_sets)
-        chosen = rng.choice(n_sets, n_passes, p=promises / (mean * n_sets))
+        chosen, n_passes = choice.sets, len(choice.sets)
         fraction = PAIR_FRACTION if forced else 1.0
         self.kept[self._key] = Kept(
             key=self._key,
@@ -169,13 +187,44 @@ class Decisions(pythia8mc.UserHooks):  # type: ignore[misc]
             charges=charges,
             helicities=np.tile(helicities, (n_passes, 1)),
             decays=decays.take((chosen[:, None] * n_taus + np.arange(n_taus)).ravel()),
-            weights=fraction * mean / (promises[chosen] * probability * self._promise * n_passes * quiet),
-            usual=np.full(n_passes, 1.0 / (effort.boost * effort.passes * quiet)),
+            weights=fraction / quiet * choice.weights,
+            usual=choice.usual / quiet,
+            promises=promises[chosen],
             radiation=np.zeros((n_passes, 0, 4)),
             radiation_codes=np.zeros(0, np.int64),
             features=np.zeros((n_passes, FEATURES)),
         )
         return False
+
+    def _importance(
+        self,
+        event: pythia8mc.Event,
+        prompt: list[pythia8mc.Particle],
+        taus: np.ndarray,
+        kinds: np.ndarray,
+        visible: np.ndarray,
+    ) -> np.ndarray:
+        """Return the importance of k sets of decays, shape (k,): 1, as nothing is aimed at.
+
+        Args:
+            event: Pythia's record of the event after the shower.
+            prompt: Its leptons and neutrinos.
+            taus: Four-momenta of the taus among them, shape (t, 4), GeV.
+            kinds: Kinds of their decays, shape (k, t).
+            visible: Four-momenta of their visible products, shape (k, t, 4).
+        """
+        return np.ones(len(kinds))
+
+    def _choose(self, deserts: np.ndarray) -> Choice | None:
+        """Decide whether to hadronise an event, by what its sets deserve, shape (k,), and draw those to simulate."""
+        effort, mean = self._effort, float(deserts.mean())
+        probability = min(1.0, effort.boost * mean / self._promise)
+        if self._rng.random() >= probability:
+            return None
+        n_passes = min(effort.passes, len(deserts))
+        chosen = self._rng.choice(len(deserts), n_passes, p=deserts / (mean * len(deserts)))
+        weights = mean / (deserts[chosen] * probability * self._promise * n_passes)
+        return Choice(chosen, weights, 1.0 / (effort.boost * effort.passes))
 
     def _helicities(self, event: pythia8mc.Event, taus: list[pythia8mc.Particle]) -> np.ndarray:
         """Draw helicities of prompt taus from what they come from, -1 or 1, shape (t,)."""

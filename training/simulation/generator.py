@@ -13,18 +13,28 @@ import awkward as ak
 import numpy as np
 import pythia8mc
 
-from training.simulation.aimed import make_decisions
-from training.simulation.decisions import Effort, Kept
+from training.simulation.aimed import AimedPairs
+from training.simulation.decisions import PAIR_PROCESSES, Decisions, Effort, Kept
 from training.simulation.event import EventBatch
 from training.simulation.heavy_flavour import TauBias
 from training.simulation.processes import COMMON_SETTINGS, Process
 from training.simulation.records import Rows, TauRows, event_batch, final_particles
 from training.simulation.tau_decays import HADRONIC, Decays, TauLibrary, draw_kinds
+from training.simulation.tops import AimedTops
 
 TAU_LIFETIME = 0.08703
 """Speed of light times the mean life in mm (Particle Data Group)."""
 HEAVY_FLAVOUR_POLARISATION = -0.7
 """Of tau- from b -> c tau nu, about -0.7 (Falk, Ligeti, Neubert, Nir, Phys. Lett. B 326 (1994) 145)."""
+
+
+def make_decisions(process: Process, effort: Effort, library: TauLibrary, rng: np.random.Generator) -> Decisions:
+    """Return the decisions for a process: aimed where the effort says so and there is a way to."""
+    if effort.aim and process.name in PAIR_PROCESSES:
+        return AimedPairs(process, effort, effort.aim, library, rng)
+    if effort.aim and process.name == "ttbar":
+        return AimedTops(process, effort, effort.aim, library, rng)
+    return Decisions(process, effort, library, rng)
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,8 @@ class Showered:
         decays: Products of prompt taus, one event per set, p sets.
         parents: Which of the n events each set belongs to, rising, shape (p,), int64.
         weights: Inverse of the probability that the set got here, shape (p,).
-        usual: What that inverse is for a set of full promise, shape (p,).
+        usual: What that inverse is for a set of full promise and mean importance, shape (p,).
+        promises: What the sets promise, whatever the aim, shape (p,).
         codes: Pythia's process code of each of the n events, int64.
         features: What the sets' importance is told from, shape (p, f); f is 0 where there is no aim.
     """
@@ -46,6 +57,7 @@ class Showered:
     parents: np.ndarray
     weights: np.ndarray
     usual: np.ndarray
+    promises: np.ndarray
     codes: np.ndarray
     features: np.ndarray
 
@@ -122,7 +134,8 @@ class Generator:
             event_batch(len(parents), [products, _radiation(kept)], taus, data),
             parents,
             weights,
-            np.concatenate([event.usual for event in kept]),
+            np.repeat([event.usual for event in kept], passes),
+            np.concatenate([event.promises for event in kept]),
             np.array([event.code for event in kept], dtype=np.int64),
             np.concatenate([event.features for event in kept]),
         )

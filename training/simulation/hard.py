@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,11 @@ QUIET_SUM = 80.0
 def momentum(particle: pythia8mc.Particle | pythia8mc.Vec4) -> tuple[float, float, float, float]:
     """Return (px, py, pz, e) in GeV."""
     return particle.px(), particle.py(), particle.pz(), particle.e()
+
+
+def momenta_of(particles: Sequence[pythia8mc.Particle | pythia8mc.Vec4]) -> np.ndarray:
+    """Return four-momenta (px, py, pz, e) in GeV, shape (n, 4)."""
+    return np.array([momentum(p) for p in particles]).reshape(-1, 4)
 
 
 def right_fraction(process: pythia8mc.Event, tau: pythia8mc.Particle) -> float:
@@ -97,13 +103,13 @@ def read_pair(hard: pythia8mc.Event, event: pythia8mc.Event, code: int) -> Pair:
     direction, before, after = (np.array(momentum(p)) for p in (minus, hard[place], event[last]))
     return Pair(
         code,
-        (_momenta([*taus, *radiation]), direction, before, after),
+        (momenta_of([*taus, *radiation]), direction, before, after),
         np.array([p.id() for p in radiation], dtype=np.int64),
         quark,
         right,
-        _momenta(more),
+        momenta_of(more),
         np.array([-1, 1, *(-1 if p.id() > 0 else 1 for p in more)], dtype=np.int64),
-        _momenta([p for p in others if p.idAbs() != 15]),
+        momenta_of([p for p in others if p.idAbs() != 15]),
     )
 
 
@@ -118,10 +124,6 @@ def _final_products(event: pythia8mc.Event, parent: int) -> list[pythia8mc.Parti
         else:
             waiting += particle.daughterList()
     return [found[place] for place in sorted(found)]
-
-
-def _momenta(particles: list[pythia8mc.Particle]) -> np.ndarray:
-    return np.array([momentum(p) for p in particles]).reshape(-1, 4)
 
 
 def _parent_of_taus(hard: pythia8mc.Event) -> int:

@@ -23,14 +23,18 @@ import numpy as np
 from sage.challenge.shifts import PRIMARIES
 from sage.errors import InputError
 from training.simulation.aim import OFF, Aim, find_aim
+from training.simulation.candidates import load_candidates, row_features
 from training.simulation.decisions import Effort
 from training.simulation.detector import deposits, measure, overlay
+from training.simulation.event import EventBatch
 from training.simulation.generator import Generator, Showered
 from training.simulation.processes import TABLE, WHOLE, Process, Slice
 from training.simulation.selection import Selected, select_candidates
 from training.simulation.tau_decays import TauLibrary, load_library
 from training.simulation.underlying import NO_INTERACTIONS, load_underlying
 
+FAINTEST_LEPTON = 8.0
+"""Electrons and muons below this pt in GeV are never measured at the 20 GeV that the selection asks for."""
 VERSION = 1
 """Version of the simulated events: shards of different versions are not mixed."""
 
@@ -132,6 +136,7 @@ class Simulation:
     def __init__(self, production: Production, cache: Path) -> None:
         self._production = production
         self._mode = find_mode(production.mode)
+        self._aim = find_aim(production.aim)
         self._library: TauLibrary = load_library(cache)
         self._underlying = load_underlying(cache) if self._mode.overlaid else None
 
@@ -144,7 +149,7 @@ class Simulation:
         rng = np.random.default_rng(own_seed)
         extra = NO_INTERACTIONS if mode.overlaid else ()
         quiet = production.z_quiet if process.name == "ztautau" else 1.0
-        effort = replace(mode.effort, quiet=quiet, aim=find_aim(production.aim))
+        effort = replace(mode.effort, quiet=quiet, aim=self._aim)
         pieces, first, tried = [], 0, Counter[int]()
         for part, n_events, seed in split_events(process, effort.aim, production.shard_events, generator_seed):
             generator = Generator(process, effort, self._library, seed, (*extra, *part.settings))
@@ -158,12 +163,15 @@ class Simulation:
     def _rows(self, process: Process, showered: Showered, first: int, rng: np.random.Generator, part: Slice) -> Rows:
         rows, of, repeats = self.measure(showered, rng)
         weights = showered.weights[of] / repeats * rows.probability
+        values = np.stack([rows.columns[name] for name in PRIMARIES], axis=-1)
         smallest = process.row_weight * showered.usual[of]
+        if self._aim is not None:
+            importance = load_candidates()(row_features(values))
+            smallest = self._aim.thinning * showered.usual[of] / np.clip(importance, self._aim.floor, self._aim.ceiling)
         kept = np.flatnonzero(rng.random(len(rows)) * smallest < weights)
         parents = showered.parents[of[kept]]
-        values = np.stack([rows.columns[name][kept] for name in PRIMARIES], axis=-1)
         codes = part.code(showered.codes[parents])
-        return values, np.maximum(weights, smallest)[kept], codes, parents + first
+        return values[kept], np.maximum(weights, smallest)[kept], codes, parents + first
 
     def measure(self, showered: Showered, rng: np.random.Generator) -> tuple[Selected, np.ndarray, np.ndarray]:
         """Let sets of decays pass detector and selection.
@@ -172,7 +180,9 @@ class Simulation:
             The rows, the set of each and the detector passes of that set, both of shape (n,).
         """
         n_taus = np.diff(showered.recoil.tau_offsets)[showered.parents] + np.diff(showered.decays.tau_offsets)
-        repeats = np.where(n_taus == 0, self._mode.repeats, 1)
+        # An aim makes as many passes as an event deserves.
+        repeats = np.where(n_taus == 0, self._mode.repeats if self._aim is None else 1, 1)
+        repeats[~with_lepton(showered)] = 0
         sets = np.repeat(np.arange(len(repeats)), repeats)
         everything = overlay(
             deposits(showered.recoil).take(showered.parents[sets]), deposits(showered.decays).take(sets)
@@ -184,6 +194,18 @@ class Simulation:
         rows = select_candidates(measure(everything, seeds, only_selectable=True))
         of = sets[rows.events]
         return rows, of, repeats[of]
+
+
+def with_lepton(showered: Showered) -> np.ndarray:
+    """Which sets have an electron or a muon that may pass the selection, shape (p,), bool; without one none does."""
+
+    def found(batch: EventBatch) -> np.ndarray:
+        particles = batch.particles
+        lepton = np.isin(np.abs(particles.pdg), (11, 13)) & (np.hypot(particles.px, particles.py) > FAINTEST_LEPTON)
+        owners = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))[lepton]
+        return np.asarray(np.bincount(owners, minlength=len(batch)) > 0)
+
+    return np.asarray(found(showered.recoil)[showered.parents] | found(showered.decays))
 
 
 def split_events(
