@@ -253,7 +253,7 @@ def test_wrong_arguments(arguments, message, tmp_path, capsys):
 
 
 def test_an_output_of_another_run_is_refused(made, tmp_path, capsys):
-    small = [argument if argument != "3" else "4" for argument in SMALL]
+    small = [argument if argument != "5" else "4" for argument in SMALL]
     assert main(["--output", str(made), *small]) == 2
     assert "choose another --output" in capsys.readouterr().err
     (tmp_path / "notes.txt").write_text("mine")
