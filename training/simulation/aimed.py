@@ -27,16 +27,13 @@ LAST_STAGE = 3
 """Stages of Pythia's shower up to this one come before the boson decays."""
 
 
-def choose_sets(
-    deserts: np.ndarray, boost: float, promise: float, effort: Effort, aim: Aim, rng: np.random.Generator
-) -> Choice | None:
+def choose_sets(deserts: np.ndarray, boost: float, promise: float, aim: Aim, rng: np.random.Generator) -> Choice | None:
     """Decide whether to hadronise an event, and choose as many of its sets of decays as make all weights alike.
 
     Args:
         deserts: Promise times importance of the sets, shape (k,).
         boost: How many sets of full promise and mean importance are worth one event.
         promise: Fraction of such events that get here.
-        effort: How much is drawn per event.
         aim: What to aim at.
         rng: Source of random numbers.
     """
@@ -119,7 +116,7 @@ class AimedPairs(Decisions):
         importance = np.clip(self._told(features) ** aim.power, aim.floor, aim.ceiling)
         promises = decay_promise(self._keep, leptons, kinds, decays[..., 1:]) ** PROMISE_POWER
         boost = effort.boost * (aim.boost if self._thins_out else 1.0)
-        choice = choose_sets(promises * importance, boost, self._promise, effort, aim, rng)
+        choice = choose_sets(promises * importance, boost, self._promise, aim, rng)
         if choice is None:
             return True
         chosen = choice.sets

@@ -64,12 +64,7 @@ class AimedTops(Decisions):
 
     def _judge(self, process: pythia8mc.Event) -> float:
         """Return what the hard process promises and deserves."""
-        found: dict[str, list[FourMomentum]] = {
-            "lepton": [],
-            "tau": [],
-            "neutrino": [],
-            "quark": [],
-        }
+        found: dict[str, list[FourMomentum]] = {kind: [] for kind in ("lepton", "tau", "neutrino", "quark")}
         for i in range(5, process.size()):
             particle = process[i]
             kind = KINDS.get(particle.idAbs())
@@ -103,7 +98,7 @@ class AimedTops(Decisions):
         return np.clip(importance**self._aim.power, self._aim.floor, self._aim.ceiling)
 
     def _choose(self, deserts: np.ndarray) -> Choice | None:
-        return choose_sets(deserts, self._effort.boost, self._promise, self._effort, self._aim, self._rng)
+        return choose_sets(deserts, self._effort.boost, self._promise, self._aim, self._rng)
 
 
 def _sides(momenta: list[FourMomentum]) -> list[tuple[float, float]]:
