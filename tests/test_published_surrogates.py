@@ -99,7 +99,7 @@ def test_the_points_are_thirty_four():
     assert set(nus[near, 2].round()) == {0, 1, 2}
     assert (np.count_nonzero(nus[~near].round(9), axis=1) == 1).all()
     assert sorted(nus[~near].sum(axis=1).round()) == [-3, -3, -2, -2, 2, 2, 3, 3]
-    drawn = published(np.zeros((3, 9))).draw(np.random.default_rng(1), 5000)
+    drawn = published(np.zeros((3, 9)), "ztautau").draw(np.random.default_rng(1), 5000)
     assert len(np.unique(drawn, axis=0)) == 34
 
 
@@ -119,7 +119,7 @@ def test_moved_events_weigh_as_much_as_nominal_ones(trained):
     file = EventsFile(trained[0], 0.0)
     events = file.read(file.rows("all"), keep=lambda events: (events.classes == 1) & candidates(events.columns))
     responses = rate_responses(events, np.random.default_rng(1))
-    variation, rng = published(responses), np.random.default_rng(2)
+    variation, rng = published(responses, "ztautau"), np.random.default_rng(2)
     nominal = variation.move(events, None, rng, None)
     before = events.weights @ (nominal.regions == 0)
     for point in ((1.01, 1.0, 0.0), (1.0, 0.97, 0.0)):
