@@ -29,7 +29,7 @@ from training.events import Events
 
 _NEAR = tuple((float(tes), float(jes), float(met)) for tes, jes, met in product((-1, 0, 1), (-1, 0, 1), (0, 1, 2)))
 _FAR = tuple(point for far in (-3.0, -2.0, 2.0, 3.0) for point in ((far, 0.0, 0.0), (0.0, far, 0.0)))
-PUBLISHED_COPIES = tuple((region, "diboson") for region in UNBINNED) + (("highMT_VBF", "ztautau"),)
+PUBLISHED_COPIES = (*((region, "diboson") for region in UNBINNED), ("highMT_VBF", "ztautau"))
 """Regions and processes with the signal's responses of rate and shape in the published submission."""
 PUBLISHED_LINEAR = (("lowMT_noVBF_highPtH", "ttbar"),)
 """Those whose shape has the linear terms alone there."""
