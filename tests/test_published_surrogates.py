@@ -9,7 +9,7 @@ import pytest
 from scipy.interpolate import RegularGridInterpolator, make_interp_spline
 
 from sage.challenge.nuisances import PROCESSES, variant
-from sage.errors import SettingsError, WeightsError
+from sage.errors import InputError, SettingsError, WeightsError
 from sage.files.bundle import SURROGATES
 from sage.fit.interval import measure_interval
 from sage.fit.slice import slice_interval
@@ -17,14 +17,24 @@ from sage.network.classifier import NetworkClassifier
 from sage.rates import PAIRS, Rates
 from sage.surrogates import Surrogates
 from sage.unbinned.published import GRID, ORIGINS, SHAPE, UNITS, SplineTemplates, published_factors, spline_coefficients
-from sage.unbinned.ratios import UNBINNED, Calibration, rate_name
+from sage.unbinned.ratios import UNBINNED, Calibration, network_name, rate_name
 from sage.unbinned.response import PUBLISHED
 from studies.unbinned import read_nature
 from tests.conftest import ROOT
 from tests.events import small_data
 from training.events import EventsFile
-from training.surrogates import PUBLISHED_SETTINGS, SurrogateConfig, candidates, train_surrogates
-from training.variations import FIXED_POINTS, published, rate_responses
+from training.networks import read_network
+from training.surrogate_calibration import check_published_range
+from training.surrogates import (
+    PUBLISHED_SETTINGS,
+    SURROGATES_FILE,
+    ResponseTraining,
+    SurrogateConfig,
+    candidates,
+    train_surrogates,
+)
+from training.variations import FIXED_POINTS, published, rate_responses, with_published_copies
+from workshop.files import make_folder, read_arrays, write_arrays
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +138,51 @@ def test_moved_events_weigh_as_much_as_nominal_ones(trained):
         plain = events.weights[inside].sum() / before
         assert (events.weights * moved.factors)[inside].sum() / before == pytest.approx(1.0, abs=0.02)
         assert abs(plain - 1) > 0.02 or point[1] == 1.0
+
+
+def test_copies_are_those_of_the_submission(trained):
+    arrays = read_arrays(trained[1] / "surrogates" / SURROGATES_FILE)
+    copied = {(region, "diboson") for region in UNBINNED} | {("highMT_VBF", "ztautau")}
+    marked = {name: np.full_like(array, i) for i, (name, array) in enumerate(arrays.items())}
+    found = with_published_copies(marked)
+    assert found.keys() == arrays.keys()
+    for region in UNBINNED:
+        for process in PROCESSES:
+            source = "htautau" if (region, process) in copied else process
+            pairs = {rate_name(region, process): rate_name(region, source)}
+            for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+                pairs[network_name(region, process, name)] = network_name(region, source, name)
+            for name, original in pairs.items():
+                np.testing.assert_array_equal(found[name], marked[original])
+
+
+def test_top_pairs_are_linear_in_one_region(trained, monkeypatch):
+    file = EventsFile(trained[0], 0.0)
+    events = file.read(file.rows("all"), keep=lambda events: (events.classes == 2) & candidates(events.columns))
+    variation = published(np.zeros((3, 9)), "ttbar")
+    config = SurrogateConfig(**{**PUBLISHED_SETTINGS, "width": 8, "epochs": 1})
+    losses = iter(np.linspace(1.0, 0.0, 100))
+    monkeypatch.setattr(ResponseTraining, "_loss", lambda *_: next(losses))  # the last epoch is the best
+    networks, _ = ResponseTraining(events, read_network(ROOT / "weights")[1], config, 2, variation).networks()
+    for region, own in networks.items():
+        assert own["2.bias"][:3].all()
+        assert own["2.bias"][3:].any() == own["2.weight"][3:].any() == (region != "lowMT_noVBF_highPtH")
+
+
+def test_a_response_that_explodes_is_refused_before_anything_is_counted(trained, tmp_path):
+    from methods.building import Build, build
+    from tests.test_methods import CONFIG
+
+    data, folder, _ = trained
+    arrays = read_arrays(folder / "surrogates" / SURROGATES_FILE)
+    check_published_range(arrays, EventsFile(data, 1.0))
+    name = network_name("highMT_VBF", "ttbar", "2.bias")
+    arrays[name] = arrays[name] + np.eye(9)[7].astype(np.float32)  # 1 per percent of tes and GeV of soft_met
+    write_arrays(make_folder(tmp_path / "build" / "surrogates") / SURROGATES_FILE, arrays)
+    this = Build(replace(CONFIG, table_fraction=1.0), data, ROOT / "weights", tmp_path / "made", tmp_path / "build")
+    with pytest.raises(InputError, match=r"response of ttbar in highMT_VBF is out of range for 100\.00% .*soft_met 5"):
+        build("gollum", this)
+    assert not (tmp_path / "build" / "tables").exists()
 
 
 def test_weights_of_the_published_variant(trained, tmp_path):

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sage.binned.counting import Sample
+from sage.binned.tables import AXES
+from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import Columns, select_single, shift
+from sage.errors import InputError
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.recalibration import N_BOOTSTRAPS, make_surrogates
-from sage.surrogates import Observed
+from sage.surrogates import MOST_OUTSIDE, Observed
 from sage.unbinned.calibration import RegionEvents, collect
-from sage.unbinned.ratios import ResponseNetworks
+from sage.unbinned.ratios import UNBINNED, ResponseNetworks
+from sage.unbinned.statistic import LARGEST_EXPONENT
 from training.config import Config
 from training.events import EventsFile
 from training.sampling import BOOTSTRAP, poisson
 from training.surrogates import REPORT_FILE, SURROGATES_FILE
+from training.variations import move_events
 from workshop.errors import UsageError
 from workshop.files import read_arrays
 
 LEAST_REPLICAS = 2
+PILOT = 262_144
+"""Events at which a response is tried out before tables are made."""
 
 
 def read_regions(
@@ -107,6 +115,37 @@ def _training(folder: Path) -> tuple[dict[str, Any], int]:
     report = json.loads(path.read_text(encoding="utf-8"))
     settings = dict(report["config"])
     return {"data": report["data"], **settings, "replica": None}, settings["replica"]
+
+
+def check_published_range(trained: Mapping[str, np.ndarray], file: EventsFile) -> None:
+    """Check that networks of the published variant have a response at the ends of its grid of rates.
+
+    The grid reaches to ten standard deviations of the energy scales, the points of the training to three. A spline
+    through rates that a few events make explode at its ends is wrong in the middle as well.
+
+    Args:
+        trained: Arrays of the response networks.
+        file: Events; the first ones of the table part are looked at.
+
+    Raises:
+        InputError: If too many events have a response out of range.
+    """
+    networks = ResponseNetworks(trained)
+    events = file.read(file.rows("tables")[:PILOT])
+    nominal = move_events(events, None, np.random.default_rng(0), networks.constants)
+    ends = np.array(list(product(*(coordinate.ends for coordinate in networks.basis.coordinates))))
+    terms = networks.basis.terms(ends)
+    for region, process in product(UNBINNED, PROCESSES):
+        inputs = nominal.inputs[nominal.regions == UNBINNED.index(region)]
+        exponents = networks.of_inputs(inputs, region, process) @ terms.T
+        beyond = (np.abs(exponents) > LARGEST_EXPONENT).sum(axis=0) / max(len(inputs), 1)
+        worst = int(beyond.argmax())
+        if beyond[worst] > MOST_OUTSIDE:
+            point = ", ".join(f"{name} {value:g}" for name, value in zip(AXES, ends[worst], strict=True))
+            msg = f"the response of {process} in {region} is out of range for {beyond[worst]:.2%} of the events at an "
+            msg += f"end of the published grid of rates ({point}), so that no spline can follow the rate; train the "
+            msg += "response networks on more events"
+            raise InputError(msg)
 
 
 def calibrated_surrogates(
