@@ -3,8 +3,8 @@
 A setting for comparisons. The likelihood is scanned in mu with the nuisances held at their best fit, so it is a slice
 and no profile; the factor 1.045 makes up for that on average over the challenge's range of mu. Its minimiser was told
 1/2 for a function -2 ln L, so the deviation that decides the range of the scan, and is the limit where nothing is
-crossed, is too small by the square root of 2. Limits beyond the challenge's range of mu move to just outside of it, even
-past the best fit or the other limit; the original then gives them in reversed order, and no score changes here.
+crossed, is too small by the square root of 2. Limits beyond the challenge's range of mu move to just outside of it,
+even past the best fit or the other limit; the original then gives them in reversed order, which scores the same.
 """
 
 from __future__ import annotations
