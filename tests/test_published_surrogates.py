@@ -16,15 +16,16 @@ from sage.fit.slice import slice_interval
 from sage.network.classifier import NetworkClassifier
 from sage.rates import PAIRS, Rates
 from sage.surrogates import Surrogates
+from sage.unbinned.calibration import RegionEvents
 from sage.unbinned.published import GRID, ORIGINS, SHAPE, UNITS, SplineTemplates, published_factors, spline_coefficients
-from sage.unbinned.ratios import UNBINNED, Calibration, network_name, rate_name
+from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, network_name, rate_name
 from sage.unbinned.response import PUBLISHED
 from studies.unbinned import read_nature
 from tests.conftest import ROOT
 from tests.events import small_data
 from training.events import EventsFile
 from training.networks import read_network
-from training.surrogate_calibration import check_published_range
+from training.surrogate_calibration import check_published_range, with_steady_shapes
 from training.surrogates import (
     PUBLISHED_SETTINGS,
     SURROGATES_FILE,
@@ -183,6 +184,30 @@ def test_a_response_that_explodes_is_refused_before_anything_is_counted(trained,
     with pytest.raises(InputError, match=r"response of ttbar in highMT_VBF is out of range for 100\.00% .*soft_met 5"):
         build("gollum", this)
     assert not (tmp_path / "build" / "tables").exists()
+
+
+def test_a_response_that_is_no_shape_is_left_out(trained):
+    arrays = read_arrays(trained[1] / "surrogates" / SURROGATES_FILE)
+    rng = np.random.default_rng(4)
+    n = 4000
+    classes = rng.integers(4, size=n)
+    slope = rng.normal(0, 0.1, (n, 4))
+    response = np.zeros((n, 4, 9), np.float32)
+    response[:, :, 0], response[:, :, 3] = slope, -0.5 * 0.1**2  # means of exp(A . v) are 1
+    own = RegionEvents(np.ones((n, 4)), response, np.ones(n), classes)
+    wild = response.copy()
+    wild[np.flatnonzero(classes == 2)[0], 2, 2] = 2.0  # one event, e^10 at 5 GeV
+    found, events = with_steady_shapes(arrays, [own, own, replace(own, response=wild)])
+    for region, each in zip(UNBINNED, events, strict=True):
+        for p, process in enumerate(PROCESSES):
+            gone = (region, process) == ("lowMT_noVBF_highPtH", "ttbar")
+            assert each.response[:, p].any() != gone
+            begin = network_name(region, process, "")
+            kept = [np.array_equal(found[name], arrays[name]) for name in arrays if name.startswith(begin)]
+            assert all(kept) != gone
+    networks = ResponseNetworks(found)
+    inputs = rng.standard_normal((9, len(found["mean"]))).astype(np.float32)
+    assert not networks.of_inputs(inputs, "lowMT_noVBF_highPtH", "ttbar").any()
 
 
 def test_weights_of_the_published_variant(trained, tmp_path):
