@@ -210,7 +210,7 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
         return _fallback("; ".join(("interval_not_finite", *all_flags)), n_events)
     if low >= high:
         return _fallback("; ".join(("interval_empty", *all_flags)), n_events)
-    if bundle.settings["flat_prior"] is None:
+    if bundle.settings["flat_prior"] is None and bundle.settings["profile"] != "slice":
         low, high = min(low, mu_hat), max(high, mu_hat)
     nuisances = {}
     for i, nuisance in enumerate(variant(bundle.settings["nuisances"]), start=1):

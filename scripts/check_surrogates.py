@@ -45,7 +45,8 @@ def work(given: argparse.Namespace) -> None:
             error = worst["error"] / worst["true"] if worst["true"] else 0.0
             ratio = worst["share"] / worst["true"] if worst["true"] else 1.0
             aucs = ", ".join(
-                f"{label} {auc['reweighted']:.4f} (not reweighted {auc['nominal']:.4f}) +- {auc['error']:.4f}"
+                f"{label} {auc['reweighted']:.4f} +- {auc['reweighted_error']:.4f} "
+                f"(not reweighted {auc['nominal']:.4f} +- {auc['nominal_error']:.4f})"
                 for label, auc in each["auc"].get(process, {}).items()
             )
             print(f"{region} {process}: worst group {ratio:.3f} +- {error:.3f}; AUC {aucs}")

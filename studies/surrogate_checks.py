@@ -2,8 +2,8 @@
 
 A share is compared with the fraction of events that are of the process, in ten groups of equal weight. For responses,
 boosted trees learn to tell nominal events with the weights w exp(A . v) from the same events moved to the nuisance
-point; half of the showered events trains them, the other half gives the AUC, 0.5 where the two cannot be told apart.
-The sums of weights of the two are made equal first.
+point; half of the showered events trains them and the other half gives the AUC, 0.5 where the two cannot be told apart,
+and the other way round. The sums of weights of the two are made equal first.
 """
 
 from __future__ import annotations
@@ -105,33 +105,47 @@ def told_apart(
         response = networks.of_inputs(nominal.inputs[here], region, process) @ terms
         x = np.concatenate([nominal.inputs[here], there.inputs[shifted]])
         y = np.repeat([0, 1], [len(here), len(shifted)])
-        training = np.concatenate([train[here], train[shifted]])
-        if min(np.bincount(2 * training + y, minlength=4)) == 0:
+        rows = np.concatenate([here, shifted])
+        first = train[rows]
+        if min(np.bincount(2 * first + y, minlength=4)) == 0:
             continue  # a half without events
-        out[region] = {}
+        out[region] = {"showers": float(len(np.unique(events.keys[here])))}
         for kind, factor in (("reweighted", np.exp(response)), ("nominal", np.ones(len(here)))):
             weights = np.concatenate([events.weights[here] * factor, events.weights[shifted]])
-            for part in (training, ~training):
+            for part in (first, ~first):
                 for label in (0, 1):
-                    weights[part & (y == label)] /= max(weights[part & (y == label)].sum(), 1e-30)
-            trees = HistGradientBoostingClassifier(max_iter=TREES, max_depth=3, learning_rate=0.1, random_state=seed)
-            scale = 0.5 * training.sum()
-            trees.fit(x[training], y[training], sample_weight=weights[training] * scale)
-            score = trees.decision_function(x[~training])
-            out[region][kind], out[region]["error"] = area(score, y[~training], weights[~training])
+                    weights[part & (y == label)] *= 0.5 * part.sum() / weights[part & (y == label)].sum()
+            halves = []
+            for part in (first, ~first):
+                trees = HistGradientBoostingClassifier(
+                    max_iter=TREES, max_depth=3, learning_rate=0.1, random_state=seed
+                )
+                trees.fit(x[part], y[part], sample_weight=weights[part])
+                judged = (each[~part] for each in (y == 1, weights, events.keys[rows]))
+                halves.append(area(trees.decision_function(x[~part]), *judged))
+            values, errors = np.array(halves).T
+            out[region][kind], out[region][f"{kind}_error"] = float(values.mean()), float(np.hypot(*errors) / 2)
     return out
 
 
-def area(score: np.ndarray, label: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Return the weighted area under the ROC curve, and its error from the effective numbers of events.
+def area(score: np.ndarray, is_one: np.ndarray, weights: np.ndarray, keys: np.ndarray) -> tuple[float, float]:
+    """Return the weighted area under the ROC curve, in which equal scores count half, and its error.
 
-    Equal scores count half: a moved event mostly has that of the nominal one. The error is too large for the same
-    reason.
+    The error is the root of the sum of squares of what each showered event adds to the deviation, to first order
+    (Obuchowski, Biometrics 53 (1997) 567): a moved event goes with the nominal one that it was, and so do all rows of
+    one shower. It does not hold what other trees would find.
+
+    Args:
+        score: Shape (n,).
+        is_one: Shape (n,), boolean.
+        weights: Shape (n,), those of each kind with a positive sum.
+        keys: Numbers of the showered events, shape (n,).
     """
     _, place = np.unique(score, return_inverse=True)
-    negative, positive = (np.bincount(place[label == own], weights[label == own], place.max() + 1) for own in (0, 1))
-    below = np.cumsum(negative) - 0.5 * negative
-    total_0, total_1 = negative.sum(), positive.sum()
-    value = float(below @ positive / (total_0 * total_1))
-    numbers = [total**2 / (weights[label == own] ** 2).sum() for own, total in ((0, total_0), (1, total_1))]
-    return value, float(np.sqrt(sum(1 / (12 * n) for n in numbers)))
+    scaled = weights / np.where(is_one, weights[is_one].sum(), weights[~is_one].sum())
+    ones, zeros = (np.bincount(place[kind], scaled[kind], minlength=place.max() + 1) for kind in (is_one, ~is_one))
+    below, above = np.cumsum(zeros) - 0.5 * zeros, 1.0 - np.cumsum(ones) + 0.5 * ones
+    value = float(below @ ones)
+    _, shower = np.unique(keys, return_inverse=True)
+    added = np.bincount(shower, scaled * (np.where(is_one, below[place], above[place]) - value))
+    return value, float(np.linalg.norm(added))

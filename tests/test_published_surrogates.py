@@ -9,22 +9,33 @@ import pytest
 from scipy.interpolate import RegularGridInterpolator, make_interp_spline
 
 from sage.challenge.nuisances import PROCESSES, variant
-from sage.errors import SettingsError, WeightsError
+from sage.errors import InputError, SettingsError, WeightsError
 from sage.files.bundle import SURROGATES
 from sage.fit.interval import measure_interval
 from sage.fit.slice import slice_interval
 from sage.network.classifier import NetworkClassifier
 from sage.rates import PAIRS, Rates
 from sage.surrogates import Surrogates
+from sage.unbinned.calibration import RegionEvents
 from sage.unbinned.published import GRID, ORIGINS, SHAPE, UNITS, SplineTemplates, published_factors, spline_coefficients
-from sage.unbinned.ratios import UNBINNED, Calibration, rate_name
+from sage.unbinned.ratios import UNBINNED, Calibration, ResponseNetworks, network_name, rate_name
 from sage.unbinned.response import PUBLISHED
 from studies.unbinned import read_nature
 from tests.conftest import ROOT
 from tests.events import small_data
 from training.events import EventsFile
-from training.surrogates import PUBLISHED_SETTINGS, SurrogateConfig, candidates, train_surrogates
-from training.variations import FIXED_POINTS, published, rate_responses
+from training.networks import read_network
+from training.surrogate_calibration import check_published_range, with_steady_shapes
+from training.surrogates import (
+    PUBLISHED_SETTINGS,
+    SURROGATES_FILE,
+    ResponseTraining,
+    SurrogateConfig,
+    candidates,
+    train_surrogates,
+)
+from training.variations import FIXED_POINTS, published, rate_responses, with_published_copies
+from workshop.files import make_folder, read_arrays, write_arrays
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +110,7 @@ def test_the_points_are_thirty_four():
     assert set(nus[near, 2].round()) == {0, 1, 2}
     assert (np.count_nonzero(nus[~near].round(9), axis=1) == 1).all()
     assert sorted(nus[~near].sum(axis=1).round()) == [-3, -3, -2, -2, 2, 2, 3, 3]
-    drawn = published(np.zeros((3, 9))).draw(np.random.default_rng(1), 5000)
+    drawn = published(np.zeros((3, 9)), "ztautau").draw(np.random.default_rng(1), 5000)
     assert len(np.unique(drawn, axis=0)) == 34
 
 
@@ -119,7 +130,7 @@ def test_moved_events_weigh_as_much_as_nominal_ones(trained):
     file = EventsFile(trained[0], 0.0)
     events = file.read(file.rows("all"), keep=lambda events: (events.classes == 1) & candidates(events.columns))
     responses = rate_responses(events, np.random.default_rng(1))
-    variation, rng = published(responses), np.random.default_rng(2)
+    variation, rng = published(responses, "ztautau"), np.random.default_rng(2)
     nominal = variation.move(events, None, rng, None)
     before = events.weights @ (nominal.regions == 0)
     for point in ((1.01, 1.0, 0.0), (1.0, 0.97, 0.0)):
@@ -128,6 +139,75 @@ def test_moved_events_weigh_as_much_as_nominal_ones(trained):
         plain = events.weights[inside].sum() / before
         assert (events.weights * moved.factors)[inside].sum() / before == pytest.approx(1.0, abs=0.02)
         assert abs(plain - 1) > 0.02 or point[1] == 1.0
+
+
+def test_copies_are_those_of_the_submission(trained):
+    arrays = read_arrays(trained[1] / "surrogates" / SURROGATES_FILE)
+    copied = {(region, "diboson") for region in UNBINNED} | {("highMT_VBF", "ztautau")}
+    marked = {name: np.full_like(array, i) for i, (name, array) in enumerate(arrays.items())}
+    found = with_published_copies(marked)
+    assert found.keys() == arrays.keys()
+    for region in UNBINNED:
+        for process in PROCESSES:
+            source = "htautau" if (region, process) in copied else process
+            pairs = {rate_name(region, process): rate_name(region, source)}
+            for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+                pairs[network_name(region, process, name)] = network_name(region, source, name)
+            for name, original in pairs.items():
+                np.testing.assert_array_equal(found[name], marked[original])
+
+
+def test_top_pairs_are_linear_in_one_region(trained, monkeypatch):
+    file = EventsFile(trained[0], 0.0)
+    events = file.read(file.rows("all"), keep=lambda events: (events.classes == 2) & candidates(events.columns))
+    variation = published(np.zeros((3, 9)), "ttbar")
+    config = SurrogateConfig(**{**PUBLISHED_SETTINGS, "width": 8, "epochs": 1})
+    losses = iter(np.linspace(1.0, 0.0, 100))
+    monkeypatch.setattr(ResponseTraining, "_loss", lambda *_: next(losses))  # the last epoch is the best
+    networks, _ = ResponseTraining(events, read_network(ROOT / "weights")[1], config, 2, variation).networks()
+    for region, own in networks.items():
+        assert own["2.bias"][:3].all()
+        assert own["2.bias"][3:].any() == own["2.weight"][3:].any() == (region != "lowMT_noVBF_highPtH")
+
+
+def test_a_response_that_explodes_is_refused_before_anything_is_counted(trained, tmp_path):
+    from methods.building import Build, build
+    from tests.test_methods import CONFIG
+
+    data, folder, _ = trained
+    arrays = read_arrays(folder / "surrogates" / SURROGATES_FILE)
+    check_published_range(arrays, EventsFile(data, 1.0))
+    name = network_name("highMT_VBF", "ttbar", "2.bias")
+    arrays[name] = arrays[name] + np.eye(9)[7].astype(np.float32)  # 1 per percent of tes and GeV of soft_met
+    write_arrays(make_folder(tmp_path / "build" / "surrogates") / SURROGATES_FILE, arrays)
+    this = Build(replace(CONFIG, table_fraction=1.0), data, ROOT / "weights", tmp_path / "made", tmp_path / "build")
+    with pytest.raises(InputError, match=r"response of ttbar in highMT_VBF is out of range for 100\.00% .*soft_met 5"):
+        build("gollum", this)
+    assert not (tmp_path / "build" / "tables").exists()
+
+
+def test_a_response_that_is_no_shape_is_left_out(trained):
+    arrays = read_arrays(trained[1] / "surrogates" / SURROGATES_FILE)
+    rng = np.random.default_rng(4)
+    n = 4000
+    classes = rng.integers(4, size=n)
+    slope = rng.normal(0, 0.1, (n, 4))
+    response = np.zeros((n, 4, 9), np.float32)
+    response[:, :, 0], response[:, :, 3] = slope, -0.5 * 0.1**2  # means of exp(A . v) are 1
+    own = RegionEvents(np.ones((n, 4)), response, np.ones(n), classes)
+    wild = response.copy()
+    wild[np.flatnonzero(classes == 2)[0], 2, 2] = 2.0  # one event, e^10 at 5 GeV
+    found, events = with_steady_shapes(arrays, [own, own, replace(own, response=wild)])
+    for region, each in zip(UNBINNED, events, strict=True):
+        for p, process in enumerate(PROCESSES):
+            gone = (region, process) == ("lowMT_noVBF_highPtH", "ttbar")
+            assert each.response[:, p].any() != gone
+            begin = network_name(region, process, "")
+            kept = [np.array_equal(found[name], arrays[name]) for name in arrays if name.startswith(begin)]
+            assert all(kept) != gone
+    networks = ResponseNetworks(found)
+    inputs = rng.standard_normal((9, len(found["mean"]))).astype(np.float32)
+    assert not networks.of_inputs(inputs, "lowMT_noVBF_highPtH", "ttbar").any()
 
 
 def test_weights_of_the_published_variant(trained, tmp_path):

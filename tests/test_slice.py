@@ -40,3 +40,9 @@ def test_limits_outside_of_the_range_of_mu_are_put_beyond_it(by, side):
     assert (interval.low, interval.high)[side] == BEYOND[side]
     assert (interval.low, interval.high)[1 - side] != BEYOND[1 - side]
     assert interval.fit.mu == pytest.approx(TRUTH + by, abs=1e-6)
+
+
+def test_an_interval_beyond_the_range_of_mu_is_none_that_covers():
+    interval = slice_interval(Moved(4.0))
+    assert interval.low == BEYOND[1]
+    assert BEYOND[1] < interval.high < interval.fit.mu

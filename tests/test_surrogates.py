@@ -25,7 +25,7 @@ from sage.rebuilding import rebuild
 from sage.recalibration import recalibrated
 from sage.surrogates import Surrogates
 from sage.unbinned.calibration import RegionEvents, calibrate, isotonic
-from sage.unbinned.ratios import UNBINNED, Calibration
+from sage.unbinned.ratios import UNBINNED, Calibration, Inside
 from sage.unbinned.response import EXACT
 from scripts import make_method
 from scripts import train_surrogates as program
@@ -306,3 +306,15 @@ def test_fit_recalibrates_within_its_time(nature, monkeypatch):
     )
     assert not report["adopted"]
     assert short is nature.bundle
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_events_without_numbers_are_left_out_of_however_many(n):
+    """The last block of a data set may have no event of a region."""
+    inside = Inside(
+        np.arange(n), np.ones((n, 4)), np.zeros((n, 45), np.float32), np.ones((n, 4, 9), np.float32) * np.arange(9)
+    )
+    assert len(inside.defined().rows) == n
+    if n:
+        inside.response[0, 2, 3] = np.nan
+        np.testing.assert_array_equal(inside.defined().rows, np.arange(1, n))

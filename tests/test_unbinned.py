@@ -19,7 +19,7 @@ from sage.rates import Rates
 from sage.unbinned.likelihood import SumLikelihood, UnbinnedLikelihood
 from sage.unbinned.norms import EVENTS, NORM_BASIS, POINTS, Factors, fit_norms, norm_points, norm_sums
 from sage.unbinned.response import BASES, EXACT
-from sage.unbinned.statistic import EventKernel, event_sums, kernel, pack
+from sage.unbinned.statistic import EventKernel, densities, event_sums, kernel, pack
 from studies.impacts import breakdown_by_auxiliary_data, impacts
 
 YIELDS = np.array([[60.0, 20.0], [9000.0, 300.0], [800.0, 2500.0], [50.0, 40.0]])
@@ -193,6 +193,17 @@ def test_norm_sums_are_those_of_one_point_after_the_other(dtype, rtol):
         np.testing.assert_allclose(at, (weighted * np.exp(response @ v)).sum(axis=1), rtol=rtol)
     none = norm_sums(lambda rows: weighted[:, :0][:, rows], response[:0], terms)
     np.testing.assert_array_equal(none, np.zeros(found.shape))
+
+
+def test_norm_sums_are_those_of_the_density_where_responses_explode():
+    shares, response, _ = random_events(300, 17, 40.0)
+    weights = np.random.default_rng(19).random(300)
+    terms = np.random.default_rng(18).standard_normal((3, 9))
+    assert np.abs(response @ terms.T).max() > 100.0
+    found = norm_sums(lambda rows: (weights[rows, None] * shares[rows])[None], response, terms.astype(np.float32))[0]
+    events, factors = pack(shares, response, weights), np.array([1.5, 1.0, 0.7, 2.0])
+    for v, norms in zip(terms, found, strict=True):
+        assert weights @ densities(events, factors, v)[: len(weights)] == pytest.approx(factors @ norms, rel=1e-3)
 
 
 def test_a_sum_of_norms_may_be_given_up():

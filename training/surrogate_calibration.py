@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sage.binned.counting import Sample
+from sage.binned.tables import AXES
+from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import Columns, select_single, shift
+from sage.errors import InputError
 from sage.files.bundle import Bundle
 from sage.network.classifier import Classifier
 from sage.recalibration import N_BOOTSTRAPS, make_surrogates
-from sage.surrogates import Observed
+from sage.surrogates import CORNERS, MOST_OUTSIDE, Observed
 from sage.unbinned.calibration import RegionEvents, collect
-from sage.unbinned.ratios import ResponseNetworks
+from sage.unbinned.ratios import PUBLISHED_MARK, UNBINNED, ResponseNetworks, network_name
+from sage.unbinned.response import PUBLISHED
+from sage.unbinned.statistic import LARGEST_EXPONENT
 from training.config import Config
 from training.events import EventsFile
 from training.sampling import BOOTSTRAP, poisson
 from training.surrogates import REPORT_FILE, SURROGATES_FILE
+from training.variations import move_events
 from workshop.errors import UsageError
 from workshop.files import read_arrays
 
 LEAST_REPLICAS = 2
+PILOT = 262_144
+"""Events at which a response is tried out before tables are made."""
+MOST_CHANGE = 2.0
+"""Factor by which a response of the shape may change the sum of its process."""
+
+log = logging.getLogger("sage.training.surrogate_calibration")
 
 
 def read_regions(
@@ -109,6 +124,75 @@ def _training(folder: Path) -> tuple[dict[str, Any], int]:
     return {"data": report["data"], **settings, "replica": None}, settings["replica"]
 
 
+def check_published_range(trained: Mapping[str, np.ndarray], file: EventsFile) -> None:
+    """Check that networks of the published variant have a response at the ends of its grid of rates.
+
+    The grid reaches to ten standard deviations of the energy scales, the points of the training to three. A spline
+    through rates that a few events make explode at its ends is wrong in the middle as well.
+
+    Args:
+        trained: Arrays of the response networks.
+        file: Events; the first ones of the table part are looked at.
+
+    Raises:
+        InputError: If too many events have a response out of range.
+    """
+    networks = ResponseNetworks(trained)
+    events = file.read(file.rows("tables")[:PILOT])
+    nominal = move_events(events, None, np.random.default_rng(0), networks.constants)
+    ends = np.array(list(product(*(coordinate.ends for coordinate in networks.basis.coordinates))))
+    terms = networks.basis.terms(ends)
+    for region, process in product(UNBINNED, PROCESSES):
+        inputs = nominal.inputs[nominal.regions == UNBINNED.index(region)]
+        exponents = networks.of_inputs(inputs, region, process) @ terms.T
+        beyond = (np.abs(exponents) > LARGEST_EXPONENT).sum(axis=0) / max(len(inputs), 1)
+        worst = int(beyond.argmax())
+        if beyond[worst] > MOST_OUTSIDE:
+            point = ", ".join(f"{name} {value:g}" for name, value in zip(AXES, ends[worst], strict=True))
+            msg = f"the response of {process} in {region} is out of range for {beyond[worst]:.2%} of the events at an "
+            msg += f"end of the published grid of rates ({point}), so that no spline can follow the rate; train the "
+            msg += "response networks on more events"
+            raise InputError(msg)
+
+
+def with_steady_shapes(
+    trained: Mapping[str, np.ndarray], events: Sequence[RegionEvents]
+) -> tuple[dict[str, np.ndarray], list[RegionEvents]]:
+    """Leave out responses of the published variant that are no shapes, so that rates there are those of counts.
+
+    A response of the shape alone keeps the sum over the events of its process, wherever the nuisances are. One that was
+    learnt from too few events has tails: then a few other events make nearly all of a rate.
+
+    Args:
+        trained: Arrays of the response networks.
+        events: Events of the regions, which trained nothing.
+
+    Returns:
+        Arrays and events with a response of 0 where the sum changes by more than ``MOST_CHANGE`` within two standard
+        deviations.
+    """
+    terms = PUBLISHED.terms(np.array(CORNERS))
+    out, kept = dict(trained), []
+    for region, own in zip(UNBINNED, events, strict=True):
+        response = own.response.copy()
+        for p, process in enumerate(PROCESSES):
+            mine = own.classes == p
+            exponents = np.clip(response[mine, p] @ terms.T, -LARGEST_EXPONENT, LARGEST_EXPONENT)
+            sums = own.weights[mine] @ np.exp(exponents) / own.weights[mine].sum() if mine.any() else np.ones(1)
+            change = float(np.exp(np.abs(np.log(sums)).max()))
+            if change > MOST_CHANGE:
+                log.warning(
+                    "the response of %s in %s changes the sum of weights %.3g times within two standard deviations, "
+                    "where shapes keep it: left out, rates are those of counts; train on more events",
+                    *(process, region, change),
+                )
+                response[:, p] = 0.0
+                own_names = [name for name in out if name.startswith(network_name(region, process, ""))]
+                out |= {name: np.zeros_like(out[name]) for name in own_names}
+        kept.append(replace(own, response=response))
+    return out, kept
+
+
 def calibrated_surrogates(
     config: Config,
     data: Path,
@@ -131,4 +215,6 @@ def calibrated_surrogates(
     networks = ResponseNetworks(trained)
     rows = file.rows("tables")
     events = read_regions(file, rows, bundle, classifier, networks, config.seed, N_BOOTSTRAPS)
+    if PUBLISHED_MARK in trained:
+        trained, events = with_steady_shapes(trained, events)
     return make_surrogates(trained, events, bundle, config.seed, replicas)

@@ -10,7 +10,8 @@ copies of an event count where they are: which region an event is in is decided 
 learnt as well, and taken out again by the exact normalisation (``sage.unbinned.likelihood``).
 
 With ``variant: published`` points, terms, schedule and weights are those of the published training
-(``training.variations``), where networks learn shapes alone. One file for each process holds its networks, so that an
+(``training.variations``), where networks learn shapes alone, in the terms and for the processes of the published
+submission. One file for each process holds its networks, so that an
 interrupted training goes on with the next process.
 """
 
@@ -41,7 +42,15 @@ from training.config import check_layers
 from training.events import DATA_FILE, Events, EventsFile
 from training.networks import read_network
 from training.sampling import BOOTSTRAP, HeldOut, poisson
-from training.variations import Copies, Variation, exact, published, rate_responses
+from training.variations import (
+    PUBLISHED_COPIES,
+    Copies,
+    Variation,
+    exact,
+    published,
+    rate_responses,
+    with_published_copies,
+)
 from workshop.claims import claimed
 from workshop.files import read_arrays, sha256, write_arrays, write_json
 
@@ -83,7 +92,7 @@ class SurrogateConfig:
         weight_decay: AdamW's.
         validation_fraction: Share of the showered events held out to choose the best epoch.
         replica: 0, or the number of a bootstrap of the showered events.
-        variant: ``sage``; or ``published`` for points, schedule and last epoch of the published training.
+        variant: ``sage``; or ``published`` for points and schedule of the published training.
     """
 
     seed: int = 1
@@ -154,6 +163,7 @@ class ResponseTraining:
         self._rng = np.random.default_rng([config.seed, process, config.replica])
         # Terms of the typical size of 1, so that all outputs are learnt at the same pace.
         drawn = variation.terms(variation.draw(self._rng, 10_000))
+        self._learnt = np.broadcast_to(variation.learnt, (len(UNBINNED), drawn.shape[1]))
         self._scale = np.ones(drawn.shape[1]) if config.published else np.sqrt((drawn**2).mean(axis=0))
         weights = events.weights / events.weights.mean()
         if config.replica:
@@ -188,7 +198,7 @@ class ResponseTraining:
                     torch.autograd.backward(loss)
                     optimiser.step()
                 found = self._loss(model, *self._held_out[r])
-                if found < min(losses[r]) or config.published:
+                if found < min(losses[r]):
                     best[r] = _arrays(model)
                 losses[r].append(found)
             if progress is not None:
@@ -211,7 +221,10 @@ class ResponseTraining:
         """Yield inputs, terms and signed weights of both copies of some events."""
         rows = np.flatnonzero((self._nominal.regions == region) | (copies.regions == region))
         self._rng.shuffle(rows)
+        terms = terms * self._learnt[region]
         size = self._config.batch_size
+        if not self._learnt[region].any():
+            return
         if self._config.published:
             size = max(-(-len(rows) // PUBLISHED_STEPS), 1)
         for start in range(0, len(rows), size):
@@ -227,7 +240,7 @@ class ResponseTraining:
             terms = (self._variation.terms(points) / self._scale).astype(np.float32)
             for region, found in enumerate(parts):
                 rows = np.flatnonzero((nominal.regions == region) | (copies.regions == region))
-                found.append(_pairs(rows, region, nominal, copies, terms, weights))
+                found.append(_pairs(rows, region, nominal, copies, terms * self._learnt[region], weights))
         return [tuple(torch.cat(pieces) for pieces in zip(*found, strict=True)) for found in parts]
 
     @staticmethod
@@ -300,10 +313,12 @@ def train_surrogates(
         "table_fraction": table_fraction,
         **asdict(config),
     }
-    results = (*(f"{name}.npz" for name in PROCESSES), SURROGATES_FILE, REPORT_FILE)
+    copied = PUBLISHED_COPIES if config.published else ()
+    learnt = [name for name in PROCESSES if any((region, name) not in copied for region in UNBINNED)]
+    results = (*(f"{name}.npz" for name in learnt), SURROGATES_FILE, REPORT_FILE)
     with claimed(output, identity, results=results, overwrite=overwrite):
         file = EventsFile(data, table_fraction)
-        missing = [name for name in PROCESSES if not (output / f"{name}.npz").exists()]
+        missing = [name for name in learnt if not (output / f"{name}.npz").exists()]
         with tqdm(total=len(missing) * config.epochs, unit="epoch", desc="response networks") as progress:
             for name in missing:
                 _train_process(config, file, constants, name, output, progress)
@@ -313,13 +328,13 @@ def train_surrogates(
         if config.published:
             arrays[PUBLISHED_MARK] = np.ones(1)
         report: dict[str, Any] = {"config": asdict(config), "data": identity["data"], "processes": {}}
-        for name in PROCESSES:
+        for name in learnt:
             found = read_arrays(output / f"{name}.npz")
             losses = {key.split("/")[1]: found.pop(key).tolist() for key in list(found) if key.startswith("losses/")}
             rows, seconds = (float(found.pop(key)) for key in ("rows", "seconds"))
             arrays |= found
             report["processes"][name] = {"rows": int(rows), "seconds": round(seconds, 1), "losses": losses}
-        write_arrays(output / SURROGATES_FILE, arrays)
+        write_arrays(output / SURROGATES_FILE, with_published_copies(arrays) if config.published else arrays)
         write_json(output / REPORT_FILE, report)
         return report
 
@@ -342,7 +357,7 @@ def _train_process(
     torch.manual_seed(int(np.random.SeedSequence([config.seed, process, config.replica]).generate_state(1)[0]))
     if config.published:
         rates = rate_responses(events, np.random.default_rng([config.seed, process]))
-        variation = published(rates)
+        variation = published(rates, name)
     else:
         rates, variation = np.empty((0, 0)), exact(BASES[config.basis])
     networks, losses = ResponseTraining(events, constants, config, process, variation).networks(progress)

@@ -8,7 +8,7 @@ response of the region's rate, so that networks learn shapes alone (arXiv:2505.0
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import NormalDist
@@ -23,12 +23,16 @@ from sage.challenge.nuisances import PROCESSES
 from sage.challenge.shifts import Columns, select_single, shift
 from sage.network.graph import Normalisation
 from sage.network.inputs import network_inputs
-from sage.unbinned.ratios import KINEMATIC, UNBINNED
+from sage.unbinned.ratios import KINEMATIC, UNBINNED, network_name, rate_name
 from sage.unbinned.response import PUBLISHED, Basis
 from training.events import Events
 
 _NEAR = tuple((float(tes), float(jes), float(met)) for tes, jes, met in product((-1, 0, 1), (-1, 0, 1), (0, 1, 2)))
 _FAR = tuple(point for far in (-3.0, -2.0, 2.0, 3.0) for point in ((far, 0.0, 0.0), (0.0, far, 0.0)))
+PUBLISHED_COPIES = (*((region, "diboson") for region in UNBINNED), ("highMT_VBF", "ztautau"))
+"""Regions and processes with the signal's responses of rate and shape in the published submission."""
+PUBLISHED_LINEAR = (("lowMT_noVBF_highPtH", "ttbar"),)
+"""Those whose shape has the linear terms alone there."""
 FIXED_POINTS = np.array([point for point in (*_NEAR, *_FAR) if any(point)]) * (0.01, 0.01, 1.0) + (1.0, 1.0, 0.0)
 """tes, jes and soft_met of the published training, shape (34, 3)."""
 
@@ -60,11 +64,13 @@ class Variation:
         terms: Gives the terms v at points (n, K), shape (n, C).
         draw: Gives n points.
         move: Moves events there.
+        learnt: Which terms each region has, of 0 and 1, shape (R, C) or (1, 1) for all.
     """
 
     terms: Callable[[np.ndarray], np.ndarray]
     draw: Callable[[np.random.Generator, int], np.ndarray]
     move: Move
+    learnt: np.ndarray = field(default_factory=lambda: np.ones((1, 1), np.float32))
 
 
 def exact(basis: Basis) -> Variation:
@@ -72,12 +78,15 @@ def exact(basis: Basis) -> Variation:
     return Variation(basis.terms, draw_points, move_events)
 
 
-def published(responses: np.ndarray) -> Variation:
+def published(responses: np.ndarray, process: str) -> Variation:
     """Return the variation by the published points.
 
     Args:
         responses: Coefficients of the rates of the regions, see ``rate_responses``, shape (R, 9).
+        process: Name of the process, which decides what is not learnt at all or in linear terms alone.
     """
+    orders = np.sum(PUBLISHED.powers, axis=1)
+    largest = np.array([_published_order(region, process) for region in UNBINNED])
 
     def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         drawn: np.ndarray = FIXED_POINTS[rng.integers(len(FIXED_POINTS), size=n)]
@@ -92,7 +101,26 @@ def published(responses: np.ndarray) -> Variation:
         own = np.maximum(copies.regions, 0)
         return replace(copies, factors=np.exp(-(responses[own] * PUBLISHED.terms(points)).sum(axis=1)))
 
-    return Variation(PUBLISHED.terms, draw, move)
+    return Variation(PUBLISHED.terms, draw, move, (orders <= largest[:, None]).astype(np.float32))
+
+
+def _published_order(region: str, process: str) -> int:
+    """Return the highest order of the terms; 0 where the response is a copy."""
+    if (region, process) in PUBLISHED_COPIES:
+        return 0
+    return 1 if (region, process) in PUBLISHED_LINEAR else 2
+
+
+def with_published_copies(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays of response networks and rates in which the published copies stand for what they replace."""
+    out = dict(arrays)
+    for region, process in PUBLISHED_COPIES:
+        begin, copy = (network_name(region, name, "") for name in (PROCESSES[0], process))
+        own = [name for name in out if name.startswith(begin)]
+        out = {name: array for name, array in out.items() if not name.startswith(copy)}
+        out |= {copy + name.removeprefix(begin): out[name] for name in own}
+        out[rate_name(region, process)] = out[rate_name(region, PROCESSES[0])]
+    return out
 
 
 def rate_responses(events: Events, rng: np.random.Generator) -> np.ndarray:

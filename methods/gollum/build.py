@@ -19,8 +19,9 @@ from sage.files.manifest import MANIFEST, signed
 from sage.network.classifier import NetworkClassifier
 from sage.network.parameters import split
 from sage.unbinned.ratios import PUBLISHED_MARK, UNBINNED
+from training.events import EventsFile
 from training.networks import read_network, read_shares
-from training.surrogate_calibration import calibrated_surrogates, read_replicas
+from training.surrogate_calibration import calibrated_surrogates, check_published_range, read_replicas
 from training.surrogates import SURROGATES_FILE, SurrogateConfig, train_surrogates
 from workshop.files import read_arrays, sha256, write_arrays, write_json
 
@@ -43,7 +44,10 @@ def build(this: Build) -> Bundle:
     has_scores = bool(split(parameters)[1])
     regions = regions_with(EFFICIENT_SCORE if has_scores else "p_htautau").for_network(read_shares(this.weights))
     trained = read_arrays(path)
-    changes = PUBLISHED_CHOICES if PUBLISHED_MARK in trained else {}
+    changes = {}
+    if PUBLISHED_MARK in trained:
+        check_published_range(trained, EventsFile(this.data, this.config.table_fraction))
+        changes = PUBLISHED_CHOICES
     bundle = write_binned("gollum", this, this.weights, regions=regions, settings=changes)
     classifier = NetworkClassifier(parameters, constants, threads=1)
     arrays = calibrated_surrogates(this.config, this.data, bundle, classifier, trained, replicas)

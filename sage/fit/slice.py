@@ -3,7 +3,8 @@
 A setting for comparisons. The likelihood is scanned in mu with the nuisances held at their best fit, so it is a slice
 and no profile; the factor 1.045 makes up for that on average over the challenge's range of mu. Its minimiser was told
 1/2 for a function -2 ln L, so the deviation that decides the range of the scan, and is the limit where nothing is
-crossed, is too small by the square root of 2. Limits beyond the challenge's range of mu move to just outside of it.
+crossed, is too small by the square root of 2. Limits beyond the challenge's range of mu move to just outside of it,
+even past the best fit or the other limit; the original then gives them in reversed order, which scores the same.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def slice_interval(objective: Objective) -> Interval:
     high = best.mu + FACTOR * (delta if high is None else high - best.mu)
     low = BEYOND[0] if low < RANGE[0] else low
     high = BEYOND[1] if high > RANGE[1] else high
-    return Interval(best, low, high, flags)
+    return Interval(best, min(low, high), max(low, high), flags)
 
 
 def _crossing(mus: np.ndarray, rises: np.ndarray, mu_hat: float, side: int) -> float | None:

@@ -19,6 +19,7 @@ import numpy as np
 from sage.binned.response import POWERS, Response
 from sage.rates import N_TERMS, PAIRS
 from sage.unbinned.response import JES, LOG_SOFT_MET, TES, Basis
+from sage.unbinned.statistic import LARGEST_EXPONENT
 
 DEGREE = 7
 SCALE = 4.0
@@ -58,6 +59,9 @@ def norm_sums(
 ) -> np.ndarray:
     """Return the sums over n events of w g_p exp(A_p . v) at N points, for K weightings that share the exponentials.
 
+    Exponents are clamped as those of the likelihood are (``sage.unbinned.statistic``): the sums are those of its
+    densities, and finite wherever responses are.
+
     Args:
         weighted: Gives w g_p of a range of the events, shape (K, n, P).
         response: A, shape (n, P, C).
@@ -77,6 +81,7 @@ def norm_sums(
             for first in range(0, len(terms), POINTS):
                 places = slice(first, first + POINTS)
                 grown = response[rows, p] @ terms[places].T
+                np.clip(grown, -LARGEST_EXPONENT, LARGEST_EXPONENT, out=grown)
                 out[p, :, places] += shares[p] @ np.exp(grown, out=grown)
     return np.moveaxis(out, 0, 2)
 

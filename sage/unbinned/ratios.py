@@ -208,7 +208,8 @@ class Inside:
 
     def defined(self) -> Inside:
         """Return the events that have numbers for everything."""
-        parts = self.densities, self.response.reshape(len(self.rows), -1)
+        n_processes, n_terms = self.response.shape[1:]
+        parts = self.densities, self.response.reshape(len(self.rows), n_processes * n_terms)
         if all(np.isfinite(part).all() for part in parts):
             return self
         known = np.logical_and(*(np.isfinite(part).all(axis=1) for part in parts))
