@@ -28,11 +28,8 @@ MISTAKEN = 6
 """Leading jets of an event that may be mistaken for taus."""
 VISIBLE, LEPTONIC = 0.55, 0.4
 """Mean parts of a tau's momentum in its visible hadronic decay and in a lepton."""
-HARD_POWER, HARD_SCALE, HARD_FLOOR = 0.8, 0.4, 0.07
-"""A hard process is showered in proportion to a power of its importance, which tells less than after the shower.
-
-Few are: what limits the sample are events that are signal-like beyond doubt, of which only more tries give more.
-"""
+HARD_POWER, HARD_SCALE, HARD_FLOOR = 0.8, 1.2, 0.2
+"""A hard process is showered in proportion to a power of its importance, which tells less than after the shower."""
 SEVERAL = 2.0
 """How much more those with a tau and another lepton deserve: a row needs no mistake."""
 KINDS = {
