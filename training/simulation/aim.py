@@ -87,7 +87,7 @@ AIMS = {
             per_worth=3.0,
             least=8,
             passes=48,
-            thinning=0.1,
+            thinning=0.03,
         ),
     )
 }
