@@ -50,11 +50,11 @@ def choose_sets(deserts: np.ndarray, boost: float, promise: float, aim: Aim, rng
     return Choice(chosen, mean / (deserts[chosen] * probability * promise * n_passes), 1.0 / boost)
 
 
-class AimedPairs(Decisions):
-    """The decisions inside Pythia with an aim.
+class Aimed(Decisions):
+    """The decisions inside Pythia with an aim, what all of them share.
 
     Args:
-        process: The process, of ``PAIR_PROCESSES``.
+        process: The process.
         effort: How much is drawn per event.
         aim: What to aim at.
         library: Hadronic tau decays.
@@ -66,10 +66,22 @@ class AimedPairs(Decisions):
     ) -> None:
         super().__init__(process, effort, library, rng)
         self._aim = aim
-        self._thins_out = process.name == "ztautau"
         # anti-kt, R = 0.4, |eta| < 5, all but neutrinos.
         self._jets = pythia8mc.SlowJet(-1, 0.4, JET_PT, 5.0, 2)
-        self._told = load_importance()
+
+    def _parton_jets(self, event: pythia8mc.Event) -> np.ndarray:
+        """Return the jets of partons, falling in pt, four-momenta in GeV, shape (j, 4)."""
+        self._jets.analyze(event)
+        return momenta_of([self._jets.p(i) for i in range(self._jets.sizeJet())])
+
+
+class AimedPairs(Aimed):
+    """The decisions inside Pythia with an aim, for the processes of ``PAIR_PROCESSES``."""
+
+    @property
+    def _thins_out(self) -> bool:
+        """Whether events with little recoil are thinned out."""
+        return self._process.name == "ztautau"
 
     def tried(self) -> dict[int, int]:
         """Return the events of the hard process so far, by code; Pythia has counted them."""
@@ -110,10 +122,9 @@ class AimedPairs(Decisions):
         sets, taus, helicities, kinds, rows, decays = draw_sets(
             draws, pair.quark, pair.right, pair.turns, pair.fixed, pair.charges, forced, library
         )
-        self._jets.analyze(event)
-        found = momenta_of([self._jets.p(i) for i in range(self._jets.sizeJet())])
-        features = set_features(taus, leptons, kinds, decays[..., 1:], drop_near(found, pair.turns[0][:2], leptons))
-        importance = np.clip(self._told(features) ** aim.power, aim.floor, aim.ceiling)
+        jets = drop_near(self._parton_jets(event), pair.turns[0][:2], leptons)
+        features = set_features(taus, leptons, kinds, decays[..., 1:], jets)
+        importance = np.clip(load_importance()(features) ** aim.power, aim.floor, aim.ceiling)
         promises = decay_promise(self._keep, leptons, kinds, decays[..., 1:]) ** PROMISE_POWER
         boost = effort.boost * (aim.boost if self._thins_out else 1.0)
         choice = choose_sets(promises * importance, boost, self._promise, aim, rng)

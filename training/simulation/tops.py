@@ -13,15 +13,14 @@ import math
 import numpy as np
 import pythia8mc
 
-from training.simulation.aim import JET_PT, Aim, drop_near
-from training.simulation.aimed import choose_sets
+from training.simulation.aim import JET_PT, drop_near
+from training.simulation.aimed import Aimed, choose_sets
 from training.simulation.candidates import FEATURES, fill_features, load_candidates
 from training.simulation.compilation import compiled
-from training.simulation.decisions import NEUTRINOS, Choice, Decisions, Effort
+from training.simulation.decisions import NEUTRINOS, Choice
 from training.simulation.hard import momenta_of, momentum
-from training.simulation.processes import Process
 from training.simulation.promise import SINH_ETA_MAX, hard_promise
-from training.simulation.tau_decays import HADRONIC, TauLibrary
+from training.simulation.tau_decays import HADRONIC
 from training.simulation.vectors import pt_of
 
 MISTAKEN = 6
@@ -42,25 +41,8 @@ KINDS = {
 FourMomentum = tuple[float, float, float, float]
 
 
-class AimedTops(Decisions):
-    """The decisions inside Pythia with an aim, for top quarks.
-
-    Args:
-        process: The process.
-        effort: How much is drawn per event.
-        aim: What to aim at.
-        library: Hadronic tau decays.
-        rng: Source of random numbers.
-    """
-
-    def __init__(
-        self, process: Process, effort: Effort, aim: Aim, library: TauLibrary, rng: np.random.Generator
-    ) -> None:
-        super().__init__(process, effort, library, rng)
-        self._aim = aim
-        # anti-kt, R = 0.4, |eta| < 5, all but neutrinos.
-        self._jets = pythia8mc.SlowJet(-1, 0.4, JET_PT, 5.0, 2)
-        self._told = load_candidates()
+class AimedTops(Aimed):
+    """The decisions inside Pythia with an aim, for top quarks."""
 
     def _judge(self, process: pythia8mc.Event) -> float:
         """Return what the hard process promises and deserves."""
@@ -75,7 +57,7 @@ class AimedTops(Decisions):
         if n_leptons + n_taus == 0:
             return promise
         leptons, taus, neutrinos, quarks = (np.array(group).reshape(-1, 4) for group in found.values())
-        importance = self._told(hard_features(leptons, taus, neutrinos.sum(axis=0), quarks))
+        importance = load_candidates()(hard_features(leptons, taus, neutrinos.sum(axis=0), quarks))
         deserved = HARD_SCALE * math.sqrt(float(importance @ importance)) ** HARD_POWER
         several = SEVERAL if n_taus and n_leptons + n_taus > 1 else 1.0
         return float(min(1.0, promise * max(HARD_FLOOR, deserved) * several))
@@ -89,12 +71,11 @@ class AimedTops(Decisions):
         visible: np.ndarray,
     ) -> np.ndarray:
         """Return the importance of k sets of decays, shape (k,)."""
-        self._jets.analyze(event)
-        found = momenta_of([self._jets.p(i) for i in range(self._jets.sizeJet())])
         leptons = momenta_of([p for p in prompt if p.idAbs() in (11, 13)])
         missing = momenta_of([p for p in prompt if p.idAbs() in NEUTRINOS]).sum(axis=0)
-        features, owners = set_features(leptons, taus, kinds, visible, missing, drop_near(found, taus, leptons))
-        importance = np.sqrt(np.bincount(owners, self._told(features) ** 2, minlength=len(kinds)))
+        jets = drop_near(self._parton_jets(event), taus, leptons)
+        features, owners = set_features(leptons, taus, kinds, visible, missing, jets)
+        importance = np.sqrt(np.bincount(owners, load_candidates()(features) ** 2, minlength=len(kinds)))
         return np.clip(importance**self._aim.power, self._aim.floor, self._aim.ceiling)
 
     def _choose(self, deserts: np.ndarray) -> Choice | None:
