@@ -19,10 +19,10 @@ from training.simulation.aim import FEATURES, Aim
 from training.simulation.hard import BOSON, PAIR_SIZE, Z_CODE, is_quiet, momenta_of, right_fraction
 from training.simulation.processes import Process
 from training.simulation.promise import decay_promise, hard_promise, pair_promise
+from training.simulation.records import NEUTRINOS
 from training.simulation.tau_decays import PAIR_FRACTION, Z_RIGHT_FRACTION, Decays, TauLibrary, draw_kinds, draw_pairs
 
 PAIR_PROCESSES = ("htautau", "ztautau")
-NEUTRINOS = (12, 14, 16)
 LEPTONS = frozenset((11, 13, 15, *NEUTRINOS))
 
 

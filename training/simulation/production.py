@@ -164,8 +164,9 @@ class Simulation:
         rows, of, repeats = self.measure(showered, rng)
         weights = showered.weights[of] / repeats * rows.probability
         values = np.stack([rows.columns[name] for name in PRIMARIES], axis=-1)
-        smallest = process.row_weight * showered.usual[of]
-        if self._aim is not None:
+        if self._aim is None:
+            smallest = process.row_weight * showered.usual[of]
+        else:
             importance = load_candidates()(row_features(values))
             smallest = self._aim.thinning * showered.usual[of] / np.clip(importance, self._aim.floor, self._aim.ceiling)
         kept = np.flatnonzero(rng.random(len(rows)) * smallest < weights)

@@ -17,9 +17,10 @@ from training.simulation.aim import JET_PT, drop_near
 from training.simulation.aimed import Aimed, choose_sets
 from training.simulation.candidates import FEATURES, fill_features, load_candidates
 from training.simulation.compilation import compiled
-from training.simulation.decisions import NEUTRINOS, Choice
+from training.simulation.decisions import Choice
 from training.simulation.hard import momenta_of, momentum
 from training.simulation.promise import SINH_ETA_MAX, hard_promise
+from training.simulation.records import NEUTRINOS
 from training.simulation.tau_decays import HADRONIC
 from training.simulation.vectors import pt_of
 
