@@ -92,7 +92,7 @@ CASES = {
         (arrays("tables.npz"), arrays("response.npz"), "regions.json"),
     ),
     "simulation": Case(
-        "scripts.simulate --cache {cache} --shard-events 15 --seed 3 --events 15 --output {output}",
+        "scripts.simulate --cache {cache} --shard-events 40 --seed 3 --events 40 --output {output}",
         ("FAIR_Universe_HiggsML_data.parquet", "FAIR_Universe_HiggsML_data_metadata.json", "parents.parquet"),
     ),
     "toys": Case("scripts.toys --toys 120 --mu 0.5 2 --seed 4 --output {output}", (table("toys.parquet"),)),
