@@ -103,7 +103,7 @@ def test_forced_engines_agree(test_set):
 
 @pytest.mark.parametrize("kind", ["missing", *DAMAGE])
 def test_unusable_library_falls_through_to_torch_and_is_flagged(test_set, tmp_path, monkeypatch, kind):
-    few = {"data": test_set["data"].iloc[:20_000], "weights": full_weights(20_000)}
+    few = {"data": test_set["data"].iloc[:50_000], "weights": full_weights(50_000)}
     expected = Model(engine="torch").predict(few)
     path = tmp_path / LIBRARY.name
     if kind != "missing":
