@@ -9,6 +9,7 @@ import pytest
 from model import Model
 from sage.binned.statistic import with_counts
 from sage.challenge.nuisances import CHALLENGE
+from sage.errors import FitError
 from sage.files.bundle import read_bundle
 from sage.fit.interval import AT_BOUND, measure_interval
 from sage.fit.misfit import CHANCE, HOPELESS, expected_sigma, widened, worst_value
@@ -56,21 +57,44 @@ def test_intervals_hold_the_truth_although_the_templates_do_not_fit(empty, bundl
     assert np.mean(covered) > np.mean(covered_without) + 0.08
 
 
-@pytest.mark.parametrize("case", ["signal-like bins empty", "and background-like ones too full"])
-def test_what_no_signal_strength_describes_gets_a_wide_interval(case):
-    """A bin that would expect less than nothing ends the fit; where it does must not pass for a limit."""
+def distorted(distort):
+    """Return the likelihood of the shipped templates' expected counts, changed, and their settings."""
     shipped = read_bundle(WEIGHTS)
     empty = likelihood_of(np.zeros(shipped.regions.n_bins), shipped)
     counts = np.round(empty.expected(np.array([1.0, *np.zeros(6)])))
-    if case == "signal-like bins empty":
-        counts[-10:] = 0
-    else:
-        counts[-5:] = 0
-        counts[:5] *= 1.2
-    interval = fit_interval(with_counts(empty, counts), shipped.settings)
+    distort(counts)
+    return with_counts(empty, counts), shipped.settings
+
+
+def emptied(counts):
+    counts[-10:] = 0
+
+
+def full(counts):
+    counts[:5] *= 1.2
+
+
+def full_and_emptied(counts):
+    counts[-5:] = 0
+    counts[:5] *= 1.2
+
+
+@pytest.mark.parametrize(("distort", "at_bound"), [(emptied, True), (full, False), (full_and_emptied, True)])
+def test_what_no_signal_strength_describes_gets_a_wide_interval(distort, at_bound):
+    """A bin that would expect less than nothing ends the fit; where it does must not pass for a limit."""
+    likelihood, settings = distorted(distort)
+    interval = fit_interval(likelihood, settings)
     assert any(flag.startswith("poor_fit") for flag in interval.flags)
-    assert AT_BOUND in interval.flags
-    assert min(interval.high - interval.fit.mu, interval.fit.mu - interval.low) > 2 * expected_sigma(empty)
+    assert (AT_BOUND in interval.flags) == at_bound
+    assert min(interval.high - interval.fit.mu, interval.fit.mu - interval.low) > 2 * expected_sigma(likelihood)
+
+
+def test_what_is_even_further_off_gets_none():
+    def fuller(counts):
+        counts[:5] *= 1.3
+
+    with pytest.raises(FitError, match="no step of the fit gave an interval"):
+        fit_interval(*distorted(fuller))
 
 
 @pytest.mark.stat
