@@ -37,8 +37,10 @@ class PoolPoint:
 
 
 def write_answers(folder: Path, points: Sequence[PoolPoint], answers: Mapping[PoolPoint, Answer]) -> None:
-    """Write what a submission answered at each point."""
-    write_json(folder / POOL_FILE, [asdict(point) | answers[point].values for point in points])
+    """Write what a submission answered at each point, and the counts behind it where its ``last_result`` has them."""
+    counts = [{"counts": (answers[point].result or {}).get("counts")} for point in points]
+    entries = [asdict(point) | answers[point].values for point in points]
+    write_json(folder / POOL_FILE, [a | b for a, b in zip(entries, counts, strict=True)])
 
 
 def read_answers(folder: Path, points: Sequence[PoolPoint]) -> list[dict[str, Any]] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class Measurement:
         flags: What did not go the normal way.
         nll: Negative log-likelihood at the minimum, relative to the saturated model; None if not measured.
         n_events: Rows of the input.
+        counts: Observed events per bin; empty if not measured, or not from counts.
         nuisances: Fitted nuisance parameters by name; empty if not measured.
         mu_range: Bounds on mu that the settings name, if any.
     """
@@ -76,6 +77,7 @@ class Measurement:
     flags: tuple[str, ...] = ()
     nll: float | None = None
     n_events: int = 0
+    counts: tuple[float, ...] = ()
     nuisances: dict[str, NuisanceResult] = field(default_factory=dict)
     mu_range: tuple[float, float] | None = None
 
@@ -154,7 +156,8 @@ def of_counts(find: CountsInterval) -> EventsInterval:
     def interval(
         columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline
     ) -> Interval:
-        return find(count_events(columns, bundle.regions, classifier, weights, deadline), bundle, deadline)
+        observed = count_events(columns, bundle.regions, classifier, weights, deadline)
+        return replace(find(observed, bundle, deadline), counts=tuple(observed.tolist()))
 
     return interval
 
@@ -225,6 +228,7 @@ def _result(interval: Interval, bundle: Bundle, flags: list[str], n_events: int)
         flags=all_flags,
         nll=interval.fit.value if math.isfinite(interval.fit.value) else None,
         n_events=n_events,
+        counts=interval.counts,
         nuisances=nuisances,
         mu_range=_range(bundle.settings, "mu_range"),
     )

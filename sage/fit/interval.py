@@ -39,12 +39,14 @@ class Interval:
         low: Lower 68 % limit.
         high: Upper 68 % limit.
         flags: What did not go the normal way; empty if everything did.
+        counts: Observed events per bin, where the interval is one of counts; empty otherwise.
     """
 
     fit: FitResult
     low: float
     high: float
     flags: tuple[str, ...] = ()
+    counts: tuple[float, ...] = ()
 
 
 class _LowerMinimumError(Exception):
