@@ -20,7 +20,7 @@ from sage.binned.statistic import BinnedLikelihood, binned_likelihood
 from sage.challenge.frame import read_test_set
 from sage.challenge.nuisances import variant
 from sage.challenge.shifts import Columns
-from sage.errors import InputError, TimeLimitError
+from sage.errors import InputError, SageError, TimeLimitError
 from sage.files.bundle import Bundle
 from sage.fit.deadline import NEVER, Deadline, Timed
 from sage.fit.interval import Interval
@@ -125,6 +125,21 @@ def measure(
         # The one broad handler of the bundle: an exception here would end the whole submission.
         logger.debug("measurement failed", exc_info=True)
         return _fallback(f"{type(error).__name__}: {error}", n_events, flags)
+
+
+def measure_counts(observed: np.ndarray, bundle: Bundle, n_events: int = 0) -> Measurement:
+    """Measure the signal strength from counts per bin, shape (n_bins,), as ``measure`` does once it has counted.
+
+    Args:
+        observed: Sum of weights per bin.
+        bundle: Tables, regions and settings.
+        n_events: How many events were counted, for the record.
+    """
+    try:
+        interval = profile_interval(observed, bundle, NEVER)
+    except SageError as error:
+        return _fallback(f"{type(error).__name__}: {error}", n_events)
+    return _result(replace(interval, counts=tuple(observed.tolist())), bundle, [], n_events)
 
 
 def count_events(

@@ -37,6 +37,7 @@ GROUPS = {
         "postfit",
         "compare",
         "rehearse",
+        "refit",
         "compare_binnings",
         "interference",
         "unbinned_toys",

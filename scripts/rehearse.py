@@ -14,12 +14,16 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripts.checks import check_read
 from scripts.common import logger, parser, run_program
 from scripts.compare import named
 from scripts.options import add_run, run_options, run_settings
+
+if TYPE_CHECKING:
+    from harness.experiment import Record
+    from harness.settings import Settings
 
 EXAMPLE = (
     "--submissions sage=build/sage_submission.zip build/mass_histogram --data build/events --test-size 1.0 "
@@ -44,9 +48,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def work(given: argparse.Namespace) -> None:
     """Run, analyse, print and write."""
     from studies.compare import run_all
-    from studies.rehearsal import points_of, rehearsal
-    from studies.rehearsal_report import as_text, draw
-    from workshop.files import write_json
+    from studies.rehearsal import points_of
 
     if given.quick:
         given.experiments = QUICK
@@ -54,22 +56,37 @@ def work(given: argparse.Namespace) -> None:
     for path in submissions.values():
         check_read("--submissions", path, "any")
     settings = run_settings(given)
-    mus = list(settings.mus)
-    records = run_all(submissions, run_options(given, settings, Path(), given.output), points_of(mus))
-    origin = expected_shifts(submissions, given)
-    content, seconds = rehearsal(given.output, records, mus, origin)
-    head: dict[str, Any] = {"seed": given.seed, "settings": settings.as_official()}
-    write_json(given.output / CONTENT_FILE, head | content)
-    write_json(given.output / SECONDS_FILE, seconds)
-    pictures = [path for name in submissions for path in draw(content, name, given.output / f"coverage_{name}")]
+    records = run_all(submissions, run_options(given, settings, Path(), given.output), points_of(settings.mus))
+    tell(given.output, records, settings, expected_shifts(submissions, given.data, given.test_size))
+
+
+def tell(
+    output: Path, records: Mapping[str, list[Record]], settings: Settings, origin: Mapping[str, dict[str, float]]
+) -> None:
+    """Analyse records of submissions, whose results are in sub-folders of ``output``; print and write what is found.
+
+    Args:
+        output: Folder of the results.
+        records: Records by submission, sorted by set and index.
+        settings: Settings of the run.
+        origin: What ``expected_shifts`` returns.
+    """
+    from studies.rehearsal import rehearsal
+    from studies.rehearsal_report import as_text, draw
+    from workshop.files import write_json
+
+    content, seconds = rehearsal(output, records, settings.mus, origin)
+    head: dict[str, Any] = {"seed": settings.seed, "settings": settings.as_official()}
+    write_json(output / CONTENT_FILE, head | content)
+    write_json(output / SECONDS_FILE, seconds)
+    pictures = [path for name in records for path in draw(content, name, output / f"coverage_{name}")]
     print(as_text(content, seconds))
     print(f"\nErrors: standard deviations of {content['bootstraps']} bootstraps of the pseudo-experiments in each set;")
     print('"score, sets drawn": mean and standard deviation over bootstraps of the sets, as in the final phase.')
-    written = (given.output / CONTENT_FILE, given.output / SECONDS_FILE, *pictures)
-    print(f"Written: {', '.join(map(str, written))}")
+    print(f"Written: {', '.join(map(str, (output / CONTENT_FILE, output / SECONDS_FILE, *pictures)))}")
 
 
-def expected_shifts(submissions: Mapping[str, Path], given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def expected_shifts(submissions: Mapping[str, Path], data: Path, test_size: int | float) -> dict[str, dict[str, float]]:
     """Return how far chance in the events of pool and tables should move mu, for submissions of which it is known.
 
     Submissions that differ in their settings alone have the same tables, for which the events are counted once.
@@ -83,7 +100,7 @@ def expected_shifts(submissions: Mapping[str, Path], given: argparse.Namespace) 
     from training.simulation.parts import Piece
     from workshop.files import sha256
 
-    file = EventFile(given.data, given.test_size)
+    file = EventFile(data, test_size)
     share = file.test_rows / file.total_rows
     by_tables: dict[str, dict[str, float]] = {}
     shifts = {}
