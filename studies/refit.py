@@ -80,11 +80,13 @@ def read_run(folder: Path) -> FinishedRun:
     for record in records:
         _counts(folder, f"set {record.set}, pseudo-experiment {record.index}", record.result)
     points = points_of(settings.mus)
-    asked = read_answers(folder, points) or []
-    pool = {
-        point: _counts(folder, f"the whole pool at {point}", entry)
-        for point, entry in zip(points, asked, strict=bool(asked))
-    }
+    asked = read_answers(folder, points)
+    pool = {}
+    if asked is not None:
+        pool = {
+            point: _counts(folder, f"the whole pool at {point}", entry)
+            for point, entry in zip(points, asked, strict=True)
+        }
     return FinishedRun(settings, identity, records, pool)
 
 
