@@ -136,10 +136,9 @@ def measure_counts(observed: np.ndarray, bundle: Bundle, n_events: int = 0) -> M
         n_events: How many events were counted, for the record.
     """
     try:
-        interval = profile_interval(observed, bundle, NEVER)
+        return _result(profile_interval(observed, bundle, NEVER), bundle, [], n_events)
     except SageError as error:
         return _fallback(f"{type(error).__name__}: {error}", n_events)
-    return _result(replace(interval, counts=tuple(observed.tolist())), bundle, [], n_events)
 
 
 def count_events(
@@ -171,15 +170,15 @@ def of_counts(find: CountsInterval) -> EventsInterval:
     def interval(
         columns: Columns, bundle: Bundle, classifier: Classifier, weights: np.ndarray, deadline: Deadline
     ) -> Interval:
-        observed = count_events(columns, bundle.regions, classifier, weights, deadline)
-        return replace(find(observed, bundle, deadline), counts=tuple(observed.tolist()))
+        return find(count_events(columns, bundle.regions, classifier, weights, deadline), bundle, deadline)
 
     return interval
 
 
 def profile_interval(observed: np.ndarray, bundle: Bundle, deadline: Deadline) -> Interval:
     """Return the interval of the profile likelihood of counts, shape (n_bins,)."""
-    return fit_interval(likelihood_of(observed, bundle), bundle.settings, deadline)
+    found = fit_interval(likelihood_of(observed, bundle), bundle.settings, deadline)
+    return replace(found, counts=tuple(observed.tolist()))
 
 
 def likelihood_of(observed: np.ndarray, bundle: Bundle) -> BinnedLikelihood:
