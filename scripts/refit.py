@@ -19,6 +19,7 @@ from scripts.common import parser, run_program
 from scripts.compare import named
 from scripts.options import add_data, add_output, add_overwrite, add_test_size, add_workers
 from scripts.rehearse import expected_shifts, tell
+from workshop.errors import UsageError
 
 EXAMPLE = (
     "--results results/rehearsal/sage --submissions sage=build/sage_submission.zip flat=build/flat_prior.zip "
@@ -50,6 +51,11 @@ def work(given: argparse.Namespace) -> None:
     submissions = named(given.submissions)
     for path in submissions.values():
         check_read("--submissions", path, "any")
+    for name in submissions:
+        if (given.output / name).resolve() == given.results.resolve():
+            msg = f"--output {given.output}: the answers of {name} would replace the run that is answered again; give "
+            msg += "another folder"
+            raise UsageError(msg)
     run = read_run(given.results)
     with ExitStack() as stack:
         weights = {name: stack.enter_context(opened(path)) / MANIFEST.parent for name, path in submissions.items()}

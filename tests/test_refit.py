@@ -154,6 +154,13 @@ def test_bad_input_is_refused(run_folder, zips, tmp_path, capsys):
     assert "not the file of a run" in refused(part, zips / "sage.zip")
 
 
+def test_a_run_is_not_replaced_by_its_answers(run_folder, zips, capsys):
+    before = (run_folder / "experiments.jsonl").read_bytes()
+    assert run(run_folder, run_folder.parent, f"sage={zips / 'sage.zip'}", more=["--overwrite"]) == 2
+    assert "would replace the run" in capsys.readouterr().err
+    assert (run_folder / "experiments.jsonl").read_bytes() == before
+
+
 def test_method_that_does_not_count_is_refused(run_folder, zips, tmp_path, capsys, monkeypatch):
     from studies import refit
 
