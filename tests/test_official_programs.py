@@ -12,6 +12,7 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.results import read_results
@@ -22,7 +23,7 @@ from sage.challenge.nuisances import NAMES
 from scripts import make_submission
 from tests.conftest import ROOT
 from tests.environments import IMAGE, OLDEST, PINS, environment, python_3_10
-from tests.events import DATA_FILE, METADATA_FILE, embedded_frame
+from tests.events import DATA_FILE, METADATA_FILE, copy_data, embedded_frame
 
 CHECKOUT = Path(os.environ.get("HEP_CHALLENGE_DIR", "no checkout"))
 pytestmark = [
@@ -49,10 +50,9 @@ runpy.run_path(program, run_name="__main__")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The embedded events, with a tenth of the rate so that pseudo-experiments are quick."""
-    folder = tmp_path_factory.mktemp("input")
-    embedded_frame(60_000).to_parquet(folder / DATA_FILE, row_group_size=16_000, index=False)
-    (folder / METADATA_FILE).write_text(json.dumps({"total_rows": 60_000, "sum_weights": 105_143.3}))
+    """The events of the tests, in several row groups."""
+    folder = copy_data(tmp_path_factory.mktemp("input"))
+    pd.read_parquet(folder / DATA_FILE).to_parquet(folder / DATA_FILE, row_group_size=16_000, index=False)
     return folder
 
 
