@@ -229,6 +229,7 @@ def test_workers_do_not_outlive_a_killed_parent(places, tmp_path):
     output, temporary = tmp_path / "output", tmp_path / "temporary"
     temporary.mkdir()
     given = ["env", f"TMPDIR={temporary}", *command("ingestion in two workers", places, output)]
+    given += ["--experiments", "100"]  # more than are made before the kill, however slow this process is
     run = started(given)
     parent = psutil.Process(run.pid)
     deadline = time.monotonic() + 300
@@ -237,6 +238,7 @@ def test_workers_do_not_outlive_a_killed_parent(places, tmp_path):
         time.sleep(0.1)
     time.sleep(1)
     children = parent.children(recursive=True)
+    assert run.poll() is None
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     try:
