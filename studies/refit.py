@@ -63,6 +63,7 @@ def read_run(folder: Path) -> FinishedRun:
     """
     path = folder / RUN_FILE
     identity = read_object(path, "give the folder of a submission's results", UsageError)
+    identity = identity.get("refit", identity)  # what has been answered again can be once more
     try:
         systematics = [name for name, on in identity["systematics"].items() if on]
         mus = None if identity["random_mu"] else identity["ground_truth_mus"]

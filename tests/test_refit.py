@@ -154,6 +154,13 @@ def test_bad_input_is_refused(run_folder, zips, tmp_path, capsys):
     assert "not the file of a run" in refused(part, zips / "sage.zip")
 
 
+def test_what_was_answered_again_is_answered_once_more(run_folder, zips, tmp_path):
+    assert run(run_folder, tmp_path / "one", zips / "sage.zip", zips / "exact.zip") == 0
+    assert run(tmp_path / "one" / "exact", tmp_path / "two", zips / "exact.zip", zips / "sage.zip") == 0
+    for name in ("result_0.json", "result_1.json", "pool.json"):
+        assert (tmp_path / "two" / "sage" / name).read_bytes() == (run_folder / name).read_bytes(), name
+
+
 def test_a_run_is_not_replaced_by_its_answers(run_folder, zips, capsys):
     before = (run_folder / "experiments.jsonl").read_bytes()
     assert run(run_folder, run_folder.parent, f"sage={zips / 'sage.zip'}", more=["--overwrite"]) == 2
